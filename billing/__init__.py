@@ -1,0 +1,1 @@
+"""The business: what is charged, to whom, when, and the proof of it."""

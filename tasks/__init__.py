@@ -1,0 +1,1 @@
+"""The Celery tasks: a few lines each, which parse ids, open a transaction and call a billing service."""

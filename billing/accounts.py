@@ -1,0 +1,90 @@
+"""Accounts and the credits that are put into them by hand."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from billing.domain.errors import IdempotencyConflict, InvalidRequest, UnknownThing
+from billing.domain.money import CREDITS_MAX
+from billing.store import accounts as store
+from billing.store.accounts import Change
+from billing.store.tables import Account, CreditTransaction
+
+
+def create(session: Session, name: str, *, billing_email: str | None = None, time_zone: str = "UTC") -> Account:
+    """Open an account with no credits; raises InvalidRequest for an empty name or an unknown time zone."""
+    if not name.strip() or "\x00" in name or len(name) > 200:
+        raise InvalidRequest("An account's name must have 1 to 200 characters.", code="invalid_name")
+    try:
+        ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidRequest(
+            f"There is no time zone {time_zone[:40]!r}: use a name such as Europe/Berlin.", code="invalid_time_zone"
+        ) from None
+    account = Account(name=name.strip(), billing_email=billing_email, time_zone=time_zone)
+    session.add(account)
+    session.flush()
+    session.refresh(account)
+    return account
+
+
+def get(session: Session, account_id: int) -> Account:
+    """The account; raises UnknownThing when there is none of that id."""
+    # Outside BIGINT there is no account, and PostgreSQL would refuse the comparison itself.
+    account = store.find(session, account_id) if 0 < account_id < 2**63 else None
+    if account is None:
+        raise UnknownThing("account", account_id)
+    return account
+
+
+def newest(session: Session, *, limit: int) -> list[Account]:
+    """Accounts, the newest first."""
+    return list(session.scalars(select(Account).order_by(Account.id.desc()).limit(limit)))
+
+
+def top_up(
+    session: Session,
+    account_id: int,
+    credits: int,
+    *,
+    idempotency_key: str,
+    description: str,
+    now: datetime,
+) -> CreditTransaction:
+    """Add credits to an account, once for each idempotency key; a repeat returns the first one's ledger row.
+
+    Raises UnknownThing, InvalidRequest for an impossible amount, IdempotencyConflict when the key added another amount.
+    """
+    if not 1 <= credits <= CREDITS_MAX:
+        raise InvalidRequest(f"A top-up adds 1 to {CREDITS_MAX} credits.", code="invalid_amount")
+    get(session, account_id)
+    account = store.lock(session, [account_id])[account_id]
+    earlier = store.transaction_with_key(session, account_id, idempotency_key)
+    if earlier is not None:
+        if earlier.amount != credits:
+            raise IdempotencyConflict(idempotency_key)
+        return earlier
+    if account.balance + credits > CREDITS_MAX:
+        raise InvalidRequest(f"No account can hold more than {CREDITS_MAX} credits.", code="invalid_amount")
+    store.record(
+        session,
+        [
+            {
+                "account_id": account_id,
+                "transaction_type": "purchase",
+                "amount": credits,
+                "balance_after": account.balance + credits,
+                "description": description,
+                "idempotency_key": idempotency_key,
+                "created_at": now,
+            }
+        ],
+    )
+    store.apply(session, {account_id: Change(balance=credits)})
+    recorded = store.transaction_with_key(session, account_id, idempotency_key)
+    assert recorded is not None
+    return recorded

@@ -1,0 +1,148 @@
+"""The audit: what the books must say, as one query a rule. A finding names the row and the difference.
+
+Every rule reads the same snapshot; run them in one REPEATABLE READ transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from billing.domain.states import OPEN
+from billing.revenue import SOURCE
+
+GRACE = timedelta(minutes=15)
+"""How long past its deadline a job may stay open before the audit says so: the recovery task gets to it first."""
+
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_OPEN = ", ".join(f"'{state}'" for state in sorted(OPEN))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that does not add up: the rule, the row, and what is wrong with it."""
+
+    rule: str
+    row: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of the books: its name, what it promises, and the query that finds what breaks it.
+
+    The query returns (row, problem) and takes `:late`, the instant before which an open job is overdue.
+    """
+
+    name: str
+    promise: str
+    query: str
+
+
+RULES: Sequence[Rule] = (
+    Rule(
+        "balance_is_sum_of_transactions",
+        "An account's balance is the sum of its ledger rows.",
+        """SELECT 'account ' || a.id, 'balance ' || a.balance || ', ledger ' || coalesce(sum(t.amount), 0)
+           FROM accounts a LEFT JOIN credit_transactions t ON t.account_id = a.id
+           GROUP BY a.id HAVING a.balance <> coalesce(sum(t.amount), 0)""",
+    ),
+    Rule(
+        "reserved_is_sum_of_open_jobs",
+        "What an account has reserved is what its open jobs hold.",
+        f"""SELECT 'account ' || a.id, 'reserved ' || a.reserved || ', open jobs hold '
+                   || coalesce(sum(j.credits_reserved), 0)
+            FROM accounts a LEFT JOIN generation_jobs j ON j.account_id = a.id AND j.state IN ({_OPEN})
+            GROUP BY a.id HAVING a.reserved <> coalesce(sum(j.credits_reserved), 0)""",  # noqa: S608
+    ),
+    Rule(
+        "balance_after_is_continuous",
+        "Each ledger row's balance is the one before it plus its amount.",
+        """SELECT 'transaction ' || id, 'balance_after ' || balance_after || ', expected ' || expected FROM (
+               SELECT id, balance_after,
+                      coalesce(lag(balance_after) OVER (PARTITION BY account_id ORDER BY id), 0) + amount AS expected
+               FROM credit_transactions) t
+           WHERE balance_after <> expected""",
+    ),
+    Rule(
+        "settled_jobs_are_charged_once",
+        "A settled job has one deduction of its charge and one usage log; no other job has either.",
+        """SELECT 'job ' || j.id, 'state ' || j.state || ', charged ' || coalesce(j.credits_charged, 0)
+                  || ', deductions ' || d.n || ' of ' || d.total || ' credits, usage logs ' || u.n
+                  || ' of ' || u.total || ' credits'
+           FROM generation_jobs j
+           CROSS JOIN LATERAL (SELECT count(*) AS n, coalesce(-sum(t.amount), 0) AS total
+                               FROM credit_transactions t WHERE t.job_id = j.id) d
+           CROSS JOIN LATERAL (SELECT count(*) AS n, coalesce(sum(l.credits_used), 0) AS total
+                               FROM credit_usage_logs l WHERE l.job_id = j.id) u
+           WHERE d.n <> (j.state = 'settled')::int OR u.n <> (j.state = 'settled')::int
+              OR d.total <> coalesce(j.credits_charged, 0) OR u.total <> coalesce(j.credits_charged, 0)""",
+    ),
+    Rule(
+        "charge_within_reservation",
+        "No job is charged more than was reserved for it.",
+        """SELECT 'job ' || id, 'charged ' || credits_charged || ', reserved ' || credits_reserved
+           FROM generation_jobs WHERE credits_charged > credits_reserved""",
+    ),
+    Rule(
+        "settled_jobs_have_a_successful_call",
+        "A settled job has exactly one call that delivered for it; a refunded one has none that is not exposure.",
+        """SELECT 'job ' || j.id, 'state ' || j.state || ', calls that delivered ' || count(c.id)
+           FROM generation_jobs j
+           LEFT JOIN provider_calls c ON c.job_id = j.id AND c.outcome = 'succeeded' AND NOT c.exposure
+           GROUP BY j.id HAVING count(c.id) <> (j.state IN ('settled', 'generated'))::int""",
+    ),
+    Rule(
+        "cost_is_sum_of_calls",
+        "A job's provider cost is the sum of its calls.",
+        """SELECT 'job ' || j.id, 'cost ' || j.cost_usd || ', calls ' || coalesce(sum(c.cost_usd), 0)
+           FROM generation_jobs j LEFT JOIN provider_calls c ON c.job_id = j.id
+           GROUP BY j.id HAVING j.cost_usd <> coalesce(sum(c.cost_usd), 0)""",
+    ),
+    Rule(
+        "plan_usage_is_sum_of_jobs",
+        "What a plan limit counts is what the jobs of its period used and hold.",
+        f"""SELECT 'plan_limit_usage ' || u.id, 'used ' || u.amount_used || ' and reserved ' || u.amount_reserved
+                   || ', jobs used ' || coalesce(sum(j.limit_used), 0) || ' and hold '
+                   || coalesce(sum(j.limit_reserved) FILTER (WHERE j.state IN ({_OPEN})), 0)
+            FROM plan_limit_usage u
+            LEFT JOIN generation_jobs j ON j.account_id = u.account_id AND j.limit_type = u.limit_type
+                                       AND j.limit_period_start = u.period_start
+            GROUP BY u.id
+            HAVING u.amount_used <> coalesce(sum(j.limit_used), 0) OR u.amount_reserved
+                   <> coalesce(sum(j.limit_reserved) FILTER (WHERE j.state IN ({_OPEN})), 0)""",  # noqa: S608
+    ),
+    Rule(
+        "nothing_open_past_its_deadline",
+        "No job stays open long past its deadline, unless its outcome is still being looked for.",
+        """SELECT 'job ' || id, state || ' since its deadline at ' || deadline_at FROM generation_jobs
+           WHERE state IN ('queued', 'reserved', 'calling', 'generated') AND deadline_at < :late AND next_at < :late""",
+    ),
+    Rule(
+        "roll_ups_equal_their_source",
+        "A roll-up that was computed after its day's last job equals the sum of the day's jobs.",
+        f"""SELECT 'roll-up ' || s.day || ' account ' || s.account_id || ' ' || s.operation_type || ' ' || s.model_name,
+                   'revenue ' || r.revenue_usd || ' and cost ' || r.cost_usd || ', jobs say ' || s.revenue_usd
+                   || ' and ' || s.cost_usd
+            FROM ({SOURCE}) s
+            JOIN revenue_rollups r USING (day, account_id, operation_type, model_name)
+            WHERE r.jobs = s.jobs AND (r.revenue_usd, r.credits, r.jobs_settled)
+                                       IS DISTINCT FROM (s.revenue_usd, s.credits, s.jobs_settled)""",  # noqa: S608
+    ),
+)
+
+
+def audit(session: Session, *, now: datetime) -> list[Finding]:
+    """Every finding of every rule; an empty list means that the books balance."""
+    given = {"late": now - GRACE, "start": _FIRST, "end": now + timedelta(days=1)}
+    findings = []
+    for rule in RULES:
+        statement = text(rule.query)
+        names = statement.compile().params
+        rows = session.execute(statement, {name: given[name] for name in names})
+        findings += [Finding(rule.name, row, problem) for row, problem in rows]
+    return findings

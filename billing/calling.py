@@ -1,0 +1,254 @@
+"""Claims on jobs and the evidence of provider calls: one row for each wire call, written before it is made.
+
+Nothing here talks to a provider. `claim` is committed before the call, `succeed` or `fail` after it; the number of the
+attempt fences whoever comes late.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from billing.domain import policy, pricing
+from billing.domain.policy import Failure, RetryBudget, Verdict
+from billing.domain.pricing import Price, Usage, Work
+from billing.domain.states import Event, State
+from billing.store import calls as call_store
+from billing.store import catalog as catalog_store
+from billing.store import jobs as store
+from billing.store.tables import GenerationJob
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to make one wire call for a job, until the lease ends."""
+
+    job_id: UUID
+    attempt: int
+    call_id: int
+    provider: str
+    model_name: str
+    api: str
+    kind: str
+    params: dict[str, Any] = field(repr=False)
+    max_output_tokens: int
+    idempotency_key: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a provider delivered, and what it says that it used."""
+
+    content: dict[str, Any] = field(repr=False)
+    usage: Usage
+    raw_usage: dict[str, Any]
+    request_id: str | None
+    finish_reason: str | None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A call that brought no result: why, and what the provider said in codes (never in words: they may quote us)."""
+
+    failure: Failure
+    http_status: int | None = None
+    provider_code: str | None = None
+    request_id: str | None = None
+    retry_after: timedelta | None = None
+    # A refusal may come after paid work: an answer that the provider's own filter withheld.
+    usage: Usage | None = None
+
+
+def claim(session: Session, job_id: UUID, *, now: datetime, lease: timedelta, again: int | None = None) -> Claim | None:
+    """Claim a reserved job for one wire call; None when somebody else has it, or it needs no call any more.
+
+    `again` is the number of one's own last attempt: the same worker calls once more after a proven failure.
+    """
+    found = store.lock(session, [job_id], {State.RESERVED, State.CALLING})
+    if not found or (found[0].state == State.CALLING and found[0].attempts != again):
+        return None
+    job = found[0]
+    attempt = job.attempts + 1
+    row = {"id": job.id, "attempts": attempt, "lease_until": now + lease, "next_at": now + lease, "error_code": None}
+    if not store.move(session, Event.CLAIM, [row]):
+        return None
+    model = catalog_store.model(session, job.model_name)
+    assert model is not None, "a job's model is never deleted"
+    # One key for all attempts: the provider, where it honours keys, then does the work once.
+    key = f"creditmill-{job.id}"
+    call_id = call_store.add(
+        session,
+        {
+            "job_id": job.id,
+            "attempt": attempt,
+            "provider": job.provider,
+            "model_name": job.model_name,
+            "endpoint": model.api,
+            "idempotency_key": key,
+            "started_at": now,
+        },
+    )
+    return Claim(
+        job_id=job.id,
+        attempt=attempt,
+        call_id=call_id,
+        provider=job.provider,
+        model_name=job.model_name,
+        api=model.api,
+        kind=job.kind,
+        params=job.params,
+        max_output_tokens=job.work["max_output_tokens"],
+        idempotency_key=key,
+    )
+
+
+def succeed(session: Session, claim: Claim, delivery: Delivery, *, now: datetime, publish_by: timedelta) -> bool:
+    """Record what was delivered and its cost; False when the job was given up meanwhile and nobody pays for it."""
+    (job,) = store.lock(session, [claim.job_id], set(State))
+    call = call_store.latest(session, claim.job_id, claim.attempt)
+    assert call is not None, "the call was written before it was made"
+    if call.outcome == "succeeded":
+        return True
+    cost = pricing.cost(delivery.usage, Price.from_json(job.price or {}))
+    # A guess at the cost of an unknown outcome gives way to the fact.
+    job_cost = job.cost_usd - call.cost_usd + cost
+    row = {
+        "id": job.id,
+        "attempts": claim.attempt,
+        "lease_until": None,
+        "cost_usd": job_cost,
+        "generated_at": now,
+        "next_at": now + publish_by,
+        "republished": 0,
+        "error_code": None,
+        "error_message": None,
+    }
+    on_time = bool(store.move(session, Event.GENERATE, [row]))
+    call_store.complete(
+        session,
+        claim.call_id,
+        {
+            "outcome": "succeeded",
+            "failure": None,
+            "finished_at": now,
+            "http_status": 200,
+            "provider_request_id": delivery.request_id,
+            "usage": delivery.usage.to_json(),
+            "raw_usage": delivery.raw_usage,
+            "cost_usd": cost,
+            "exposure": not on_time,
+        },
+    )
+    if on_time:
+        call_store.keep_result(session, job.id, delivery.content, delivery.finish_reason)
+    else:
+        store.set_cost(session, job.id, job_cost)
+    return on_time
+
+
+def fail(
+    session: Session, claim: Claim, refusal: Refusal, *, now: datetime, budget: RetryBudget, unknown_wait: timedelta
+) -> Verdict | None:
+    """Record why a call brought no result, and decide what follows; None when the claim was lost meanwhile.
+
+    RETRY leaves the job claimed, for another call or a `postpone`. REFUND leaves it with its verdict written, for the
+    refund step. UNKNOWN keeps the hold until the outcome is resolved, `unknown_wait` later at the latest.
+    """
+    (job,) = store.lock(session, [claim.job_id], set(State))
+    decided = policy.verdict(refusal.failure, attempts=claim.attempt, budget=budget)
+    if decided is not Verdict.UNKNOWN:
+        _withdraw_exposure(session, job, claim.attempt)
+    _finish_call(session, claim.call_id, refusal, unknown=decided is Verdict.UNKNOWN, now=now)
+    if refusal.usage is not None:
+        _count_cost(session, job, claim, refusal.usage)
+    if job.state != State.CALLING or job.attempts != claim.attempt:
+        return None
+    if decided is Verdict.UNKNOWN:
+        lose(session, [job], refusal.failure, now=now, unknown_wait=unknown_wait)
+    elif decided is Verdict.REFUND:
+        exhausted = policy.VERDICTS[refusal.failure] is Verdict.RETRY
+        code = "retries_exhausted" if exhausted else refusal.failure.value
+        tries = f" It was tried {claim.attempt} times." if exhausted else ""
+        store.note_verdict(session, job.id, code, policy.SENTENCES[refusal.failure] + tries, due=now)
+    return decided
+
+
+def lose(
+    session: Session, jobs: list[GenerationJob], failure: Failure, *, now: datetime, unknown_wait: timedelta
+) -> None:
+    """Move locked jobs whose outcome is not known to `unknown`, and mark their open calls so."""
+    rows = [
+        {
+            "id": job.id,
+            "attempts": job.attempts,
+            "lease_until": None,
+            "next_at": now + unknown_wait,
+            "error_code": "outcome_unknown",
+            "error_message": policy.SENTENCES[failure],
+        }
+        for job in jobs
+    ]
+    for job in jobs:
+        call = call_store.latest(session, job.id, job.attempts)
+        if call is not None and call.outcome is None:
+            _finish_call(session, call.id, Refusal(failure), unknown=True, now=now)
+    store.move(session, Event.LOSE, rows)
+
+
+def retry_later(session: Session, jobs: list[GenerationJob], *, now: datetime) -> None:
+    """Make locked jobs whose last call was proven not to be executed `reserved` again: their worker was lost."""
+    store.move(
+        session,
+        Event.RETRY,
+        [{"id": job.id, "attempts": job.attempts, "lease_until": None, "next_at": now} for job in jobs],
+    )
+
+
+def postpone(session: Session, claim: Claim, *, until: datetime) -> bool:
+    """Give a claim back after a proven failure: the job is reserved again and due at `until`."""
+    row = {"id": claim.job_id, "attempts": claim.attempt, "lease_until": None, "next_at": until, "republished": 0}
+    store.lock(session, [claim.job_id], {State.CALLING})
+    return bool(store.move(session, Event.RETRY, [row]))
+
+
+def expose(session: Session, job: GenerationJob) -> None:
+    """Count the most that an unknown call may cost as the platform's exposure, on the call and on the job."""
+    call = call_store.latest(session, job.id, job.attempts)
+    if call is None or call.outcome != "unknown" or call.exposure:
+        return
+    worst = pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {}))
+    call_store.complete(session, call.id, {"cost_usd": worst, "exposure": True})
+    store.set_cost(session, job.id, job.cost_usd - call.cost_usd + worst)
+
+
+def _count_cost(session: Session, job: GenerationJob, claim: Claim, usage: Usage) -> None:
+    cost = pricing.cost(usage, Price.from_json(job.price or {}))
+    call_store.complete(session, claim.call_id, {"cost_usd": cost, "usage": usage.to_json(), "exposure": True})
+    store.set_cost(session, job.id, job.cost_usd + cost)
+
+
+def _withdraw_exposure(session: Session, job: GenerationJob, attempt: int) -> None:
+    # The call came back late, after it had been given up as unknown: it is known now that nothing was executed.
+    call = call_store.latest(session, job.id, attempt)
+    if call is not None and call.exposure:
+        call_store.complete(session, call.id, {"cost_usd": 0, "exposure": False})
+        store.set_cost(session, job.id, job.cost_usd - call.cost_usd)
+
+
+def _finish_call(session: Session, call_id: int, refusal: Refusal, *, unknown: bool, now: datetime) -> None:
+    call_store.complete(
+        session,
+        call_id,
+        {
+            "outcome": "unknown" if unknown else "failed",
+            "failure": refusal.failure.value,
+            "finished_at": now,
+            "http_status": refusal.http_status,
+            "provider_code": refusal.provider_code,
+            "provider_request_id": refusal.request_id,
+        },
+    )

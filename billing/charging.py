@@ -1,0 +1,303 @@
+"""The ledger's steps: check, reserve, settle, refund. Each takes a batch, locks jobs before accounts, and is quiet when
+repeated. Provider calls are in `calling`; what happens to work that was lost is in `recovery`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from billing import catalog, limits
+from billing.domain import pricing
+from billing.domain.errors import (
+    AccountFrozen,
+    BillingError,
+    InsufficientCredits,
+    PlanLimitReached,
+)
+from billing.domain.limits import LimitUnit, estimate_units, used_units
+from billing.domain.pricing import Price, Usage, Work
+from billing.domain.states import Event, State
+from billing.limits import Allowances
+from billing.store import accounts as account_store
+from billing.store import calls as call_store
+from billing.store import jobs as store
+from billing.store import limits as limit_store
+from billing.store.accounts import Change
+from billing.store.limits import Key
+from billing.store.tables import Account, GenerationJob, GenerationResult, ProviderCall
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What one job is granted: its price, its estimate in credits, its units of a plan limit."""
+
+    price: Price
+    credits: int
+    limit_units: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """Why a job's hold is released, in a code and a sentence, and the platform's cost that nobody pays for, in USD."""
+
+    code: str
+    message: str
+
+
+@dataclass
+class _Books:
+    """What one batch adds to accounts and plan limits."""
+
+    accounts: dict[int, Change] = field(default_factory=lambda: defaultdict(Change))
+    limits: dict[Key, tuple[int, int]] = field(default_factory=dict)
+
+    def add_limit(self, job: GenerationJob, *, used: int, reserved: int) -> None:
+        if job.limit_type is not None and job.limit_period_start is not None:
+            self.add_units((job.account_id, job.limit_type, job.limit_period_start), used, reserved)
+
+    def add_units(self, key: Key, used: int, reserved: int) -> None:
+        before = self.limits.get(key, (0, 0))
+        self.limits[key] = (before[0] + used, before[1] + reserved)
+
+    def write(self, session: Session) -> None:
+        # Accounts before limits: the order in which every step locks them.
+        account_store.apply(session, self.accounts)
+        limit_store.apply(session, self.limits)
+
+
+def check(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    """Reject the queued jobs that their account clearly cannot pay for; returns the jobs that may go on.
+
+    Cheap advice, without a lock: `reserve` decides.
+    """
+    jobs = store.find(session, job_ids)
+    accounts = account_store.find_many(session, {job.account_id for job in jobs})
+    price_of = catalog.price_finder(session)
+    refused: dict[UUID, BillingError] = {}
+    for job in jobs:
+        if job.state == State.QUEUED:
+            outcome = _decide(job, accounts[job.account_id], {}, price_of)
+            if isinstance(outcome, BillingError):
+                refused[job.id] = outcome
+    _reject(session, refused, now=now)
+    passing = {State.QUEUED, State.RESERVED}
+    return [job.id for job in jobs if job.state in passing and job.id not in refused]
+
+
+def reserve(session: Session, job_ids: Sequence[UUID], *, now: datetime, publish_by: timedelta) -> list[UUID]:
+    """Hold each queued job's estimate and its plan-limit units, or reject it; returns the jobs that are reserved.
+
+    Jobs are served in the order in which they came. A job that was reserved before is returned again, so that a
+    repeated message goes on where the first one stopped.
+    """
+    jobs = store.lock(session, job_ids, {State.QUEUED})
+    accounts = account_store.lock(session, {job.account_id for job in jobs})
+    wanted = {(job.account_id, job.limit_type) for job in jobs if job.limit_type is not None}
+    allowances = limits.lock_allowances(session, wanted, now=now)
+    price_of = catalog.price_finder(session)
+    available = {account_id: account.available for account_id, account in accounts.items()}
+    books, granted, refused = _Books(), [], {}
+    for job in sorted(jobs, key=lambda job: (job.created_at, job.id)):
+        outcome = _decide(job, accounts[job.account_id], allowances, price_of, available=available[job.account_id])
+        if isinstance(outcome, BillingError):
+            refused[job.id] = outcome
+            continue
+        available[job.account_id] -= outcome.credits
+        books.accounts[job.account_id].reserved += outcome.credits
+        allowance = allowances.get((job.account_id, job.limit_type or ""))
+        if allowance is not None:
+            allowance.remaining -= outcome.limit_units
+            key = (job.account_id, allowance.limit_type, allowance.period_start)
+            books.add_units(key, 0, outcome.limit_units)
+        granted.append(
+            {
+                "id": job.id,
+                "price": outcome.price.to_json(),
+                "credits_estimated": outcome.credits,
+                "credits_reserved": outcome.credits,
+                "limit_reserved": outcome.limit_units,
+                "limit_period_start": allowance.period_start if allowance else None,
+                "reserved_at": now,
+                "next_at": now + publish_by,
+                "republished": 0,
+            }
+        )
+    _reject(session, refused, now=now)
+    moved = store.move(session, Event.RESERVE, granted)
+    assert len(moved) == len(granted), "a locked job left its state"
+    books.write(session)
+    return [job.id for job in store.find(session, job_ids) if job.state == State.RESERVED]
+
+
+def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    """Charge each generated job for its recorded usage and release the rest of its hold; returns those settled."""
+    jobs = store.lock(session, job_ids, {State.GENERATED})
+    accounts = account_store.lock(session, {job.account_id for job in jobs})
+    delivered = call_store.delivered(session, [job.id for job in jobs])
+    results = call_store.results(session, [job.id for job in jobs])
+    balances = {account_id: account.balance for account_id, account in accounts.items()}
+    books, moves, ledger, log = _Books(), [], [], []
+    for job in jobs:
+        usage = _usage(delivered[job.id])
+        price = Price.from_json(job.price or {})
+        charge = pricing.charge(usage, price, held=job.credits_reserved)
+        balances[job.account_id] -= charge.credits
+        books.accounts[job.account_id].balance -= charge.credits
+        books.accounts[job.account_id].reserved -= job.credits_reserved
+        limit_used = _limit_used(job, usage, results.get(job.id))
+        books.add_limit(job, used=limit_used, reserved=-job.limit_reserved)
+        moves.append(
+            {
+                "id": job.id,
+                "credits_charged": charge.credits,
+                "credits_overrun": charge.overrun,
+                "limit_used": limit_used,
+                "finished_at": now,
+            }
+        )
+        ledger.append(_deduction(job, charge.credits, balances[job.account_id], now))
+        log.append(_usage_row(job, usage, price, charge.credits, now))
+    moved = store.move(session, Event.SETTLE, moves)
+    assert len(moved) == len(moves), "a locked job left its state"
+    books.write(session)
+    account_store.record(session, ledger)
+    account_store.log_usage(session, log)
+    return [job.id for job in jobs]
+
+
+def refund(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    """Release the holds of jobs whose last call failed for good; returns the jobs refunded now.
+
+    The failed call wrote its verdict on the job (`error_code`); without one, the job is left alone.
+    """
+    jobs = [job for job in store.lock(session, job_ids, {State.CALLING}) if _failed_for_good(session, job)]
+    return release(
+        session, jobs, {job.id: Release(job.error_code or "", job.error_message or "") for job in jobs}, now=now
+    )
+
+
+def release(
+    session: Session, jobs: Sequence[GenerationJob], reasons: dict[UUID, Release], *, now: datetime
+) -> list[UUID]:
+    """Give the held credits and plan-limit units of these locked, open jobs back; returns the jobs released."""
+    account_store.lock(session, {job.account_id for job in jobs})
+    books, moves = _Books(), []
+    for job in jobs:
+        books.accounts[job.account_id].reserved -= job.credits_reserved
+        books.add_limit(job, used=0, reserved=-job.limit_reserved)
+        moves.append(
+            {
+                "id": job.id,
+                "error_code": reasons[job.id].code,
+                "error_message": reasons[job.id].message,
+                "lease_until": None,
+                "finished_at": now,
+            }
+        )
+    moved = store.move(session, Event.REFUND, moves)
+    assert len(moved) == len(moves), "a locked job left its state"
+    books.write(session)
+    return [job.id for job in jobs]
+
+
+def reject(session: Session, job_ids: Sequence[UUID], error: BillingError, *, now: datetime) -> list[UUID]:
+    """Reject queued jobs, which hold nothing yet, for one reason; returns the jobs rejected now."""
+    return sorted(_reject(session, dict.fromkeys(job_ids, error), now=now))
+
+
+def _decide(
+    job: GenerationJob,
+    account: Account,
+    allowances: Allowances,
+    price_of: catalog.PriceOf,
+    *,
+    available: int | None = None,
+) -> Reservation | BillingError:
+    """Grant or refuse one job, from what is left for it. A refusal is a value: the others in the batch go on."""
+    if account.frozen_reason is not None:
+        return AccountFrozen(account.id)
+    params = job.params if job.kind == "image" else {}
+    try:
+        price = price_of(
+            job.operation_type, job.model_name, params.get("size", "1024x1024"), params.get("quality", "standard")
+        )
+    except BillingError as error:
+        return error
+    work = Work(**job.work)
+    needed = pricing.estimate(work, price)
+    left = account.available if available is None else available
+    if needed > left:
+        return InsufficientCredits(account.id, needed=needed, available=left, held=account.balance - left)
+    allowance = allowances.get((job.account_id, job.limit_type or ""))
+    if allowance is None:
+        return Reservation(price=price, credits=needed, limit_units=0)
+    units = estimate_units(LimitUnit(job.limit_unit or LimitUnit.REQUESTS), work)
+    if units > allowance.remaining:
+        return PlanLimitReached(account.id, allowance.limit_type, needed=units, remaining=max(0, allowance.remaining))
+    return Reservation(price=price, credits=needed, limit_units=units)
+
+
+def _reject(session: Session, refused: dict[UUID, BillingError], *, now: datetime) -> set[UUID]:
+    rows = [
+        {"id": job_id, "error_code": error.code, "error_message": error.message, "finished_at": now}
+        for job_id, error in sorted(refused.items())
+    ]
+    return store.move(session, Event.REJECT, rows)
+
+
+def _failed_for_good(session: Session, job: GenerationJob) -> bool:
+    call = call_store.latest(session, job.id, job.attempts)
+    return job.error_code is not None and call is not None and call.outcome == "failed"
+
+
+def _usage(call: ProviderCall) -> Usage:
+    assert call.usage is not None, "a call that succeeded has its usage"
+    return Usage.from_json(call.usage)
+
+
+def _limit_used(job: GenerationJob, usage: Usage, result: GenerationResult | None) -> int:
+    if job.limit_period_start is None:
+        return 0
+    words = result.content.get("text") if result is not None else None
+    return used_units(LimitUnit(job.limit_unit or LimitUnit.REQUESTS), usage, words, held=job.limit_reserved)
+
+
+def _deduction(job: GenerationJob, credits: int, balance_after: int, now: datetime) -> dict[str, Any]:
+    return {
+        "account_id": job.account_id,
+        "transaction_type": "deduction",
+        "amount": -credits,
+        "balance_after": balance_after,
+        "description": f"{job.operation_type} with {job.model_name}",
+        "job_id": job.id,
+        "idempotency_key": f"settle:{job.id}",
+        "created_at": now,
+    }
+
+
+def _usage_row(job: GenerationJob, usage: Usage, price: Price, credits: int, now: datetime) -> dict[str, Any]:
+    return {
+        "account_id": job.account_id,
+        "job_id": job.id,
+        "operation_type": job.operation_type,
+        "model_used": job.model_name,
+        "credits_used": credits,
+        "cost_usd": job.cost_usd,
+        "price_per_credit_usd": price.price_per_credit_usd,
+        "revenue_usd": pricing.revenue(credits, price),
+        "tokens_input": usage.input_tokens,
+        "tokens_input_cached": usage.cached_input_tokens,
+        "tokens_output": usage.output_tokens,
+        "tokens_reasoning": usage.reasoning_tokens,
+        "images": usage.images,
+        "related_object_type": job.related_object_type,
+        "related_object_id": job.related_object_id,
+        "created_at": now,
+    }

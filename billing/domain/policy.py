@@ -1,0 +1,91 @@
+"""What a provider call's outcome means: who pays, whether to try again, and what is known for certain.
+
+The rule behind the table: only a failure that was proven not to have been executed may be tried again, because a
+second call for work that the provider already did would be paid for twice (see "Who pays" in the documentation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+
+class Failure(StrEnum):
+    """Why a provider call brought no result."""
+
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    SERVER_ERROR = "server_error"
+    UNREACHABLE = "unreachable"
+    CONTENT_POLICY = "content_policy"
+    BAD_REQUEST = "bad_request"
+    BAD_CREDENTIALS = "bad_credentials"
+    QUOTA_EXHAUSTED = "quota_exhausted"
+    TIMED_OUT = "timed_out"
+    CONNECTION_LOST = "connection_lost"
+    UNREADABLE_ANSWER = "unreadable_answer"
+    WORKER_LOST = "worker_lost"
+
+
+class Verdict(StrEnum):
+    """What to do after a failure."""
+
+    RETRY = "retry"
+    REFUND = "refund"
+    UNKNOWN = "unknown"
+
+
+VERDICTS: dict[Failure, Verdict] = {
+    # Refused at the door: nothing was executed, so another try cannot be paid for twice.
+    Failure.RATE_LIMITED: Verdict.RETRY,
+    Failure.OVERLOADED: Verdict.RETRY,
+    Failure.SERVER_ERROR: Verdict.RETRY,
+    Failure.UNREACHABLE: Verdict.RETRY,
+    # Refused for good: another try would be refused as well.
+    Failure.CONTENT_POLICY: Verdict.REFUND,
+    Failure.BAD_REQUEST: Verdict.REFUND,
+    Failure.BAD_CREDENTIALS: Verdict.REFUND,
+    Failure.QUOTA_EXHAUSTED: Verdict.REFUND,
+    # Sent, and no readable answer came back: the provider may have done the work.
+    Failure.TIMED_OUT: Verdict.UNKNOWN,
+    Failure.CONNECTION_LOST: Verdict.UNKNOWN,
+    Failure.UNREADABLE_ANSWER: Verdict.UNKNOWN,
+    Failure.WORKER_LOST: Verdict.UNKNOWN,
+}
+
+SENTENCES: dict[Failure, str] = {
+    Failure.RATE_LIMITED: "The provider limits the rate of requests.",
+    Failure.OVERLOADED: "The provider is overloaded.",
+    Failure.SERVER_ERROR: "The provider had an internal error.",
+    Failure.UNREACHABLE: "The provider could not be reached.",
+    Failure.CONTENT_POLICY: "The provider refused the request under its content policy.",
+    Failure.BAD_REQUEST: "The provider refused the request as invalid.",
+    Failure.BAD_CREDENTIALS: "The provider refused our API key.",
+    Failure.QUOTA_EXHAUSTED: "Our account with the provider has run out of quota.",
+    Failure.TIMED_OUT: "The provider did not answer in time; whether it did the work is not known.",
+    Failure.CONNECTION_LOST: "The connection broke after the request was sent; whether the work was done is not known.",
+    Failure.UNREADABLE_ANSWER: "The provider's answer could not be read; whether the work was done is not known.",
+    Failure.WORKER_LOST: "The worker was lost during the call; whether the provider did the work is not known.",
+}
+
+
+@dataclass(frozen=True)
+class RetryBudget:
+    """How often and how long one job's call may be tried: attempts in all, and the time between two of them."""
+
+    attempts: int
+    wait_max: timedelta
+
+
+def verdict(failure: Failure, *, attempts: int, budget: RetryBudget) -> Verdict:
+    """What to do after this failure of a job that has made `attempts` calls so far."""
+    decided = VERDICTS[failure]
+    if decided is Verdict.RETRY and attempts >= budget.attempts:
+        return Verdict.REFUND
+    return decided
+
+
+def republish_delay(times: int, first: timedelta) -> timedelta:
+    """How long to wait before a job's message is published once more, after `times` times: doubling, to 15 minutes."""
+    return min(first * 2 ** min(times, 16), timedelta(minutes=15))

@@ -1,0 +1,71 @@
+"""The life of a generation job, as a table: which event leads from which state to which.
+
+Every UPDATE of a job's state names the state it leaves; this table is where those names come from.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RESERVED = "reserved"
+    CALLING = "calling"
+    GENERATED = "generated"
+    UNKNOWN = "unknown"
+    SETTLED = "settled"
+    REFUNDED = "refunded"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+class Event(StrEnum):
+    """What can happen to a job."""
+
+    RESERVE = "reserve"
+    REJECT = "reject"
+    CANCEL = "cancel"
+    CLAIM = "claim"
+    GENERATE = "generate"
+    LOSE = "lose"
+    RETRY = "retry"
+    SETTLE = "settle"
+    REFUND = "refund"
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.QUEUED, Event.RESERVE): State.RESERVED,
+    (State.QUEUED, Event.REJECT): State.REJECTED,
+    (State.QUEUED, Event.CANCEL): State.CANCELLED,
+    (State.RESERVED, Event.CLAIM): State.CALLING,
+    (State.RESERVED, Event.REFUND): State.REFUNDED,
+    # The same worker calls again after a failure that was proven not to have been executed.
+    (State.CALLING, Event.CLAIM): State.CALLING,
+    (State.CALLING, Event.GENERATE): State.GENERATED,
+    (State.CALLING, Event.LOSE): State.UNKNOWN,
+    (State.CALLING, Event.RETRY): State.RESERVED,
+    (State.CALLING, Event.REFUND): State.REFUNDED,
+    (State.UNKNOWN, Event.GENERATE): State.GENERATED,
+    (State.UNKNOWN, Event.REFUND): State.REFUNDED,
+    (State.GENERATED, Event.SETTLE): State.SETTLED,
+}
+
+OPEN = frozenset({State.RESERVED, State.CALLING, State.UNKNOWN, State.GENERATED})
+"""The states in which a job holds credits."""
+
+TERMINAL = frozenset({State.SETTLED, State.REFUNDED, State.REJECTED, State.CANCELLED})
+"""The states that a job never leaves."""
+
+
+def leaving(event: Event) -> tuple[State, ...]:
+    """The states from which this event is allowed, in the order of the life of a job."""
+    return tuple(state for state in State if (state, event) in TRANSITIONS)
+
+
+def target(event: Event) -> State:
+    """The state that this event leads to; each event has exactly one."""
+    (state,) = {to for (_, happened), to in TRANSITIONS.items() if happened is event}
+    return state

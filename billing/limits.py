@@ -1,0 +1,81 @@
+"""Plan limits: what an account's plan allows in the current period, and the rows that count it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy.orm import Session
+
+from billing.domain.periods import Period, period_containing
+from billing.store import limits as store
+from billing.store.limits import Key
+from billing.store.tables import Account, Subscription
+
+
+@dataclass
+class Allowance:
+    """What one account may still use of one limit in the current period; `remaining` shrinks as a batch is decided."""
+
+    limit_type: str
+    period_start: date
+    remaining: int
+
+
+Allowances = dict[tuple[int, str], Allowance]
+
+
+def current_period(account: Account, subscription: Subscription, now: datetime) -> Period:
+    """The subscription's period that holds this instant, whether or not its renewal has been run yet."""
+    return period_containing(subscription.anchor_date, now, ZoneInfo(account.time_zone))
+
+
+def lock_allowances(session: Session, wanted: Collection[tuple[int, str]], *, now: datetime) -> Allowances:
+    """Lock and return what is left of each wanted (account id, limit type); a pair without a limit is absent.
+
+    The period's row is created on first use, so no reset ever has to come in time.
+    """
+    if not wanted:
+        return {}
+    limited: dict[Key, int] = {}
+    rows = []
+    for account, subscription, plan in store.subscriptions(session, {account for account, _ in wanted}):
+        period = current_period(account, subscription, now)
+        for limit_type, allowed in plan.limits.items():
+            if (account.id, limit_type) in wanted and allowed is not None:
+                limited[(account.id, limit_type, period.start)] = allowed
+                rows.append(_row(account.id, limit_type, period))
+    store.open_rows(session, rows)
+    used = store.lock(session, limited)
+    return {
+        (account, limit_type): Allowance(
+            limit_type=limit_type,
+            period_start=start,
+            remaining=max(0, allowed - used[account, limit_type, start].amount_used)
+            - used[account, limit_type, start].amount_reserved,
+        )
+        for (account, limit_type, start), allowed in limited.items()
+    }
+
+
+def open_current_periods(session: Session, *, now: datetime) -> int:
+    """Open the current period's usage rows of every live subscription; returns how many were new."""
+    rows = []
+    for account, subscription, plan in store.subscriptions(session, None):
+        period = current_period(account, subscription, now)
+        rows += [
+            _row(account.id, limit_type, period) for limit_type, allowed in plan.limits.items() if allowed is not None
+        ]
+    return store.open_rows(session, rows)
+
+
+def _row(account_id: int, limit_type: str, period: Period) -> dict[str, Any]:
+    return {
+        "account_id": account_id,
+        "limit_type": limit_type,
+        "period_start": period.start,
+        "period_end": period.end,
+    }

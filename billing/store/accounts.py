@@ -1,0 +1,85 @@
+"""Queries over accounts and their ledger. A balance changes only together with the ledger row that explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.orm import Session
+
+from billing.store.batch import as_json
+from billing.store.tables import Account, CreditTransaction, CreditUsageLog
+
+
+@dataclass
+class Change:
+    """What one batch does to one account, in credits."""
+
+    balance: int = 0
+    reserved: int = 0
+
+
+def find(session: Session, account_id: int) -> Account | None:
+    """The account, as it is now."""
+    return session.get(Account, account_id, populate_existing=True)
+
+
+def find_many(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
+    """The accounts with these ids, as they are now."""
+    statement = select(Account).where(Account.id.in_(sorted(set(account_ids))))
+    return {row.id: row for row in session.scalars(statement.execution_options(populate_existing=True))}
+
+
+def lock(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
+    """Lock the accounts in the order of their ids; always after their jobs, never before."""
+    statement = select(Account).where(Account.id.in_(sorted(set(account_ids)))).order_by(Account.id).with_for_update()
+    return {row.id: row for row in session.scalars(statement.execution_options(populate_existing=True))}
+
+
+def apply(session: Session, changes: Mapping[int, Change]) -> None:
+    """Add each change to its account; the table's CHECKs refuse what the balance does not cover."""
+    rows = [{"id": i, "balance": c.balance, "reserved": c.reserved} for i, c in changes.items() if c != Change()]
+    if rows:
+        session.execute(
+            text(
+                "UPDATE accounts a SET balance = a.balance + v.balance, reserved = a.reserved + v.reserved, "
+                "updated_at = now() "
+                "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS v(id bigint, balance bigint, reserved bigint) "
+                "WHERE a.id = v.id"
+            ),
+            {"rows": as_json(rows)},
+        )
+
+
+def record(session: Session, transactions: Sequence[dict[str, Any]]) -> None:
+    """Append rows to the ledger."""
+    if transactions:
+        session.execute(insert(CreditTransaction), list(transactions))
+
+
+def log_usage(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Append rows to the usage log."""
+    if rows:
+        session.execute(insert(CreditUsageLog), list(rows))
+
+
+def transaction_with_key(session: Session, account_id: int, key: str) -> CreditTransaction | None:
+    """The account's ledger row that was written under this idempotency key."""
+    return session.scalar(
+        select(CreditTransaction).where(
+            CreditTransaction.account_id == account_id, CreditTransaction.idempotency_key == key
+        )
+    )
+
+
+def transactions_of_job(session: Session, job_id: object) -> list[CreditTransaction]:
+    """The ledger rows of one job, oldest first."""
+    statement = select(CreditTransaction).where(CreditTransaction.job_id == job_id).order_by(CreditTransaction.id)
+    return list(session.scalars(statement))
+
+
+def count(session: Session) -> int:
+    """How many accounts there are."""
+    return session.scalar(select(func.count()).select_from(Account)) or 0

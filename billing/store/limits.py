@@ -1,0 +1,70 @@
+"""Queries over plan limits: subscriptions, and the usage rows of each period."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import Any
+
+from sqlalchemy import select, text, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from billing.store.batch import as_json
+from billing.store.tables import Account, Plan, PlanLimitUsage, Subscription
+
+Key = tuple[int, str, date]
+"""Account id, limit type, first day of the period."""
+
+
+def subscriptions(session: Session, account_ids: Iterable[int] | None) -> list[tuple[Account, Subscription, Plan]]:
+    """The live subscriptions of these accounts (None for all), each with its plan."""
+    statement = (
+        select(Account, Subscription, Plan)
+        .join(Subscription, Subscription.account_id == Account.id)
+        .join(Plan, Plan.id == Subscription.plan_id)
+        .where(Subscription.status != "cancelled")
+        .order_by(Account.id)
+    )
+    if account_ids is not None:
+        statement = statement.where(Account.id.in_(sorted(set(account_ids))))
+    return [(account, subscription, plan) for account, subscription, plan in session.execute(statement)]
+
+
+def open_rows(session: Session, rows: Sequence[dict[str, Any]]) -> int:
+    """Open usage rows for their periods; returns how many were new. A row that exists is left alone."""
+    if not rows:
+        return 0
+    statement = insert(PlanLimitUsage).on_conflict_do_nothing().returning(PlanLimitUsage.id)
+    return len(session.scalars(statement, list(rows)).all())
+
+
+def lock(session: Session, keys: Iterable[Key]) -> dict[Key, PlanLimitUsage]:
+    """Lock usage rows in the order of their keys; always after their accounts."""
+    wanted = sorted(set(keys))
+    if not wanted:
+        return {}
+    columns = (PlanLimitUsage.account_id, PlanLimitUsage.limit_type, PlanLimitUsage.period_start)
+    statement = select(PlanLimitUsage).where(tuple_(*columns).in_(wanted)).order_by(*columns).with_for_update()
+    found = session.scalars(statement.execution_options(populate_existing=True))
+    return {(row.account_id, row.limit_type, row.period_start): row for row in found}
+
+
+def apply(session: Session, changes: dict[Key, tuple[int, int]]) -> None:
+    """Add (used, reserved) units to each usage row; the table's CHECKs refuse to go below zero."""
+    rows = [
+        {"account_id": account, "limit_type": limit, "period_start": start, "used": used, "reserved": reserved}
+        for (account, limit, start), (used, reserved) in changes.items()
+        if used or reserved
+    ]
+    if rows:
+        session.execute(
+            text(
+                "UPDATE plan_limit_usage u SET amount_used = u.amount_used + v.used, "
+                "amount_reserved = u.amount_reserved + v.reserved, updated_at = now() "
+                "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
+                "AS v(account_id bigint, limit_type text, period_start date, used bigint, reserved bigint) "
+                "WHERE u.account_id = v.account_id AND u.limit_type = v.limit_type AND u.period_start = v.period_start"
+            ),
+            {"rows": as_json(rows)},
+        )

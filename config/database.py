@@ -1,0 +1,118 @@
+"""The database session of this process: one engine, and `transaction()` for whoever owns a unit of work.
+
+Services never commit; the `with transaction()` of their caller does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import BigInteger, DateTime, Engine, MetaData, Numeric, Text, create_engine, make_url
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+
+from config.settings import ConfigurationError
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """The parent of every table: instants carry their zone, whole numbers are BIGINT, USD has ten decimals."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        datetime: DateTime(timezone=True),
+        int: BigInteger,
+        str: Text,
+        Decimal: Numeric(20, 10),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+    }
+
+
+_sessions: sessionmaker[Session] | None = None
+
+
+def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5) -> Engine:
+    """An engine for PostgreSQL with short waits, no parameters in its errors, and UTC as its time zone.
+
+    Raises ConfigurationError when `url` is not a PostgreSQL URL.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError("DATABASE_URL is not a database URL: it should look like postgresql://…") from None
+    if parsed.get_backend_name() != "postgresql":
+        raise ConfigurationError("DATABASE_URL must name a PostgreSQL database: postgresql://…")
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg2")
+    return create_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=30,
+        # A connection that died with its server is noticed before it is used, not by the transaction that needs it.
+        pool_pre_ping=True,
+        # A failed statement's message would otherwise carry its parameters: prompts, e-mail addresses.
+        hide_parameters=True,
+        connect_args={
+            "application_name": application,
+            "connect_timeout": 5,
+            "keepalives_idle": 30,
+            "options": "-c timezone=UTC -c lock_timeout=10s -c statement_timeout=60s"
+            " -c idle_in_transaction_session_timeout=60s",
+        },
+    )
+
+
+def connect(engine: Engine) -> None:
+    """Make this engine the one that `transaction()` uses in this process."""
+    global _sessions
+    _sessions = sessionmaker(engine, expire_on_commit=False)
+
+
+def engine() -> Engine:
+    """The engine of this process; raises ConfigurationError before `connect`."""
+    return _maker().kw["bind"]
+
+
+def disconnect() -> None:
+    """Close the pool: after a fork, and at the end of a process."""
+    global _sessions
+    if _sessions is not None:
+        engine().dispose(close=True)
+        _sessions = None
+
+
+@contextmanager
+def transaction(*, isolation: str | None = None, read_only: bool = False) -> Iterator[Session]:
+    """A session that commits when the block ends and rolls back when it raises.
+
+    `isolation` is a PostgreSQL isolation level, for readers that need one snapshot.
+    """
+    with _maker()() as session, session.begin():
+        if isolation is not None:
+            session.connection(execution_options={"isolation_level": isolation, "postgresql_readonly": read_only})
+        yield session
+
+
+def utc_now() -> datetime:
+    """The present instant, with its zone."""
+    return datetime.now(UTC)
+
+
+def _maker() -> sessionmaker[Session]:
+    if _sessions is None:
+        raise ConfigurationError("This process has not been connected to a database.")
+    return _sessions

@@ -1,0 +1,90 @@
+"""The settings of one process, read once from its environment.
+
+`DATABASE_URL`, `BROKER_URL` and `CREDITMILL_SECRET_KEY` are required; every other setting has a default and is named
+`CREDITMILL_…`. What operators change while the system runs lives in the database, not here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REQUIRED = {
+    "database_url": "DATABASE_URL",
+    "broker_url": "BROKER_URL",
+    "secret_key": "CREDITMILL_SECRET_KEY",
+}
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class ConfigurationError(Exception):
+    """A setting is missing or wrong; the message is one sentence that says which and what to do."""
+
+    code = "configuration_error"
+
+
+class Settings(BaseSettings):
+    """Everything that a process needs to know before it can reach the database. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="CREDITMILL_", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    database_url: SecretStr = Field(validation_alias="DATABASE_URL")
+    broker_url: SecretStr = Field(validation_alias="BROKER_URL")
+    secret_key: SecretStr
+
+    log_level: str = "INFO"
+    log_format: str = Field(default="console", pattern="^(console|json)$")
+
+    # How long one call to a provider may take, by kind of work; past it the outcome is unknown.
+    text_call_s: Seconds = 180
+    image_call_s: Seconds = 240
+    # Retries of one job's call inside a worker: bounded by attempts and by total time.
+    call_attempts: int = Field(default=4, ge=1, le=20)
+    call_wait_max_s: Seconds = 20
+    call_total_s: Seconds = 400
+    # How long a job may stay open; then it is given up and its credits are released.
+    job_deadline_s: Seconds = 3_600
+    # How long an unknown outcome is waited for before the customer is refunded: past any provider's longest time.
+    unknown_wait_s: Seconds = 900
+    # How long the messages of a job get before the recovery task publishes them again (doubling each time).
+    republish_after_s: Seconds = 60
+    # The period of periodic.recover_jobs.
+    recover_every_s: Seconds = 15
+
+    generation_concurrency: int = Field(default=64, ge=1, le=512)
+    billing_concurrency: int = Field(default=2, ge=1, le=64)
+    # What Redis waits before it delivers an unacknowledged message again: longer than the longest task.
+    visibility_timeout_s: Seconds = 900
+    flower_address: str = "127.0.0.1"
+    flower_port: int = Field(default=5555, ge=0, le=65_535)
+    flower_basic_auth: SecretStr | None = None
+
+    def call_s(self, kind: str) -> float:
+        """The longest time one call of this kind (text, image, embedding) may take, in seconds."""
+        return self.image_call_s if kind == "image" else self.text_call_s
+
+    def lease_s(self, kind: str) -> float:
+        """How long a claim on a job lasts, in seconds: one call, the wait before the next one, and a margin."""
+        return self.call_s(kind) + self.call_wait_max_s + 10
+
+
+def load_settings() -> Settings:
+    """Read the environment; raises ConfigurationError with one sentence that names the variable."""
+    try:
+        return Settings()  # type: ignore[call-arg]  # pydantic-settings fills the fields from the environment
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = str(first["loc"][0])
+        name = _variable(field)
+        if first["type"] == "missing":
+            raise ConfigurationError(
+                f"{name} is not set: set it, or let `creditmill up` or `creditmill demo` start servers of its own."
+            ) from None
+        raise ConfigurationError(f"{name} is not valid: {first['msg']}.") from None
+
+
+def _variable(field: str) -> str:
+    return REQUIRED.get(field, field if field.isupper() else f"CREDITMILL_{field.upper()}")

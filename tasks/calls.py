@@ -1,0 +1,145 @@
+"""Calling a provider for one job: claim, call, record; again after a proven failure, within the retry budget.
+
+The claim is committed before the call and no transaction is open during it. A paid result is never dropped because the
+database was away for a moment: recording it is retried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Literal, TypeVar
+from uuid import UUID
+
+import structlog
+from sqlalchemy.orm import Session
+from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from billing import calling
+from billing.calling import Claim, Delivery, Refusal
+from billing.domain.policy import Failure, Verdict
+from billing.store import jobs as job_store
+from config.database import transaction, utc_now
+from config.integrations import Connection, connection_for
+from config.settings import ConfigurationError
+from tasks.app import DATABASE_TROUBLE
+from tasks.providers.base import ProviderError
+from tasks.providers.retry import TryAgain, retrying
+from tasks.runtime import Runtime
+
+Outcome = Literal["generated", "failed", "unknown", "postponed", "not_ours"]
+Recorded = TypeVar("Recorded")
+
+RECORD_FOR_S = 120
+"""How long a worker tries to write down what a provider did, in seconds."""
+
+log = structlog.get_logger(__name__)
+
+
+def call_job(job_id: UUID, runtime: Runtime) -> Outcome:
+    """Call the provider for a reserved job until it delivers, fails for good, or the retry budget is spent."""
+    job = _JobCall(job_id, runtime)
+    settings = runtime.settings
+    try:
+        return retrying(total_s=settings.call_total_s, wait_max_s=settings.call_wait_max_s)(job.once)
+    except RetryError as error:
+        return job.postpone(error.last_attempt.exception())
+
+
+class _JobCall:
+    """One job's wire calls, one after another; it remembers the claim that it holds."""
+
+    def __init__(self, job_id: UUID, runtime: Runtime) -> None:
+        self.job_id = job_id
+        self.runtime = runtime
+        self.claim: Claim | None = None
+
+    def once(self) -> Outcome:
+        """Claim, call, record; raises TryAgain after a failure that was proven not to have been executed."""
+        claimed = self._claim()
+        if claimed is None:
+            return "not_ours"
+        self.claim, connection = claimed
+        timeout_s = self.runtime.settings.call_s(self.claim.kind)
+        try:
+            if isinstance(connection, ConfigurationError):
+                raise ProviderError(Refusal(Failure.BAD_CREDENTIALS, provider_code="no_api_key"))
+            delivery = self.runtime.providers[self.claim.provider].call(self.claim, connection, timeout_s=timeout_s)
+        except ProviderError as error:
+            return self._record_refusal(error.refusal)
+        return self._record_delivery(delivery)
+
+    def postpone(self, cause: BaseException | None) -> Outcome:
+        """Give the job back, to be called again later."""
+        assert self.claim is not None
+        claim, wait = self.claim, timedelta(seconds=self.runtime.settings.call_wait_max_s)
+        if isinstance(cause, TryAgain) and cause.retry_after is not None:
+            wait = max(wait, cause.retry_after)
+        record(lambda session: calling.postpone(session, claim, until=utc_now() + wait))
+        log.info("call_postponed", job_id=str(claim.job_id), attempt=claim.attempt, wait_s=wait.total_seconds())
+        return "postponed"
+
+    def _claim(self) -> tuple[Claim, Connection | ConfigurationError] | None:
+        with transaction() as session:
+            jobs = job_store.find(session, [self.job_id])
+            if not jobs:
+                return None
+            lease = self.runtime.lease(jobs[0].kind)
+            again = self.claim.attempt if self.claim else None
+            claim = calling.claim(session, self.job_id, now=utc_now(), lease=lease, again=again)
+            if claim is None:
+                return None
+            try:
+                return claim, connection_for(session, claim.provider, claim.kind)
+            except ConfigurationError as error:
+                return claim, error
+
+    def _record_delivery(self, delivery: Delivery) -> Outcome:
+        claim = self.claim
+        assert claim is not None
+        on_time = record(
+            lambda session: calling.succeed(session, claim, delivery, now=utc_now(), publish_by=self.runtime.publish_by)
+        )
+        if not on_time:
+            log.error("late_success", job_id=str(claim.job_id), attempt=claim.attempt, hint="counted as exposure")
+        return "generated" if on_time else "not_ours"
+
+    def _record_refusal(self, refusal: Refusal) -> Outcome:
+        claim = self.claim
+        assert claim is not None
+        verdict = record(
+            lambda session: calling.fail(
+                session,
+                claim,
+                refusal,
+                now=utc_now(),
+                budget=self.runtime.budget,
+                unknown_wait=self.runtime.unknown_wait,
+            )
+        )
+        log.warning(
+            "call_failed",
+            job_id=str(claim.job_id),
+            attempt=claim.attempt,
+            failure=refusal.failure.value,
+            http_status=refusal.http_status,
+            verdict=verdict.value if verdict else "late",
+        )
+        if verdict is Verdict.RETRY:
+            raise TryAgain(refusal.retry_after)
+        if verdict is None:
+            return "not_ours"
+        return "failed" if verdict is Verdict.REFUND else "unknown"
+
+
+def record(write: Callable[[Session], Recorded]) -> Recorded:
+    """Run `write` in a transaction, again and again while the database is away; the writes are idempotent."""
+    for attempt in Retrying(
+        retry=retry_if_exception_type(DATABASE_TROUBLE),
+        wait=wait_exponential(multiplier=0.2, max=5),
+        stop=stop_after_delay(RECORD_FOR_S),
+        reraise=True,
+    ):
+        with attempt, transaction() as session:
+            return write(session)
+    raise AssertionError("tenacity either returns or raises")

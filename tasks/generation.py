@@ -1,0 +1,79 @@
+"""The steps of a job, as Celery tasks. A message carries job ids and nothing else; a repeated one changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from billing import charging
+from config.database import transaction, utc_now
+from tasks import intake, pipeline
+from tasks.app import Step, app
+from tasks.calls import call_job
+from tasks.runtime import runtime
+
+
+@app.task(name="generation.submit", bind=True, Request="tasks.intake:PrivateRequest")
+def submit(self: Step, *args: Any, **kwargs: Any) -> list[str]:
+    """Take in a request from another app; one that is not understood is set aside with its reason."""
+    return ids(intake.take_in(args, kwargs, message_id=self.request.id))
+
+
+@app.task(name="generation.check_balance", bind=True)
+def check_balance(self: Step, job_ids: list[str]) -> list[str]:
+    """Reject jobs that their account clearly cannot pay for; pass on the others."""
+    with transaction() as session:
+        passing = charging.check(session, uuids(job_ids), now=utc_now())
+    return pass_on(self, passing)
+
+
+@app.task(name="generation.reserve_credits", bind=True)
+def reserve_credits(self: Step, job_ids: list[str]) -> list[str]:
+    """Hold each job's estimate; pass on the jobs that now hold credits."""
+    with transaction() as session:
+        reserved = charging.reserve(session, uuids(job_ids), now=utc_now(), publish_by=runtime().publish_by)
+    return pass_on(self, reserved)
+
+
+@app.task(name="generation.call_provider", bind=True)
+def call_provider(self: Step, job_ids: list[str]) -> list[str]:
+    """Call the provider for a job; pass it on when it delivered, have it refunded when it failed for good."""
+    if len(job_ids) > 1:
+        # A call waits for seconds: each job of a batch goes to a thread, and maybe a worker, of its own.
+        pipeline.call(pipeline.kinds(uuids(job_ids)))
+        return pass_on(self, [])
+    outcomes = {job_id: call_job(job_id, runtime()) for job_id in uuids(job_ids)}
+    pipeline.refund([job_id for job_id, outcome in outcomes.items() if outcome == "failed"])
+    return pass_on(self, [job_id for job_id, outcome in outcomes.items() if outcome == "generated"])
+
+
+@app.task(name="generation.settle_charge")
+def settle_charge(job_ids: list[str]) -> list[str]:
+    """Charge each generated job for what it used, and release the rest of its hold."""
+    with transaction() as session:
+        return ids(charging.settle(session, uuids(job_ids), now=utc_now()))
+
+
+@app.task(name="generation.refund_credits")
+def refund_credits(job_ids: list[str]) -> list[str]:
+    """Release the holds of jobs that failed for good."""
+    with transaction() as session:
+        return ids(charging.refund(session, uuids(job_ids), now=utc_now()))
+
+
+def pass_on(task: Step, job_ids: Sequence[UUID]) -> list[str]:
+    """Give these jobs to the next step of the chain; with none, the chain ends here."""
+    if not job_ids:
+        task.request.chain = None
+    return ids(job_ids)
+
+
+def ids(job_ids: Sequence[UUID]) -> list[str]:
+    """Job ids as a message carries them."""
+    return [str(job_id) for job_id in job_ids]
+
+
+def uuids(job_ids: Sequence[str]) -> list[UUID]:
+    """Job ids from a message; raises ValueError for anything else, which Celery logs as a failed task."""
+    return [UUID(job_id) for job_id in job_ids]

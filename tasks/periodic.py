@@ -1,0 +1,54 @@
+"""Periodic work, as Celery tasks: beat sends them, and running any of them twice changes nothing."""
+
+from __future__ import annotations
+
+import structlog
+
+from billing import audit, limits, recovery, revenue
+from billing.recovery import Recovered
+from config.database import transaction, utc_now
+from tasks import pipeline
+from tasks.app import app
+from tasks.runtime import runtime
+
+log = structlog.get_logger(__name__)
+
+
+@app.task(name="periodic.recover_jobs")
+def recover_jobs() -> dict[str, int]:
+    """Bring lost work to its end: publish it again, give it up, or refund it."""
+    done = Recovered()
+    for step in recovery.steps():
+        with transaction() as session:
+            step(session, done, utc_now(), runtime().patience)
+    pipeline.start(pipeline.kinds(done.started))
+    pipeline.call(pipeline.kinds(done.called))
+    pipeline.settle(done.settled)
+    pipeline.refund(done.refunded)
+    if done.counts():
+        log.info("recovered", **done.counts())
+    return done.counts()
+
+
+@app.task(name="periodic.reset_plan_limits")
+def reset_plan_limits() -> int:
+    """Open the current period's usage rows of every subscription."""
+    with transaction() as session:
+        return limits.open_current_periods(session, now=utc_now())
+
+
+@app.task(name="periodic.roll_up_revenue")
+def roll_up_revenue() -> int:
+    """Bring the revenue roll-ups up to date."""
+    with transaction() as session:
+        return revenue.roll_up(session, now=utc_now())
+
+
+@app.task(name="periodic.audit_books")
+def audit_books() -> int:
+    """Check the books; each finding is logged as an error. Returns the number of findings."""
+    with transaction(isolation="REPEATABLE READ", read_only=True) as session:
+        findings = audit.audit(session, now=utc_now())
+    for finding in findings:
+        log.error("audit_finding", rule=finding.rule, row=finding.row, problem=finding.problem)
+    return len(findings)

@@ -1,0 +1,128 @@
+"""The pipeline: the chain that a job goes through, and submitting to it from Python.
+
+Whoever publishes has committed before. A message that cannot be published is no loss: the job row is the outbox, and
+the recovery task publishes it again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import Signature, chain
+from kombu.exceptions import OperationalError
+
+from billing import requests
+from billing.requests import Submission, Submitted
+from billing.store import jobs as job_store
+from config.database import transaction, utc_now
+from tasks.app import app
+from tasks.runtime import runtime
+
+BATCH = 50
+"""Jobs in one message: enough to pay for the hop, few enough to hold an account's lock briefly."""
+
+log = structlog.get_logger(__name__)
+
+
+def submit(
+    account_id: int,
+    operation: str,
+    params: dict[str, Any],
+    *,
+    model: str | None = None,
+    user_id: int | None = None,
+    idempotency_key: str | None = None,
+    job_id: UUID | None = None,
+) -> Submitted:
+    """Submit one request from a Python app; returns its job. Raises a BillingError when it cannot be done.
+
+    It succeeds while the broker is away: the request is stored, and its messages follow.
+    """
+    submission = Submission(
+        account_id=account_id,
+        operation=operation,
+        params=params,
+        model=model,
+        user_id=user_id,
+        idempotency_key=idempotency_key,
+        job_id=job_id,
+    )
+    return submit_many([requests.parse(submission.model_dump())])[0]
+
+
+def submit_many(submissions: Sequence[Submission]) -> list[Submitted]:
+    """Submit requests, all or none; raises a BillingError for the first that cannot be done."""
+    now = utc_now()
+    with transaction() as session:
+        submitted = requests.submit(
+            session, submissions, now=now, deadline=runtime().deadline, publish_by=runtime().publish_by
+        )
+    start((job.job_id, job.kind) for job in submitted if job.created)
+    return submitted
+
+
+def start(jobs: Iterable[tuple[UUID, str]]) -> None:
+    """Send queued jobs, given as (id, kind), through the whole chain."""
+    for kind, ids in _batches(jobs):
+        publish(
+            chain(
+                _step("check_balance", ids),
+                _step("reserve_credits"),
+                _step("call_provider").set(queue=kind),
+                _step("settle_charge"),
+            )
+        )
+
+
+def call(jobs: Iterable[tuple[UUID, str]]) -> None:
+    """Send reserved jobs, given as (id, kind), to their provider: a call waits, so each has a message of its own."""
+    for job_id, kind in jobs:
+        publish(chain(_step("call_provider", [str(job_id)]).set(queue=kind), _step("settle_charge")))
+
+
+def settle(job_ids: Sequence[UUID]) -> None:
+    """Have generated jobs charged."""
+    if job_ids:
+        publish(_step("settle_charge", [str(job_id) for job_id in job_ids]))
+
+
+def refund(job_ids: Sequence[UUID]) -> None:
+    """Have jobs that failed for good refunded."""
+    if job_ids:
+        publish(_step("refund_credits", [str(job_id) for job_id in job_ids]))
+
+
+def kinds(job_ids: Sequence[UUID]) -> list[tuple[UUID, str]]:
+    """Each job with its kind, which names the queue that calls its provider."""
+    with transaction() as session:
+        return [(job.id, job.kind) for job in job_store.find(session, job_ids)]
+
+
+def publish(signature: Signature) -> bool:
+    """Publish after a commit; False, with a warning in the log, when the broker is away."""
+    try:
+        signature.apply_async()
+    except OperationalError as error:
+        log.warning(
+            "publish_failed", step=signature.task, error=type(error).__name__, hint="recovery publishes it again"
+        )
+        return False
+    return True
+
+
+def _step(name: str, *args: Any) -> Signature:
+    # By name: the tasks import this module, so it cannot import them.
+    return app.signature(f"generation.{name}", args=args)
+
+
+def _batches(jobs: Iterable[tuple[UUID, str]]) -> Iterable[tuple[str, list[str]]]:
+    by_kind: dict[str, list[str]] = defaultdict(list)
+    for job_id, kind in jobs:
+        by_kind[kind].append(str(job_id))
+    for kind, ids in by_kind.items():
+        for first in range(0, len(ids), BATCH):
+            yield kind, ids[first : first + BATCH]

@@ -1,0 +1,46 @@
+"""What every provider adapter does: one wire call, which either delivers or raises ProviderError."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+from billing.calling import Claim, Delivery, Refusal
+from config.integrations import Connection
+
+_CODE = re.compile(r"^[A-Za-z0-9_.\-]{1,64}$")
+
+
+class ProviderError(Exception):
+    """A call that brought no result. It carries codes only: a provider's words may quote a prompt or a key."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.failure.value)
+        self.refusal = refusal
+
+
+class Provider(Protocol):
+    """One provider's API."""
+
+    def call(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery:
+        """Make one wire call of at most `timeout_s` seconds; raises ProviderError when it brings no result."""
+        ...
+
+
+def safe_code(value: object) -> str | None:
+    """A provider's error code, if it looks like a code and not like a sentence."""
+    return value if isinstance(value, str) and _CODE.match(value) else None
+
+
+def clean_text(text: str) -> str:
+    """Text as PostgreSQL can keep it: a paid answer is not lost over a NUL or a lone surrogate in it."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def clean_json(value: Any) -> Any:
+    """The same for everything in a JSON value."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, dict):
+        return {clean_text(str(name)): clean_json(item) for name, item in value.items()}
+    return [clean_json(item) for item in value] if isinstance(value, list) else value

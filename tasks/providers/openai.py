@@ -1,0 +1,229 @@
+"""OpenAI, and servers compatible with it: text by responses or chat completions, and images, through the real SDK.
+
+The SDK never retries here. Every error is sorted by one question: could the provider have done the work?
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import httpx2
+import openai
+from openai import OpenAI
+
+from billing.calling import Claim, Delivery, Refusal
+from billing.domain.policy import Failure
+from billing.domain.pricing import Usage
+from billing.requests import ImageParams, TextParams, read_params
+from config.integrations import Connection
+from tasks.providers.base import ProviderError, clean_json, clean_text, safe_code
+
+CONNECT_S = 5.0
+CLIENTS_KEPT = 8
+
+STATUSES: Mapping[int, Failure] = {
+    400: Failure.BAD_REQUEST,
+    401: Failure.BAD_CREDENTIALS,
+    403: Failure.BAD_CREDENTIALS,
+    404: Failure.BAD_REQUEST,
+    409: Failure.OVERLOADED,
+    413: Failure.BAD_REQUEST,
+    422: Failure.BAD_REQUEST,
+    429: Failure.RATE_LIMITED,
+    500: Failure.SERVER_ERROR,
+    502: Failure.SERVER_ERROR,
+    503: Failure.OVERLOADED,
+    # A gateway gave up waiting for the server behind it, which may have gone on.
+    504: Failure.TIMED_OUT,
+}
+CODES: Mapping[str, Failure] = {
+    "content_policy_violation": Failure.CONTENT_POLICY,
+    "moderation_blocked": Failure.CONTENT_POLICY,
+    "content_filter": Failure.CONTENT_POLICY,
+    "insufficient_quota": Failure.QUOTA_EXHAUSTED,
+    "billing_hard_limit_reached": Failure.QUOTA_EXHAUSTED,
+}
+
+
+class OpenAIProvider:
+    """The OpenAI API; one HTTP client for each key and address, shared by the threads of the worker."""
+
+    def __init__(self) -> None:
+        self._clients: dict[tuple[str, str | None], OpenAI] = {}
+        self._lock = threading.Lock()
+
+    def call(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery:
+        """Make one wire call; raises ProviderError when it brings no result."""
+        client = self._client(connection).with_options(timeout=httpx2.Timeout(timeout_s, connect=CONNECT_S))
+        make = {"responses": _responses, "chat_completions": _chat, "images": _images}[claim.api]
+        try:
+            return make(client, claim, {"Idempotency-Key": claim.idempotency_key})
+        except openai.OpenAIError as error:
+            raise ProviderError(refusal_of(error)) from None
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            # The answer came and is not of the form that the SDK or we know; the work was done all the same.
+            refusal = Refusal(Failure.UNREADABLE_ANSWER, http_status=200, provider_code=type(error).__name__)
+            raise ProviderError(refusal) from None
+
+    def _client(self, connection: Connection) -> OpenAI:
+        key = (connection.api_key, connection.base_url)
+        with self._lock:
+            if key not in self._clients:
+                if len(self._clients) >= CLIENTS_KEPT:
+                    self._clients.pop(next(iter(self._clients)))
+                self._clients[key] = OpenAI(
+                    api_key=connection.api_key,
+                    # Explicit, so that no OPENAI_BASE_URL of the environment decides where keys are sent.
+                    base_url=connection.base_url or "https://api.openai.com/v1",
+                    max_retries=0,
+                )
+            return self._clients[key]
+
+
+def refusal_of(error: openai.OpenAIError) -> Refusal:
+    """Why a call failed, in our terms; nothing of what the provider wrote is kept but codes."""
+    if isinstance(error, openai.APIConnectionError):
+        return Refusal(_connection_failure(error))
+    if isinstance(error, openai.APIStatusError):
+        code = safe_code(error.code) or safe_code(error.type)
+        known = CODES.get(code or "")
+        failure = known or STATUSES.get(error.status_code)
+        if failure is None:
+            failure = Failure.SERVER_ERROR if error.status_code >= 500 else Failure.BAD_REQUEST
+        return Refusal(
+            failure,
+            http_status=error.status_code,
+            provider_code=code,
+            request_id=safe_code(error.request_id),
+            retry_after=_retry_after(error.response.headers),
+        )
+    return Refusal(Failure.UNREADABLE_ANSWER, http_status=200, provider_code=type(error).__name__)
+
+
+def _connection_failure(error: openai.APIConnectionError) -> Failure:
+    cause = error.__cause__
+    if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.UnsupportedProtocol):
+        return Failure.UNREACHABLE
+    return Failure.TIMED_OUT if isinstance(error, openai.APITimeoutError) else Failure.CONNECTION_LOST
+
+
+def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
+    for name, unit in (("retry-after-ms", "milliseconds"), ("retry-after", "seconds")):
+        value = headers.get(name)
+        if value is not None and value.replace(".", "", 1).isdecimal():
+            return timedelta(**{unit: min(float(value), 86_400_000.0)})
+    return None
+
+
+def _responses(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
+    params = read_params(claim.kind, claim.params)
+    assert isinstance(params, TextParams)
+    body: dict[str, Any] = {
+        "model": claim.model_name,
+        "input": params.prompt or _turns(params),
+        "max_output_tokens": claim.max_output_tokens,
+        # Answers are kept by us, not by the provider.
+        "store": False,
+    }
+    if params.system is not None:
+        body["instructions"] = params.system
+    if params.temperature is not None:
+        body["temperature"] = params.temperature
+    if params.json_mode:
+        body["text"] = {"format": {"type": "json_object"}}
+    answer = client.responses.create(**body, extra_headers=headers)
+    usage = _responses_usage(answer.usage)
+    reason = answer.incomplete_details.reason if answer.incomplete_details else None
+    if answer.status == "failed":
+        raise ProviderError(Refusal(Failure.SERVER_ERROR, 200, safe_code(getattr(answer.error, "code", None))))
+    return _text_delivery(answer, answer.output_text, usage, reason or "stop")
+
+
+def _chat(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
+    params = read_params(claim.kind, claim.params)
+    assert isinstance(params, TextParams)
+    turns = [{"role": "system", "content": params.system}] if params.system is not None else []
+    turns += [{"role": "user", "content": params.prompt}] if params.prompt is not None else _turns(params)
+    body: dict[str, Any] = {
+        "model": claim.model_name,
+        "messages": turns,
+        "max_completion_tokens": claim.max_output_tokens,
+    }
+    if params.temperature is not None:
+        body["temperature"] = params.temperature
+    if params.json_mode:
+        body["response_format"] = {"type": "json_object"}
+    answer = client.chat.completions.create(**body, extra_headers=headers)
+    choice = answer.choices[0]
+    return _text_delivery(answer, choice.message.content or "", _chat_usage(answer.usage), choice.finish_reason)
+
+
+def _images(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
+    params = read_params(claim.kind, claim.params)
+    assert isinstance(params, ImageParams)
+    body: dict[str, Any] = {
+        "model": claim.model_name,
+        "prompt": params.prompt,
+        "n": params.n,
+        "size": params.size,
+        "quality": params.quality,
+    }
+    if params.style is not None:
+        body["style"] = params.style
+    answer = client.images.generate(**body, extra_headers=headers)
+    images = [image.model_dump(exclude_none=True) for image in answer.data or []]
+    raw = answer.usage.model_dump(mode="json") if answer.usage is not None else {"images": len(images)}
+    return Delivery(
+        content={"images": clean_json(images)},
+        usage=Usage(images=len(images)),
+        raw_usage=clean_json(raw),
+        request_id=safe_code(answer._request_id),
+        finish_reason="stop" if len(images) >= params.n else "fewer_images",
+    )
+
+
+def _text_delivery(answer: Any, text: str, usage: Usage, finish_reason: str) -> Delivery:
+    if finish_reason == "content_filter":
+        raise ProviderError(
+            Refusal(Failure.CONTENT_POLICY, 200, "content_filter", safe_code(answer._request_id), usage=usage)
+        )
+    return Delivery(
+        content={"text": clean_text(text)},
+        usage=usage,
+        raw_usage=clean_json(answer.usage.model_dump(mode="json")),
+        request_id=safe_code(answer._request_id),
+        finish_reason=safe_code(finish_reason),
+    )
+
+
+def _turns(params: TextParams) -> list[dict[str, Any]]:
+    return [{"role": turn.role, "content": turn.content} for turn in params.messages or []]
+
+
+def _responses_usage(usage: Any) -> Usage:
+    cached = _detail(usage.input_tokens_details, "cached_tokens")
+    reasoning = _detail(usage.output_tokens_details, "reasoning_tokens")
+    return _disjoint(usage.input_tokens, cached, usage.output_tokens, reasoning)
+
+
+def _chat_usage(usage: Any) -> Usage:
+    cached = _detail(usage.prompt_tokens_details, "cached_tokens")
+    reasoning = _detail(usage.completion_tokens_details, "reasoning_tokens")
+    return _disjoint(usage.prompt_tokens, cached, usage.completion_tokens, reasoning)
+
+
+def _disjoint(input_tokens: int, cached: int, output_tokens: int, reasoning: int) -> Usage:
+    """OpenAI counts cached tokens within the input and reasoning within the output; ours are disjoint buckets."""
+    return Usage(
+        input_tokens=input_tokens - cached,
+        cached_input_tokens=cached,
+        output_tokens=output_tokens - reasoning,
+        reasoning_tokens=reasoning,
+    )
+
+
+def _detail(details: Any, name: str) -> int:
+    return (getattr(details, name, None) or 0) if details is not None else 0

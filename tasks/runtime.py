@@ -1,0 +1,67 @@
+"""What the tasks of this process work with: its settings and its providers. Set once by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from billing.domain.policy import RetryBudget
+from billing.recovery import Patience
+from config.settings import ConfigurationError, Settings
+from tasks.providers.base import Provider
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A process's settings and the providers that it can call, by name."""
+
+    settings: Settings
+    providers: Mapping[str, Provider]
+
+    @property
+    def publish_by(self) -> timedelta:
+        """How long a job's message may take before the recovery task sends it again."""
+        return timedelta(seconds=self.settings.republish_after_s)
+
+    @property
+    def deadline(self) -> timedelta:
+        """How long a job may stay open."""
+        return timedelta(seconds=self.settings.job_deadline_s)
+
+    @property
+    def unknown_wait(self) -> timedelta:
+        """How long an unknown outcome is waited for."""
+        return timedelta(seconds=self.settings.unknown_wait_s)
+
+    @property
+    def patience(self) -> Patience:
+        """The recovery task's waits."""
+        return Patience(republish_after=self.publish_by, unknown_wait=self.unknown_wait)
+
+    @property
+    def budget(self) -> RetryBudget:
+        """How often one job's call may be tried."""
+        return RetryBudget(
+            attempts=self.settings.call_attempts, wait_max=timedelta(seconds=self.settings.call_wait_max_s)
+        )
+
+    def lease(self, kind: str) -> timedelta:
+        """How long a claim on a job of this kind lasts."""
+        return timedelta(seconds=self.settings.lease_s(kind))
+
+
+_runtime: Runtime | None = None
+
+
+def use_runtime(runtime: Runtime) -> None:
+    """Make this the runtime of the process."""
+    global _runtime
+    _runtime = runtime
+
+
+def runtime() -> Runtime:
+    """The runtime of this process; raises ConfigurationError before it was set."""
+    if _runtime is None:
+        raise ConfigurationError("This process was not set up: start it with a `creditmill` command.")
+    return _runtime
