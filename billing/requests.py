@@ -179,6 +179,24 @@ def cancel(session: Session, job_id: UUID, *, now: datetime) -> None:
             raise NotCancellable(job_id, found[0].state)
 
 
+class PricedUsage(_Strict):
+    """What a usage is priced by: its operation, its model, and for images their size and quality."""
+
+    model_config = ConfigDict(extra="ignore")
+    operation: Annotated[str, StringConstraints(min_length=1, max_length=50)]
+    model: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    size: str = "1024x1024"
+    quality: str = "standard"
+
+
+def price_for(session: Session, data: dict[str, Any]) -> Price:
+    """The present price of a usage given as plain data; raises a BillingError when it has none."""
+    priced = _validated(PricedUsage, data, "invalid_usage")
+    operation = catalog.operation_named(session, priced.operation)
+    model = catalog.model_for(session, operation, priced.model)
+    return catalog.price_of(session, operation, model, size=priced.size, quality=priced.quality)
+
+
 def read_params(kind: str, params: dict[str, Any]) -> TextParams | ImageParams:
     """The stored params of a job, as they were validated at submission."""
     return ImageParams.model_validate(params) if kind == "image" else TextParams.model_validate(params)

@@ -87,8 +87,15 @@ def engine() -> Engine:
     return _maker().kw["bind"]
 
 
+def reconnect() -> None:
+    """In a forked child: the same address with a pool of its own; the parent's connections stay the parent's."""
+    inherited = engine()
+    inherited.dispose(close=False)
+    connect(inherited)
+
+
 def disconnect() -> None:
-    """Close the pool: after a fork, and at the end of a process."""
+    """Close the pool, at the end of a process."""
     global _sessions
     if _sessions is not None:
         engine().dispose(close=True)

@@ -18,6 +18,7 @@ from config.secrets import EncryptedText
 from config.settings import ConfigurationError
 
 SINGLETON = 1
+PROVIDERS = ("openai", "anthropic", "runware", "google")
 
 
 class GlobalIntegrationSettings(Base):
@@ -84,7 +85,6 @@ def set_connection(session: Session, provider: str, *, api_key: str | None, base
 def configured_providers(session: Session) -> dict[str, str | None]:
     """The providers that have a key, each with its base URL (None for the provider's own)."""
     row = session.scalar(select(GlobalIntegrationSettings))
-    providers = ("openai", "anthropic", "runware", "google")
     if row is None:
         return {}
-    return {name: getattr(row, f"{name}_base_url") for name in providers if getattr(row, f"{name}_api_key")}
+    return {name: getattr(row, f"{name}_base_url") for name in PROVIDERS if getattr(row, f"{name}_api_key")}

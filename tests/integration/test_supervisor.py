@@ -22,7 +22,7 @@ IGNORES_ALL = (
 )
 HAS_CHILD = (
     "import subprocess, sys, time;"
-    "c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print('child', c.pid); time.sleep(600)"
+    "child = subprocess.Popen(['sleep', '600']); print('child', child.pid); time.sleep(600)"
 )
 # A supervisor in a process of its own: it says the pids of its programs, and stops when a signal tells it to.
 OWNER = """

@@ -1,0 +1,74 @@
+"""The composition root: what a process needs, built once: settings, logging, secrets, engine, providers."""
+
+from __future__ import annotations
+
+from celery import Celery
+from celery.signals import setup_logging, worker_process_init
+from sqlalchemy.exc import OperationalError
+
+from billing.store import schema
+from config import database
+from config.logging import configure_logging
+from config.secrets import use_secret_keys
+from config.settings import ConfigurationError, Settings, load_settings
+from tasks.app import app
+from tasks.providers.openai import OpenAIProvider
+from tasks.runtime import Runtime, use_runtime
+
+
+def connect(application: str, *, pool_size: int = 5) -> Settings:
+    """Read the settings and make the database reachable; raises ConfigurationError with one sentence."""
+    settings = load_settings()
+    use_secret_keys(settings.secret_key.get_secret_value())
+    url = settings.database_url.get_secret_value()
+    database.connect(database.make_engine(url, application=f"creditmill {application}", pool_size=pool_size))
+    return settings
+
+
+def set_up_tasks(settings: Settings) -> Celery:
+    """Point the Celery app at this process's broker and give the tasks their runtime."""
+    app.conf.update(
+        broker_url=settings.broker_url.get_secret_value(),
+        broker_transport_options={
+            **app.conf.broker_transport_options,
+            "visibility_timeout": settings.visibility_timeout_s,
+        },
+    )
+    app.conf.beat_schedule["recover_jobs"]["schedule"] = settings.recover_every_s
+    use_runtime(Runtime(settings=settings, providers={"openai": OpenAIProvider()}))
+    return app
+
+
+def publisher(application: str) -> Settings:
+    """A process that submits jobs: connected, with tasks that it can publish."""
+    settings = connect(application)
+    set_up_tasks(settings)
+    return settings
+
+
+def worker(application: str, *, pool_size: int = 5) -> tuple[Settings, Celery]:
+    """A worker process: logging of our own, and a pool of its own for every forked child."""
+    settings = connect(application, pool_size=pool_size)
+    configure_logging(settings.log_level, settings.log_format)
+    setup_logging.connect(_keep_our_logging, weak=False)
+    worker_process_init.connect(_after_fork, weak=False)
+    require_schema()
+    return settings, set_up_tasks(settings)
+
+
+def require_schema() -> None:
+    """Raise ConfigurationError unless the database answers and has every migration."""
+    try:
+        missing = schema.pending(database.engine())
+    except OperationalError:
+        raise ConfigurationError("The database cannot be reached: check DATABASE_URL and that it is running.") from None
+    if missing:
+        raise ConfigurationError(f"The database lacks {len(missing)} migrations: run `creditmill migrate`.")
+
+
+def _keep_our_logging(**_: object) -> None:
+    """Celery configures logging unless somebody listens to this signal."""
+
+
+def _after_fork(**_: object) -> None:
+    database.reconnect()

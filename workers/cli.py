@@ -1,0 +1,81 @@
+"""`creditmill`: the command line. Commands are grouped by what they are about; this module puts them together.
+
+Whatever goes wrong is one sentence on stderr: exit code 2 for bad input, 1 for something that failed.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from billing.domain.errors import BillingError
+from config.logging import configure_logging, scrub
+from config.settings import ConfigurationError
+from workers import commands_accounts, commands_jobs, commands_operate, commands_processes, instance
+from workers.embedded import EmbeddedServerError
+from workers.supervisor import SupervisorError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+OUR_ERRORS = (ConfigurationError, EmbeddedServerError, SupervisorError)
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="creditmill")
+def creditmill() -> None:
+    """Bills AI generation: reserves credits, calls the provider, settles the actual cost, refunds failures.
+
+    \b
+    See it work:            creditmill demo
+    Run it on this machine: creditmill up
+    Find out what is wrong: creditmill doctor
+    """
+
+
+for group in (commands_processes, commands_accounts, commands_jobs, commands_operate):
+    for command in group.COMMANDS:
+        creditmill.add_command(command)
+
+
+def main() -> None:
+    """Run a command; the entry point of the `creditmill` script."""
+    configure_logging("WARNING")
+    instance.join(instance.folder())
+    try:
+        creditmill.main(prog_name="creditmill", standalone_mode=False)
+    except click.exceptions.Abort:
+        _say("interrupted", "Stopped before it was finished.")
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except BillingError as error:
+        _say(error.code, error.message)
+        sys.exit(2)
+    except OUR_ERRORS as error:
+        _say(getattr(error, "code", "environment_error"), str(error))
+        sys.exit(1)
+    except OperationalError:
+        _say("database_unreachable", "The database cannot be reached: check DATABASE_URL, or run `creditmill doctor`.")
+        sys.exit(1)
+    except DBAPIError as error:
+        _say(
+            "database_error",
+            f"The database refused a statement ({type(error.orig).__name__}): run `creditmill doctor`.",
+        )
+        sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def _say(code: str, sentence: str) -> None:
+    click.echo(scrub(f"creditmill: {sentence} [{code}]"), err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Commands about accounts and their credits."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import click
+
+from billing import accounts as service
+from billing.store.tables import Account
+from config.database import transaction, utc_now
+from workers import bootstrap
+from workers.output import as_json, console, print_json, table
+
+
+@click.group()
+def accounts() -> None:
+    """Create accounts, show them, and put credits into them."""
+
+
+@accounts.command()
+@click.argument("name")
+@click.option("--email", help="Where invoices and alerts go.")
+@click.option("--time-zone", default="UTC", show_default=True, help="The zone in which its billing periods begin.")
+@click.option("--credits", type=int, help="Put this many credits into it at once.")
+@as_json
+def create(name: str, email: str | None, time_zone: str, credits: int | None, as_json: bool) -> None:
+    """Open an account.
+
+    \b
+    Example:  creditmill accounts create "Corner Bakery" --credits 5000
+    """
+    bootstrap.connect("accounts")
+    with transaction() as session:
+        account = service.create(session, name, billing_email=email, time_zone=time_zone)
+        if credits is not None:
+            service.top_up(
+                session,
+                account.id,
+                credits,
+                idempotency_key=f"opening:{account.id}",
+                description="Opening credits",
+                now=utc_now(),
+            )
+            session.refresh(account)
+    _show(account, as_json)
+
+
+@accounts.command()
+@click.argument("account_id", type=int)
+@as_json
+def show(account_id: int, as_json: bool) -> None:
+    """Show an account's balance, what its open jobs reserve, and what is available."""
+    bootstrap.connect("accounts")
+    with transaction() as session:
+        account = service.get(session, account_id)
+    _show(account, as_json)
+
+
+@accounts.command("list")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+@as_json
+def list_(limit: int, as_json: bool) -> None:
+    """List accounts, the newest first."""
+    bootstrap.connect("accounts")
+    with transaction() as session:
+        found = service.newest(session, limit=limit)
+    if as_json:
+        for account in found:
+            print_json(_facts(account))
+        return
+    rows = [list(_facts(account).values()) for account in found]
+    console().print(table("Accounts", ["id", "name", "balance", "reserved", "available", "frozen"], rows, left=2))
+
+
+@accounts.command("top-up")
+@click.argument("account_id", type=int)
+@click.argument("credits", type=int)
+@click.option("--idempotency-key", help="Repeating the command with the same key adds the credits once.")
+@click.option("--description", default="Top-up", show_default=True, help="What the ledger row says.")
+@as_json
+def top_up(account_id: int, credits: int, idempotency_key: str | None, description: str, as_json: bool) -> None:
+    """Put credits into an account.
+
+    \b
+    Example:  creditmill accounts top-up 1 5000 --idempotency-key invoice-2026-117
+    """
+    bootstrap.connect("accounts")
+    with transaction() as session:
+        row = service.top_up(
+            session,
+            account_id,
+            credits,
+            idempotency_key=idempotency_key or f"top-up:{uuid4()}",
+            description=description,
+            now=utc_now(),
+        )
+    facts = {
+        "account_id": account_id,
+        "transaction_id": row.id,
+        "credits": row.amount,
+        "balance_after": row.balance_after,
+        "idempotency_key": row.idempotency_key,
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(f"Account {account_id} got {row.amount:,} credits; its balance is {row.balance_after:,}.")
+
+
+def _facts(account: Account) -> dict[str, Any]:
+    return {
+        "id": account.id,
+        "name": account.name,
+        "balance": account.balance,
+        "reserved": account.reserved,
+        "available": account.available,
+        "frozen_reason": account.frozen_reason,
+    }
+
+
+def _show(account: Account, as_json: bool) -> None:
+    if as_json:
+        print_json(_facts(account))
+        return
+    click.echo(f"Account {account.id}: {account.name}")
+    for name in ("balance", "reserved", "available"):
+        click.echo(f"  {name:<10}{getattr(account, name):>14,} credits")
+    if account.frozen_reason:
+        click.echo(f"  frozen: {account.frozen_reason}")
+
+
+COMMANDS = [accounts]

@@ -1,0 +1,126 @@
+"""Commands about jobs: list them, tell the story of one, cancel one."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import click
+
+from billing import recovery, requests
+from billing.domain.errors import NotCancellable
+from billing.domain.states import State
+from billing.store import jobs as store
+from billing.store.tables import GenerationJob
+from config.database import transaction, utc_now
+from workers import bootstrap, timeline
+from workers.commands_submit import quote, submit
+from workers.output import as_json, console, print_json, table, usd
+
+
+@click.group()
+def jobs() -> None:
+    """List jobs, tell the story of one, cancel one."""
+
+
+@jobs.command("list")
+@click.option("--account", "account_id", type=int, help="Only this account's.")
+@click.option("--state", type=click.Choice([str(state) for state in State]), help="Only those in this state.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@as_json
+def list_(account_id: int | None, state: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, the newest first.
+
+    \b
+    Example:  creditmill jobs list --state refunded
+    """
+    bootstrap.connect("jobs")
+    with transaction() as session:
+        found = store.newest(session, account_id=account_id, state=state, limit=limit)
+    if as_json:
+        for job in found:
+            print_json(facts(job))
+        return
+    columns = ["job", "account", "operation", "model", "state", "reserved", "charged", "cost", "error"]
+    rows = [
+        (
+            *(job.id, job.account_id, job.operation_type, job.model_name, job.state),
+            *(job.credits_reserved, job.credits_charged, usd(job.cost_usd, 6), job.error_code or ""),
+        )
+        for job in found
+    ]
+    console().print(table("Jobs", columns, rows, left=5))
+
+
+@jobs.command()
+@click.argument("job_id", type=click.UUID)
+@click.option("--content", is_flag=True, help="Print what was generated, too.")
+@as_json
+def show(job_id: UUID, content: bool, as_json: bool) -> None:
+    """Tell a job's story: each step with its time, attempt, credits and cost."""
+    bootstrap.connect("jobs")
+    with transaction() as session:
+        story = timeline.tell(session, job_id)
+    if as_json:
+        whole = facts(story.job) | {"timeline": [vars(entry) for entry in story.entries]}
+        print_json(whole | ({"content": story.content} if content else {}))
+        return
+    job = story.job
+    click.echo(f"Job {job.id}: {job.operation_type} with {job.model_name} for account {job.account_id}: {job.state}")
+    if job.error_message:
+        click.echo(f"  {job.error_message} [{job.error_code}]")
+    rows = [
+        (
+            entry.at.strftime("%H:%M:%S.%f")[:-3],
+            entry.step,
+            entry.detail,
+            entry.attempt,
+            entry.credits,
+            None if entry.cost_usd is None else usd(entry.cost_usd, 6),
+        )
+        for entry in story.entries
+    ]
+    title = f"Timeline of {job.created_at:%Y-%m-%d} (UTC)"
+    console().print(table(title, ["time", "step", "detail", "attempt", "credits", "cost"], rows, left=3))
+    if content:
+        print_json(story.content)
+
+
+@jobs.command()
+@click.argument("job_id", type=click.UUID)
+def cancel(job_id: UUID) -> None:
+    """Cancel a job that was not sent to its provider yet; its credits are released."""
+    bootstrap.connect("jobs")
+    now = utc_now()
+    try:
+        with transaction() as session:
+            requests.cancel(session, job_id, now=now)
+    except NotCancellable:
+        with transaction() as session:
+            recovery.release_if_reserved(session, job_id, now=now)
+    click.echo(f"Job {job_id} is cancelled.")
+
+
+def facts(job: GenerationJob) -> dict[str, Any]:
+    """A job as programs read it; its prompt is not part of it."""
+    return {
+        "job_id": job.id,
+        "account_id": job.account_id,
+        "operation": job.operation_type,
+        "model": job.model_name,
+        "state": job.state,
+        "credits_estimated": job.credits_estimated,
+        "credits_reserved": job.credits_reserved,
+        "credits_charged": job.credits_charged,
+        "credits_overrun": job.credits_overrun,
+        "cost_usd": job.cost_usd,
+        "attempts": job.attempts,
+        "idempotency_key": job.idempotency_key,
+        "error_code": job.error_code,
+        "error_message": job.error_message,
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+    }
+
+
+COMMANDS = [jobs, submit, quote]

@@ -1,0 +1,206 @@
+"""Commands that take requests as JSON lines: submit them and wait for their jobs, or quote what they would cost."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+from uuid import UUID
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from billing import accounts, requests
+from billing.domain import pricing
+from billing.domain.errors import BillingError, InsufficientCredits, InvalidRequest
+from billing.domain.pricing import Usage
+from billing.domain.states import TERMINAL, State
+from billing.requests import Submission, Submitted
+from billing.store import jobs as store
+from billing.store.tables import GenerationJob
+from config.database import transaction
+from tasks import pipeline
+from workers import bootstrap
+from workers.output import json_line
+
+POLL_S = 0.25
+LINES_MAX = 100_000
+
+source = click.argument("source", type=click.File("r", encoding="utf-8", errors="surrogateescape"), default="-")
+for_account = click.option("--account", "account_id", type=int, required=True, help="The account that pays.")
+
+
+@click.command()
+@source
+@for_account
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every job has come to its end.")
+@click.option("--timeout", default=3600.0, show_default=True, help="How long to wait, in seconds.")
+def submit(source: TextIO, account_id: int, wait: bool, timeout: float) -> None:
+    """Submit requests, as JSON lines from a file or stdin; prints one JSON line per job.
+
+    A line has "operation", "params", and optionally "model", "user_id", "idempotency_key". If any line is wrong,
+    nothing is submitted. Exits with 1 when a job was not settled.
+
+    \b
+    Example:  creditmill submit requests.jsonl --account 1 > jobs.jsonl
+    """
+    bootstrap.publisher("submit")
+    submissions = read_requests(source, account_id)
+    submitted = pipeline.submit_many(submissions)
+    if not wait:
+        for number, job in enumerate(submitted, start=1):
+            click.echo(json_line({"line": number, "job_id": job.job_id, "state": job.state, "created": job.created}))
+        return
+    finished = wait_for([job.job_id for job in submitted], timeout_s=timeout)
+    failed = False
+    for number, accepted in enumerate(submitted, start=1):
+        failed |= finished[accepted.job_id].state != State.SETTLED
+        click.echo(json_line({"line": number, **_outcome(accepted, finished[accepted.job_id])}))
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@source
+@for_account
+def quote(source: TextIO, account_id: int) -> None:
+    """Say what requests would cost, without submitting them; prints one JSON line each.
+
+    \b
+    A request ("operation", "params", ...) gets its worst case: the credits that it would reserve.
+    A usage ("operation", "model", and "input_tokens", "output_tokens", ... or "images", "size", "quality") gets its
+    credits, cost, revenue and margin.
+    """
+    bootstrap.connect("quote")
+    wrong = False
+    for number, data in _lines(source):
+        try:
+            answer = _quote(account_id, data)
+        except BillingError as error:
+            wrong = True
+            answer = {"error": error.code, "message": error.message, **error.facts()}
+        click.echo(json_line({"line": number, **answer}))
+    if wrong:
+        raise click.exceptions.Exit(2)
+
+
+def wait_for(
+    job_ids: Sequence[UUID], *, timeout_s: float, watch: Callable[[], None] = lambda: None
+) -> dict[UUID, GenerationJob]:
+    """Wait until these jobs are terminal, with a progress bar on a terminal; raises ClickException on time-out.
+
+    `watch` is called between looks, for whoever waits for something else as well.
+    """
+    deadline = time.monotonic() + timeout_s
+    screen = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as progress:
+        task = progress.add_task("Generating", total=len(set(job_ids)))
+        while True:
+            with transaction() as session:
+                jobs = {job.id: job for job in store.find(session, job_ids)}
+            done = sum(job.state in TERMINAL for job in jobs.values())
+            progress.update(task, completed=done)
+            if done == len(jobs):
+                return jobs
+            if time.monotonic() > deadline:
+                raise click.ClickException(
+                    f"{len(jobs) - done} of {len(jobs)} jobs are not finished after {timeout_s:g} s; they go on without us."
+                )
+            watch()
+            time.sleep(POLL_S)
+
+
+def read_requests(source: TextIO, account_id: int) -> list[Submission]:
+    """Every request of a file, checked whole; raises a BillingError that names the first wrong line."""
+    checked = []
+    for number, data in _lines(source):
+        try:
+            if not isinstance(data, dict):
+                raise InvalidRequest("A request must be a JSON object.")
+            submission = requests.parse({**data, "account_id": account_id})
+            with transaction() as session:
+                requests.examine(session, submission)
+        except BillingError as error:
+            error.message = f"line {number}: {error.message}"
+            raise
+        checked.append(submission)
+    if not checked:
+        raise InvalidRequest("There is no request to submit.", code="no_requests")
+    return checked
+
+
+def _lines(source: TextIO) -> list[tuple[int, Any]]:
+    found = []
+    for number, line in enumerate(source, start=1):
+        if number > LINES_MAX:
+            raise InvalidRequest(f"One run takes {LINES_MAX:,} lines at most.", code="too_many_lines")
+        if not line.strip():
+            continue
+        if len(line) > requests.BODY_MAX_BYTES * 2:
+            raise InvalidRequest(f"line {number}: A request may have 1,000,000 bytes at most.", code="body_too_large")
+        try:
+            found.append((number, json.loads(line)))
+        except (ValueError, RecursionError):
+            raise InvalidRequest(f"line {number}: This is not valid JSON.", code="invalid_json") from None
+    return found
+
+
+def _outcome(accepted: Submitted, job: GenerationJob) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "state": job.state,
+        "created": accepted.created,
+        "credits_reserved": job.credits_reserved,
+        "credits_charged": job.credits_charged or 0,
+        "cost_usd": job.cost_usd,
+        "error": job.error_code,
+        "message": job.error_message,
+    }
+
+
+def _quote(account_id: int, data: Any) -> dict[str, Any]:
+    if isinstance(data, dict) and "params" not in data:
+        return _quote_usage(data)
+    if not isinstance(data, dict):
+        raise InvalidRequest("A request must be a JSON object.")
+    submission = requests.parse({**data, "account_id": account_id})
+    with transaction() as session:
+        examined = requests.examine(session, submission)
+        account = accounts.get(session, account_id)
+    needed = examined.credits_estimated
+    answer: dict[str, Any] = {
+        "model": examined.model.model_name,
+        "credits": needed,
+        "balance": account.balance,
+        "reserved": account.reserved,
+        "available": account.available,
+        "affordable": needed <= account.available,
+    }
+    if needed > account.available:
+        refusal = InsufficientCredits(account_id, needed=needed, available=account.available, held=account.reserved)
+        answer |= {"error": refusal.code, "message": refusal.message, **refusal.facts()}
+    return answer
+
+
+def _quote_usage(data: dict[str, Any]) -> dict[str, Any]:
+    with transaction() as session:
+        price = requests.price_for(session, data)
+    usage = _usage(data)
+    # Nothing is held here: the charge is the whole of what is due.
+    credits = pricing.charge(usage, price, held=2**62).credits
+    cost, revenue = pricing.cost(usage, price), pricing.revenue(credits, price)
+    return {"credits": credits, "cost_usd": cost, "revenue_usd": revenue, "margin_usd": revenue - cost}
+
+
+def _usage(data: dict[str, Any]) -> Usage:
+    names = Usage.__dataclass_fields__
+    try:
+        usage = Usage(**{name: data[name] for name in names if name in data})
+    except ValueError as error:
+        raise InvalidRequest(f"{error}.", code="invalid_usage") from None
+    if max(vars(usage).values()) > 2**53:
+        raise InvalidRequest("No usage is that large.", code="invalid_usage")
+    return usage

@@ -1,0 +1,149 @@
+"""Everything on one machine: embedded servers, workers, beat and Flower under one supervisor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from billing.store import schema
+from config import database
+from config.database import transaction
+from config.integrations import configured_providers, set_connection
+from config.settings import Settings
+from workers import bootstrap, instance
+from workers.supervisor import Program, Supervisor, stop_signals
+
+SIMULATOR_KEY = "sim-local-simulator"
+SIMULATOR_PORT_VARIABLE = "CREDITMILL_SIMULATOR_PORT"
+DEFAULT_SIMULATOR_PORT = "8199"
+
+
+def run_until_stopped(home: Path, *, simulator: bool, flower: bool) -> None:
+    """Run every process until a signal; then finish the calls in flight and stop, the servers last."""
+    with stop_signals() as stop, instance.running(home):
+        settings = prepare()
+        if simulator:
+            point_to_simulator(home, simulator_url())
+        programs = [*workers(settings), program("beat", ["beat"], stop_order=1)]
+        if flower:
+            programs.append(program("flower", ["flower"], stop_order=1))
+        if simulator:
+            programs.append(simulator_program(home, faults={}, seed=1))
+        with supervised(home, programs, sys.stderr):
+            _announce(settings, flower=flower)
+            stop.wait()
+            click.echo("Stopping: calls in flight are finished first.", err=True)
+
+
+@contextmanager
+def paced(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set settings for this process and the programs it starts, where the environment leaves them open."""
+    opened = [name for name in variables if name not in os.environ]
+    os.environ.update({name: variables[name] for name in opened})
+    try:
+        yield
+    finally:
+        for name in opened:
+            os.environ.pop(name, None)
+
+
+def prepare() -> Settings:
+    """Connect this process to the instance's servers and bring the schema up to date."""
+    settings = bootstrap.publisher("machine")
+    schema.migrate(database.engine())
+    return settings
+
+
+def point_to_simulator(home: Path, url: str) -> None:
+    """Let the OpenAI adapter call the simulator; raises ClickException where a real key would be replaced."""
+    with transaction() as session:
+        current = configured_providers(session)
+        if "openai" in current and not _is_local(current["openai"]):
+            raise click.ClickException(
+                "This database has a real OpenAI connection, which the simulator would replace. "
+                f"Use another folder ({instance.FOLDER_VARIABLE}) or another DATABASE_URL."
+            )
+        set_connection(session, "openai", api_key=SIMULATOR_KEY, base_url=url)
+
+
+def workers(settings: Settings) -> list[Program]:
+    """The two workers; on a stop they get the time that their longest call needs."""
+    longest = settings.call_s("image") + 15
+    return [
+        program("billing", ["worker", "billing"], stop_order=3, stop_grace_s=30),
+        program("generation", ["worker", "generation"], stop_order=2, stop_grace_s=longest),
+    ]
+
+
+def program(name: str, arguments: Sequence[str], *, stop_order: int, stop_grace_s: float = 30) -> Program:
+    """One of our own commands as a supervised program; everything secret reaches it by the environment."""
+    return Program(
+        name=name,
+        command=[sys.executable, "-m", "workers.cli", *arguments],
+        environment={},
+        stop_grace_s=stop_grace_s,
+        stop_order=stop_order,
+    )
+
+
+def simulator_program(home: Path, *, faults: Mapping[str, float], seed: int, latency_s: float = 0.3) -> Program:
+    """The simulator as a supervised program, on its fixed port, with its journal in the folder. Stopped last."""
+    command = [
+        *(sys.executable, "-m", "workers.simulator"),
+        *("--port", simulator_port(), "--seed", str(seed), "--latency", str(latency_s)),
+        *("--journal", str(home / "simulator-journal.jsonl")),
+    ]
+    for name, rate in faults.items():
+        command += ["--fault", f"{name}={rate}"]
+    return Program(name="simulator", command=command, environment={}, stop_grace_s=5, stop_order=9)
+
+
+def simulator_port() -> str:
+    """The port that the simulator listens on, on loopback."""
+    return os.environ.get(SIMULATOR_PORT_VARIABLE) or DEFAULT_SIMULATOR_PORT
+
+
+def simulator_url() -> str:
+    """The base URL of the simulator."""
+    return f"http://127.0.0.1:{simulator_port()}/v1"
+
+
+@contextmanager
+def supervised(home: Path, programs: Sequence[Program], output: TextIO, *, quiet: bool = False) -> Iterator[Supervisor]:
+    """Run the programs while the block lasts; their lines also go to files in the folder's `logs`."""
+    supervisor = Supervisor(
+        programs,
+        output=output,
+        state_file=home / "processes.json",
+        colour=output.isatty(),
+        log_folder=home / "logs",
+        quiet=quiet,
+    )
+    supervisor.start()
+    try:
+        yield supervisor
+    finally:
+        supervisor.stop()
+
+
+def _announce(settings: Settings, *, flower: bool) -> None:
+    with transaction() as session:
+        providers = configured_providers(session)
+    lines = ["Creditmill is running; Ctrl-C stops it and loses nothing."]
+    if flower:
+        lines.append(f"Flower: http://{settings.flower_address}:{settings.flower_port}/")
+    if not providers:
+        lines.append("No provider has a key yet: `creditmill integrations set openai`, or `creditmill up --simulator`.")
+    for name, url in sorted(providers.items()):
+        lines.append(f"Provider {name}: {url or 'its own address'}")
+    click.echo("\n".join(lines), err=True)
+
+
+def _is_local(url: str | None) -> bool:
+    return url is not None and url.startswith("http://127.0.0.1:")

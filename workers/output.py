@@ -1,0 +1,65 @@
+"""How commands print: JSON for programs, tables for people. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def console() -> Console:
+    """Where tables are drawn: stdout, at least wide enough for a ledger row when it is not a terminal."""
+    found = Console(soft_wrap=False, highlight=False)
+    return found if found.is_terminal else Console(width=140, highlight=False)
+
+
+def json_line(value: Any) -> str:
+    """One line of JSON; amounts of USD are strings, so that no reader rounds them."""
+    return json.dumps(value, default=_plain, ensure_ascii=False)
+
+
+def print_json(value: Any) -> None:
+    """Print one value as one line of JSON."""
+    click.echo(json_line(value))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> Table:
+    """A table whose first `left` columns are text and whose others are amounts."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for number, name in enumerate(columns):
+        made.add_column(name, justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(_shown(value) for value in row))
+    return made
+
+
+def usd(amount: Decimal, places: int = 4) -> str:
+    """An amount of USD for people."""
+    return f"${amount:,.{places}f}" if amount >= 0 else f"-${-amount:,.{places}f}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be printed as JSON")

@@ -1,0 +1,89 @@
+"""What each process runs, with which pool and on which queues. Each function runs until its process is told to stop."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+
+from config.logging import configure_logging
+from config.settings import ConfigurationError, Settings
+from workers import bootstrap
+
+BILLING_QUEUES = "requests,billing,periodic"
+GENERATION_QUEUES = "text,image,embedding"
+
+
+def run_billing() -> None:
+    """The billing worker: short database work, a few processes, so that one slow statement holds up one of them."""
+    settings, app = bootstrap.worker("billing", pool_size=2)
+    app.worker_main(
+        _worker_arguments("billing", BILLING_QUEUES, settings)
+        + ["--pool=prefork", f"--concurrency={settings.billing_concurrency}"]
+    )
+
+
+def run_generation() -> None:
+    """The generation worker: provider calls wait on the network, so they share one process, a thread each."""
+    settings, app = bootstrap.worker("generation", pool_size=10)
+    # Threads know no time limits: every call has its own timeout instead.
+    app.conf.update(task_time_limit=None, task_soft_time_limit=None)
+    app.worker_main(
+        _worker_arguments("generation", GENERATION_QUEUES, settings)
+        + ["--pool=threads", f"--concurrency={settings.generation_concurrency}"]
+    )
+
+
+def run_beat() -> None:
+    """Beat: sends the periodic tasks. Two at once are harmless; its schedule needs no file."""
+    settings, app = bootstrap.worker("beat")
+    app.start(argv=["beat", "--scheduler=celery.beat:Scheduler", f"--loglevel={settings.log_level}"])
+
+
+def run_flower() -> None:
+    """Flower: the operators' view of queues and tasks. Beyond loopback it asks for a password.
+
+    Raises ConfigurationError when it would be open to the network without one.
+    """
+    settings = bootstrap.connect("flower")
+    configure_logging(settings.log_level, settings.log_format)
+    app = bootstrap.set_up_tasks(settings)
+    os.environ.update(flower_environment(settings))
+    app.start(argv=["flower"])
+
+
+def flower_environment(settings: Settings) -> dict[str, str]:
+    """Flower's options; passwords travel by the environment, never as arguments."""
+    options = {
+        "FLOWER_ADDRESS": settings.flower_address,
+        "FLOWER_PORT": str(settings.flower_port),
+        # Flower keeps what it saw in memory: a view, never a record.
+        "FLOWER_MAX_TASKS": "10000",
+        "FLOWER_BROKER_API": "",
+    }
+    if settings.flower_basic_auth is not None:
+        return options | {"FLOWER_BASIC_AUTH": settings.flower_basic_auth.get_secret_value()}
+    if not _is_loopback(settings.flower_address):
+        raise ConfigurationError(
+            f"Flower would be open to everybody on {settings.flower_address}: set CREDITMILL_FLOWER_BASIC_AUTH to "
+            "user:password, or bind it to 127.0.0.1."
+        )
+    # Without a password nobody may do more than look.
+    return options | {"FLOWER_UNAUTHENTICATED_API": "true", "FLOWER_READ_ONLY": "true"}
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return address == "localhost" or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _worker_arguments(name: str, queues: str, settings: Settings) -> list[str]:
+    return [
+        "worker",
+        f"--hostname={name}-{os.getpid()}@%h",
+        f"--queues={queues}",
+        f"--loglevel={settings.log_level}",
+        "--without-mingle",
+        "--without-gossip",
+    ]
