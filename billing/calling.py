@@ -221,8 +221,8 @@ def expose(session: Session, job: GenerationJob) -> None:
     if call is None or call.outcome != "unknown" or call.exposure:
         return
     worst = pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {}))
-    call_store.complete(session, call.id, {"cost_usd": worst, "exposure": True})
     store.set_cost(session, job.id, job.cost_usd - call.cost_usd + worst)
+    call_store.complete(session, call.id, {"cost_usd": worst, "exposure": True})
 
 
 def _count_cost(session: Session, job: GenerationJob, claim: Claim, usage: Usage) -> None:
@@ -235,8 +235,8 @@ def _withdraw_exposure(session: Session, job: GenerationJob, attempt: int) -> No
     # The call came back late, after it had been given up as unknown: it is known now that nothing was executed.
     call = call_store.latest(session, job.id, attempt)
     if call is not None and call.exposure:
-        call_store.complete(session, call.id, {"cost_usd": 0, "exposure": False})
         store.set_cost(session, job.id, job.cost_usd - call.cost_usd)
+        call_store.complete(session, call.id, {"cost_usd": 0, "exposure": False})
 
 
 def _finish_call(session: Session, call_id: int, refusal: Refusal, *, unknown: bool, now: datetime) -> None:

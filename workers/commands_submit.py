@@ -107,7 +107,7 @@ def wait_for(
                 return jobs
             if time.monotonic() > deadline:
                 raise click.ClickException(
-                    f"{len(jobs) - done} of {len(jobs)} jobs are not finished after {timeout_s:g} s; they go on without us."
+                    f"{len(jobs) - done} of {len(jobs)} jobs are not finished after {timeout_s:g} s."
                 )
             watch()
             time.sleep(POLL_S)

@@ -28,7 +28,7 @@ from workers.output import console, table, usd
 from workers.supervisor import Supervisor, stop_signals
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "requests.jsonl"
-CUSTOMERS = (("Corner Bakery", 20_000), ("Trailhead Outdoor", 12_000), ("Nearly Empty Ltd", 100))
+CUSTOMERS = (("Corner Bakery", 20_000), ("Trailhead Outdoor", 12_000), ("Nearly Empty Ltd", 40))
 FAULTS = {
     "rate_limit": 0.12,
     "server_error": 0.06,
@@ -81,11 +81,11 @@ def recomputed_charge(job: GenerationJob, usage: dict[str, int]) -> int:
     price = job.price or {}
     least = Decimal(price["min_credits"])
     if price["image"] is not None:
-        due = max(least, Decimal(usage["images"] * price["image"]["credits"])) if usage["images"] else Decimal(0)
+        due = max(least, usage["images"] * Decimal(price["image"]["credits"])) if usage["images"] else Decimal(0)
     else:
         tokens = Decimal(sum(count for name, count in usage.items() if name.endswith("_tokens")))
         due = max(least, (tokens / price["tokens_per_credit"]).to_integral_value(rounding=ROUND_CEILING))
-    return int(min(due, job.credits_reserved))
+    return min(int(due), job.credits_reserved)
 
 
 def _open_accounts() -> list[Account]:

@@ -107,7 +107,7 @@ def _eviction_policy(url: str) -> str | None:
     ) as client:
         client.ping()
         try:
-            return client.config_get("maxmemory-policy").get("maxmemory-policy")  # type: ignore[union-attr]
+            return client.config_get("maxmemory-policy").get("maxmemory-policy")
         except redis.ResponseError:
             # Managed servers forbid CONFIG; they answer all the same.
             return None

@@ -16,10 +16,8 @@ GENERATION_QUEUES = "text,image,embedding"
 def run_billing() -> None:
     """The billing worker: short database work, a few processes, so that one slow statement holds up one of them."""
     settings, app = bootstrap.worker("billing", pool_size=2)
-    app.worker_main(
-        _worker_arguments("billing", BILLING_QUEUES, settings)
-        + ["--pool=prefork", f"--concurrency={settings.billing_concurrency}"]
-    )
+    arguments = _worker_arguments("billing", BILLING_QUEUES, settings)
+    app.worker_main([*arguments, "--pool=prefork", f"--concurrency={settings.billing_concurrency}"])
 
 
 def run_generation() -> None:
@@ -27,10 +25,8 @@ def run_generation() -> None:
     settings, app = bootstrap.worker("generation", pool_size=10)
     # Threads know no time limits: every call has its own timeout instead.
     app.conf.update(task_time_limit=None, task_soft_time_limit=None)
-    app.worker_main(
-        _worker_arguments("generation", GENERATION_QUEUES, settings)
-        + ["--pool=threads", f"--concurrency={settings.generation_concurrency}"]
-    )
+    arguments = _worker_arguments("generation", GENERATION_QUEUES, settings)
+    app.worker_main([*arguments, "--pool=threads", f"--concurrency={settings.generation_concurrency}"])
 
 
 def run_beat() -> None:

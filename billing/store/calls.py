@@ -31,7 +31,9 @@ def of_job(session: Session, job_id: UUID) -> list[ProviderCall]:
 
 def complete(session: Session, call_id: int, values: dict[str, Any]) -> None:
     """Write down how a call ended."""
-    session.execute(update(ProviderCall).where(ProviderCall.id == call_id).values(**values))
+    statement = update(ProviderCall).where(ProviderCall.id == call_id).values(**values)
+    # What was read stays as it was read: callers compare with it.
+    session.execute(statement, execution_options={"synchronize_session": False})
 
 
 def keep_result(session: Session, job_id: UUID, content: dict[str, Any], finish_reason: str | None) -> None:

@@ -109,13 +109,15 @@ def _by_ids(job_ids: Iterable[UUID]) -> Select[GenerationJob]:
 
 def note_verdict(session: Session, job_id: UUID, code: str, message: str, *, due: datetime) -> None:
     """Write on a job that is being called why it failed for good; the refund step acts on it, from `due` on."""
-    session.execute(
+    statement = (
         update(GenerationJob)
         .where(GenerationJob.id == job_id, GenerationJob.state == State.CALLING)
         .values(error_code=code, error_message=message, lease_until=due, next_at=due)
     )
+    session.execute(statement, execution_options={"synchronize_session": False})
 
 
 def set_cost(session: Session, job_id: UUID, cost_usd: Decimal) -> None:
     """Set what the provider is owed for a locked job, in USD, whatever its state."""
-    session.execute(update(GenerationJob).where(GenerationJob.id == job_id).values(cost_usd=cost_usd))
+    statement = update(GenerationJob).where(GenerationJob.id == job_id).values(cost_usd=cost_usd)
+    session.execute(statement, execution_options={"synchronize_session": False})

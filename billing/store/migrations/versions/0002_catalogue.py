@@ -91,11 +91,11 @@ def upgrade() -> None:
     names = ("model_name", "size", "quality", "cost_per_image_usd", "credits_per_image")
     prices = [dict(zip(names, row, strict=True)) for row in IMAGE_PRICES]
     op.bulk_insert(_table("image_prices", prices[0]), prices)
-    names = (
+    columns = (
         "operation_type", "model_type", "display_name", "tokens_per_credit", "min_credits", "price_per_credit_usd",
         "limit_type", "limit_unit",
     )  # fmt: skip
-    operations = [dict(zip(names, row, strict=True)) for row in OPERATIONS]
+    operations = [dict(zip(columns, row, strict=True)) for row in OPERATIONS]
     op.bulk_insert(_table("credit_cost_config", operations[0]), operations)
 
 
@@ -106,8 +106,12 @@ def downgrade() -> None:
 
 
 def _table(name: str, row: dict) -> sa.TableClause:
-    types = {"valid_sizes": postgresql.JSONB(), "release_date": sa.Date()}
-    numeric = {"cost_per_image_usd", "price_per_credit_usd"} | {column for column in row if column.endswith("_per_1m")}
-    return sa.table(
-        name, *(sa.column(column, sa.Numeric() if column in numeric else types.get(column)) for column in row)
-    )
+    return sa.table(name, *(sa.column(column, _type(column)) for column in row))
+
+
+def _type(column: str) -> sa.types.TypeEngine:
+    if column.endswith(("_usd", "_per_1m")):
+        return sa.Numeric()
+    if column == "valid_sizes":
+        return postgresql.JSONB()
+    return sa.Date() if column == "release_date" else sa.types.NullType()

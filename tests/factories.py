@@ -1,0 +1,115 @@
+"""What tests start from: accounts with credits, and jobs that stand at each step."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import text
+
+from billing import accounts, calling, charging, requests
+from billing.calling import Claim, Delivery
+from billing.domain.pricing import Usage
+from billing.store.tables import Account, GenerationJob, Plan, Subscription
+from config.database import transaction
+
+NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+
+
+def an_account(credits: int = 1000, *, name: str = "Corner Bakery", time_zone: str = "UTC") -> int:
+    """An account with this many credits; returns its id."""
+    with transaction() as session:
+        account = accounts.create(session, name, time_zone=time_zone)
+        if credits:
+            accounts.top_up(
+                session, account.id, credits, idempotency_key="opening", description="Opening credits", now=NOON
+            )
+        return account.id
+
+
+def a_subscription(account_id: int, limits: dict[str, int], *, anchor: date = date(2026, 11, 1)) -> None:
+    """A plan with these limits, and the account's subscription to it."""
+    with transaction() as session:
+        plan = Plan(slug=f"plan-{uuid4().hex[:8]}", name="Plan", limits=limits)
+        session.add(plan)
+        session.flush()
+        end = date(anchor.year + anchor.month // 12, anchor.month % 12 + 1, anchor.day)
+        session.add(
+            Subscription(
+                account_id=account_id,
+                plan_id=plan.id,
+                anchor_date=anchor,
+                current_period_start=anchor,
+                current_period_end=end,
+            )
+        )
+
+
+def a_queued_job(account_id: int, operation: str = "clustering", *, now: datetime = NOON, **given: Any) -> UUID:
+    """A job that was just submitted. By default a text job of up to 1,000 output tokens (11 credits at most)."""
+    default = (
+        {"prompt": "Two dogs."} if operation == "image_generation" else {"prompt": "bread", "max_output_tokens": 1000}
+    )
+    data = {"account_id": account_id, "operation": operation, "params": given.pop("params", default), **given}
+    with transaction() as session:
+        submitted = requests.submit(session, [requests.parse(data)], now=now, deadline=HOUR, publish_by=MINUTE)
+    return submitted[0].job_id
+
+
+def a_reserved_job(account_id: int, operation: str = "clustering", *, now: datetime = NOON, **given: Any) -> UUID:
+    """A job that holds its credits."""
+    job_id = a_queued_job(account_id, operation, now=now, **given)
+    with transaction() as session:
+        assert charging.reserve(session, [job_id], now=now, publish_by=MINUTE) == [job_id]
+    return job_id
+
+
+def a_claim(job_id: UUID, *, now: datetime = NOON, again: int | None = None) -> Claim:
+    """The right to call the provider for a reserved job, for a minute."""
+    with transaction() as session:
+        claim = calling.claim(session, job_id, now=now, lease=MINUTE, again=again)
+    assert claim is not None
+    return claim
+
+
+def a_delivery(usage: Usage | None = None, **content: Any) -> Delivery:
+    """What a provider delivers: by default 100 input and 400 output tokens, 5 credits of clustering."""
+    return Delivery(
+        content=content or {"text": "a b c"},
+        usage=usage or Usage(input_tokens=100, output_tokens=400),
+        raw_usage={},
+        request_id="req_1",
+        finish_reason="stop",
+    )
+
+
+def a_generated_job(
+    account_id: int, operation: str = "clustering", *, usage: Usage | None = None, now: datetime = NOON, **given: Any
+) -> UUID:
+    """A job whose provider has delivered."""
+    job_id = a_reserved_job(account_id, operation, now=now, **given)
+    claim = a_claim(job_id, now=now)
+    with transaction() as session:
+        assert calling.succeed(session, claim, a_delivery(usage), now=now, publish_by=MINUTE)
+    return job_id
+
+
+def the_job(job_id: UUID) -> GenerationJob:
+    """The job as it is now."""
+    with transaction() as session:
+        return session.get_one(GenerationJob, job_id)
+
+
+def the_account(account_id: int) -> Account:
+    """The account as it is now."""
+    with transaction() as session:
+        return session.get_one(Account, account_id)
+
+
+def rows(query: str, **given: Any) -> list[tuple[Any, ...]]:
+    """What a query returns, as plain tuples."""
+    with transaction() as session:
+        return [tuple(row) for row in session.execute(text(query), given)]

@@ -1,0 +1,140 @@
+"""A whole running system for acceptance tests: workers, beat, Flower and the simulator as real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from billing.domain.states import TERMINAL
+from billing.store import jobs as job_store
+from billing.store.tables import GenerationJob
+from config import database
+from config.database import transaction
+from config.integrations import set_connection
+from tests.conftest import SECRET_KEY
+from workers import bootstrap, machine
+from workers.simulator import Entry, read_journal
+from workers.supervisor import Supervisor
+
+Found = TypeVar("Found")
+
+PACE = {
+    "CREDITMILL_TEXT_CALL_S": "4",
+    "CREDITMILL_IMAGE_CALL_S": "4",
+    "CREDITMILL_CALL_WAIT_MAX_S": "2",
+    "CREDITMILL_UNKNOWN_WAIT_S": "3",
+    "CREDITMILL_REPUBLISH_AFTER_S": "5",
+    "CREDITMILL_RECOVER_EVERY_S": "1",
+    "CREDITMILL_VISIBILITY_TIMEOUT_S": "10",
+}
+
+
+def wait_until(condition: Callable[[], Found], *, within_s: float = 60, what: str = "the condition") -> Found:
+    """Wait for something to become true, and return it; fails with its name after `within_s` seconds."""
+    deadline = time.monotonic() + within_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {within_s} s")
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+class System:
+    """The running system. Environment variables carry the addresses, as they do in production."""
+
+    def __init__(self, home: Path, environment: Mapping[str, str], supervisor: Supervisor) -> None:
+        self.home = home
+        self.environment = environment
+        self.supervisor = supervisor
+
+    @property
+    def flower_url(self) -> str:
+        """Where Flower answers."""
+        return f"http://127.0.0.1:{self.environment['CREDITMILL_FLOWER_PORT']}"
+
+    def flower(self, path: str) -> Any:
+        """What Flower's API answers."""
+        with urllib.request.urlopen(f"{self.flower_url}{path}", timeout=10) as answer:
+            return json.load(answer)
+
+    def finished(self, job_ids: Sequence[UUID], *, within_s: float = 60) -> dict[UUID, GenerationJob]:
+        """Wait until these jobs are terminal; returns them."""
+
+        def look() -> dict[UUID, GenerationJob]:
+            with transaction() as session:
+                jobs = {job.id: job for job in job_store.find(session, job_ids)}
+            done = len(jobs) == len(set(job_ids)) and all(job.state in TERMINAL for job in jobs.values())
+            return jobs if done else {}
+
+        return wait_until(look, within_s=within_s, what="the end of every job")
+
+    def journal(self, event: str | None = None) -> list[Entry]:
+        """What the simulated provider did: the ground truth."""
+        entries = read_journal(self.home / "simulator-journal.jsonl")
+        return [entry for entry in entries if event is None or entry.event == event]
+
+    def logs(self) -> dict[str, str]:
+        """Everything that each process logged, by the file's name."""
+        return {path.name: path.read_text(errors="replace") for path in (self.home / "logs").iterdir()}
+
+
+@contextmanager
+def running_system(
+    home: Path,
+    database_url: str,
+    broker_url: str,
+    *,
+    programs: Sequence[str] = ("billing", "generation", "beat"),
+    faults: Mapping[str, float] | None = None,
+    latency_s: float = 0.05,
+    **settings: str,
+) -> Iterator[System]:
+    """Run these programs and the simulator on this database and broker, with this process able to publish.
+
+    `settings` are further CREDITMILL_ variables, in lower case and without the prefix.
+    """
+    environment = {
+        **PACE,
+        "DATABASE_URL": database_url,
+        "BROKER_URL": broker_url,
+        "CREDITMILL_SECRET_KEY": SECRET_KEY,
+        "CREDITMILL_FOLDER": str(home),
+        "CREDITMILL_SIMULATOR_PORT": str(free_port()),
+        "CREDITMILL_FLOWER_PORT": str(free_port()),
+        **{f"CREDITMILL_{name.upper()}": value for name, value in settings.items()},
+    }
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        bootstrap.publisher("tests")
+        with transaction() as session:
+            set_connection(session, "openai", api_key=machine.SIMULATOR_KEY, base_url=machine.simulator_url())
+        wanted = [machine.simulator_program(home, faults=faults or {}, seed=1, latency_s=latency_s)]
+        arguments = {"billing": ["worker", "billing"], "generation": ["worker", "generation"]}
+        wanted += [machine.program(name, arguments.get(name, [name]), stop_order=1) for name in programs]
+        with (
+            (home / "output.log").open("w") as output,
+            machine.supervised(home, wanted, output, quiet=True) as supervisor,
+        ):
+            yield System(home, environment, supervisor)
+    finally:
+        database.disconnect()
+        os.environ.clear()
+        os.environ.update(before)
