@@ -4,7 +4,7 @@ The broker's address and the times that depend on it come from the process's set
 importing this module reads no environment.
 """
 
-from kombu import Queue
+from kombu import Exchange, Queue
 
 # --- Messages: small, plain, and worth nothing by themselves ---
 task_serializer = "json"
@@ -17,7 +17,11 @@ enable_utc = True
 timezone = "UTC"
 task_default_queue = "billing"  # a task without a route must not vanish into a queue that nobody reads
 task_create_missing_queues = False  # a misspelt queue is an error at the sender, not a queue without a consumer
-task_queues = [Queue(name) for name in ("requests", "billing", "text", "image", "embedding", "periodic")]
+task_queues = [
+    # Each with its own exchange: queues that share one get copies of each other's messages.
+    Queue(name, exchange=Exchange(name, type="direct"), routing_key=name)
+    for name in ("requests", "billing", "text", "image", "embedding", "periodic")
+]
 task_routes = {
     "generation.submit": {"queue": "requests"},
     "generation.check_balance": {"queue": "billing"},

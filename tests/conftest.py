@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -38,11 +39,20 @@ def template(servers: Servers) -> str:
 
 @pytest.fixture
 def database_url(servers: Servers, template: str) -> Iterator[str]:
-    """A fresh database with the schema and the catalogue."""
+    """A fresh database with the schema and the catalogue, for one test."""
+    with fresh_database(servers, template) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(servers: Servers, template: str) -> Iterator[str]:
+    """A copy of the migrated database, for as long as the block lasts."""
     name = f"test_{uuid4().hex}"
     _administer(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield named(servers.database_url, name)
-    _administer(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+    try:
+        yield named(servers.database_url, name)
+    finally:
+        _administer(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -57,6 +67,11 @@ def db(database_url: str) -> Iterator[str]:
 @pytest.fixture
 def broker_url(servers: Servers) -> str:
     """The broker, empty."""
+    return emptied(servers)
+
+
+def emptied(servers: Servers) -> str:
+    """The broker's address, after everything in it was thrown away."""
     with redis.Redis.from_url(servers.broker_url) as client:
         client.flushall()
     return servers.broker_url

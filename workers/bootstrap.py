@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from celery import Celery
 from celery.signals import setup_logging, worker_process_init
 from sqlalchemy.exc import OperationalError
@@ -12,7 +14,7 @@ from config.logging import configure_logging
 from config.secrets import use_secret_keys
 from config.settings import ConfigurationError, Settings, load_settings
 from tasks.app import app
-from tasks.providers.openai import OpenAIProvider
+from tasks.providers.base import Provider
 from tasks.runtime import Runtime, use_runtime
 
 
@@ -25,7 +27,7 @@ def connect(application: str, *, pool_size: int = 5) -> Settings:
     return settings
 
 
-def set_up_tasks(settings: Settings) -> Celery:
+def set_up_tasks(settings: Settings, providers: Mapping[str, Provider] | None = None) -> Celery:
     """Point the Celery app at this process's broker and give the tasks their runtime."""
     app.conf.update(
         broker_url=settings.broker_url.get_secret_value(),
@@ -35,7 +37,7 @@ def set_up_tasks(settings: Settings) -> Celery:
         },
     )
     app.conf.beat_schedule["recover_jobs"]["schedule"] = settings.recover_every_s
-    use_runtime(Runtime(settings=settings, providers={"openai": OpenAIProvider()}))
+    use_runtime(Runtime(settings=settings, providers=providers or {}))
     return app
 
 
@@ -46,14 +48,24 @@ def publisher(application: str) -> Settings:
     return settings
 
 
-def worker(application: str, *, pool_size: int = 5) -> tuple[Settings, Celery]:
+def worker(
+    application: str, *, pool_size: int = 5, providers: Mapping[str, Provider] | None = None
+) -> tuple[Settings, Celery]:
     """A worker process: logging of our own, and a pool of its own for every forked child."""
     settings = connect(application, pool_size=pool_size)
     configure_logging(settings.log_level, settings.log_format)
     setup_logging.connect(_keep_our_logging, weak=False)
     worker_process_init.connect(_after_fork, weak=False)
     require_schema()
-    return settings, set_up_tasks(settings)
+    return settings, set_up_tasks(settings, providers)
+
+
+def all_providers() -> dict[str, Provider]:
+    """Every provider that can be called, by name."""
+    # The SDKs take a second to import: only the process that calls providers pays for it.
+    from tasks.providers.openai import OpenAIProvider
+
+    return {"openai": OpenAIProvider()}
 
 
 def require_schema() -> None:

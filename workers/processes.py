@@ -22,7 +22,7 @@ def run_billing() -> None:
 
 def run_generation() -> None:
     """The generation worker: provider calls wait on the network, so they share one process, a thread each."""
-    settings, app = bootstrap.worker("generation", pool_size=10)
+    settings, app = bootstrap.worker("generation", pool_size=10, providers=bootstrap.all_providers())
     # Threads know no time limits: every call has its own timeout instead.
     app.conf.update(task_time_limit=None, task_soft_time_limit=None)
     arguments = _worker_arguments("generation", GENERATION_QUEUES, settings)

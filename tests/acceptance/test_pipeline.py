@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tasks import pipeline
 from tests.factories import an_account, the_account
-from tests.system import running_system
-
-
-@pytest.fixture
-def system(home, database_url, broker_url):
-    with running_system(home, database_url, broker_url) as started:
-        yield started
 
 
 def test_a_request_is_reserved_called_and_settled(system):
