@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Engine, MetaData, Numeric, Text, create_engine, make_url
+from sqlalchemy import BigInteger, DateTime, Engine, MetaData, Numeric, Text, create_engine, event, make_url
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
@@ -57,7 +58,7 @@ def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5
         raise ConfigurationError("DATABASE_URL must name a PostgreSQL database: postgresql://…")
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg2")
-    return create_engine(
+    made = create_engine(
         parsed,
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -74,6 +75,15 @@ def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5
             " -c idle_in_transaction_session_timeout=60s",
         },
     )
+    event.listen(made, "handle_error", _forget_rows)
+    return made
+
+
+def _forget_rows(context: ExceptionContext) -> None:
+    """Cut an error down to its first line: PostgreSQL's DETAIL quotes the whole row, prompts and all."""
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args and isinstance(error.args[0], str):
+            error.args = (error.args[0].split("\n", 1)[0], *error.args[1:])
 
 
 def connect(engine: Engine) -> None:

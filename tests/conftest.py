@@ -23,6 +23,8 @@ SECRET_KEY = new_secret_key()
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """A PostgreSQL and a Valkey for the whole run."""
     with embedded_servers(tmp_path_factory.mktemp("servers")) as started:
+        # No test cuts the power, and copying a database for each test is ten times quicker without waiting for disks.
+        _administer(started.database_url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
         yield started
 
 
@@ -48,7 +50,7 @@ def database_url(servers: Servers, template: str) -> Iterator[str]:
 def fresh_database(servers: Servers, template: str) -> Iterator[str]:
     """A copy of the migrated database, for as long as the block lasts."""
     name = f"test_{uuid4().hex}"
-    _administer(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    _administer(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     try:
         yield named(servers.database_url, name)
     finally:
@@ -90,8 +92,9 @@ def named(url: str, name: str) -> str:
     return make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
-def _administer(url: str, statement: str) -> None:
+def _administer(url: str, *statements: str) -> None:
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(text(statement))
+        for statement in statements:
+            connection.execute(text(statement))
     engine.dispose()

@@ -7,18 +7,22 @@ import os
 import socket
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+from billing import audit
+from billing.audit import Finding
 from billing.domain.states import TERMINAL
 from billing.store import jobs as job_store
 from billing.store.tables import GenerationJob
 from config import database
-from config.database import transaction
+from config.database import transaction, utc_now
 from config.integrations import set_connection
+from tasks.app import app
 from tests.conftest import SECRET_KEY
 from workers import bootstrap, machine
 from workers.simulator import Entry, read_journal
@@ -89,6 +93,30 @@ class System:
         """What the simulated provider did: the ground truth."""
         entries = read_journal(self.home / "simulator-journal.jsonl")
         return [entry for entry in entries if event is None or entry.event == event]
+
+    def executions(self) -> Counter[UUID]:
+        """How often the simulated provider did billable work for each job."""
+        keys = [entry.idempotency_key or "" for entry in self.journal("executed")]
+        return Counter(UUID(key.removeprefix("creditmill-")) for key in keys)
+
+    def calls_in_flight(self) -> int:
+        """How many requests the simulated provider has received and neither answered nor dropped."""
+        events = Counter(entry.event for entry in self.journal())
+        return events["received"] - events["answered"] - events["dropped"]
+
+    def findings(self) -> list[Finding]:
+        """What the audit finds: nothing, when the books balance."""
+        with transaction(isolation="REPEATABLE READ", read_only=True) as session:
+            return audit.audit(session, now=utc_now())
+
+    def wait_for_workers(self, *names: str) -> None:
+        """Wait until these workers (billing, generation) answer."""
+
+        def look() -> bool:
+            answering = {name.split("-")[0] for answer in app.control.ping(timeout=0.5) for name in answer}
+            return set(names) <= answering
+
+        wait_until(look, what=f"an answer from {', '.join(names)}")
 
     def logs(self) -> dict[str, str]:
         """Everything that each process logged, by the file's name."""

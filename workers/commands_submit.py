@@ -47,18 +47,16 @@ def submit(source: TextIO, account_id: int, wait: bool, timeout: float) -> None:
     Example:  creditmill submit requests.jsonl --account 1 > jobs.jsonl
     """
     bootstrap.publisher("submit")
-    submissions = read_requests(source, account_id)
-    submitted = pipeline.submit_many(submissions)
+    lines, submissions = zip(*read_requests(source, account_id), strict=True)
+    submitted = list(zip(lines, pipeline.submit_many(submissions), strict=True))
     if not wait:
-        for number, job in enumerate(submitted, start=1):
-            click.echo(json_line({"line": number, "job_id": job.job_id, "state": job.state, "created": job.created}))
+        for line, job in submitted:
+            click.echo(json_line({"line": line, "job_id": job.job_id, "state": job.state, "created": job.created}))
         return
-    finished = wait_for([job.job_id for job in submitted], timeout_s=timeout)
-    failed = False
-    for number, accepted in enumerate(submitted, start=1):
-        failed |= finished[accepted.job_id].state != State.SETTLED
-        click.echo(json_line({"line": number, **_outcome(accepted, finished[accepted.job_id])}))
-    if failed:
+    finished = wait_for([job.job_id for _, job in submitted], timeout_s=timeout)
+    for line, job in submitted:
+        click.echo(json_line({"line": line, **_outcome(job, finished[job.job_id])}))
+    if any(job.state != State.SETTLED for job in finished.values()):
         raise click.exceptions.Exit(1)
 
 
@@ -113,8 +111,8 @@ def wait_for(
             time.sleep(POLL_S)
 
 
-def read_requests(source: TextIO, account_id: int) -> list[Submission]:
-    """Every request of a file, checked whole; raises a BillingError that names the first wrong line."""
+def read_requests(source: TextIO, account_id: int) -> list[tuple[int, Submission]]:
+    """Every request of a file with its line number, all checked; raises a BillingError that names the first bad line."""
     checked = []
     for number, data in _lines(source):
         try:
@@ -126,7 +124,7 @@ def read_requests(source: TextIO, account_id: int) -> list[Submission]:
         except BillingError as error:
             error.message = f"line {number}: {error.message}"
             raise
-        checked.append(submission)
+        checked.append((number, submission))
     if not checked:
         raise InvalidRequest("There is no request to submit.", code="no_requests")
     return checked

@@ -106,7 +106,7 @@ def _requests(path: Path, customers: list[Account]) -> list[Submission]:
     with path.open(encoding="utf-8") as lines:
         found = read_requests(lines, customers[0].id)
     dealt = []
-    for number, submission in enumerate(found):
+    for number, (_, submission) in enumerate(found):
         # Every eighth request goes to the customer who can hardly pay for anything.
         customer = customers[2] if number % 8 == 7 else customers[number % 2]
         job_id = uuid5(NAMESPACE_URL, f"creditmill-demo:{customer.id}:{number}")

@@ -17,7 +17,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -314,6 +314,12 @@ class Postgres(_Server):
                 ) from error
             entry = pwd.getpwnam(ROOT_RUNS_AS[0])
         return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+    def _end(self, *, by_force: bool = False) -> None:
+        super()._end(by_force=by_force)
+        if not by_force and self._sockets.parent != self.folder:
+            with suppress(OSError):  # it is not there yet, or not ours to remove
+                self._sockets.rmdir()
 
     def _initialise(self, binaries: Path, user: dict[str, Any]) -> None:
         for unfinished in self.folder.glob("initdb-*"):

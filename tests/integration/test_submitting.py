@@ -1,0 +1,189 @@
+"""Submitting requests: checked whole, written once, and refused in one sentence with nothing half-written."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import pytest
+
+from billing import accounts, requests
+from billing.domain.errors import BillingError, IdempotencyConflict, InvalidRequest, NotCancellable, UnknownThing
+from config.database import transaction
+from tests.factories import HOUR, MINUTE, NOON, a_queued_job, a_reserved_job, an_account, rows, the_account, the_job
+
+pytestmark = pytest.mark.usefixtures("db")
+PLANTED = "planted-prompt"
+
+
+def submit(*data):
+    with transaction() as session:
+        parsed = [requests.parse(each) for each in data]
+        return requests.submit(session, parsed, now=NOON, deadline=HOUR, publish_by=MINUTE)
+
+
+def a_request(account_id, operation="clustering", **given):
+    return {"account_id": account_id, "operation": operation, "params": {"prompt": PLANTED}} | given
+
+
+def test_the_same_key_and_body_is_the_same_job():
+    request = a_request(an_account(), idempotency_key="k")
+
+    (first,), (second,) = submit(request), submit(request)
+
+    assert first.job_id == second.job_id
+    assert (first.created, second.created) == (True, False)
+    assert rows("SELECT count(*) FROM generation_jobs") == [(1,)]
+
+
+def test_the_same_key_with_another_body_is_a_conflict():
+    request = a_request(an_account(), idempotency_key="k")
+    submit(request)
+
+    with pytest.raises(IdempotencyConflict):
+        submit(request | {"params": {"prompt": "another"}})
+
+
+def test_two_accounts_may_use_the_same_key():
+    first, second = an_account(), an_account()
+
+    assert submit(a_request(first, idempotency_key="k")) != submit(a_request(second, idempotency_key="k"))
+
+
+def test_a_job_id_of_another_request_is_a_conflict_even_across_accounts():
+    job_id = str(uuid4())
+    submit(a_request(an_account(), job_id=job_id))
+
+    with pytest.raises(IdempotencyConflict):
+        submit(a_request(an_account(), job_id=job_id))
+    assert rows("SELECT count(*) FROM generation_jobs") == [(1,)]
+
+
+def test_a_repeat_within_one_batch_is_one_job():
+    request = a_request(an_account(), idempotency_key="k")
+
+    first, second = submit(request, request)
+
+    assert first.job_id == second.job_id
+    assert [first.created, second.created].count(True) == 1
+
+
+def test_one_key_submitted_by_eight_at_once_is_one_job():
+    request = a_request(an_account(), idempotency_key="k")
+
+    with ThreadPoolExecutor(8) as pool:
+        submitted = [job for (job,) in pool.map(lambda _: submit(request), range(8))]
+
+    assert len({job.job_id for job in submitted}) == 1
+    assert [job.created for job in submitted].count(True) == 1
+
+
+def test_one_bad_request_leaves_nothing_of_its_batch():
+    account_id = an_account()
+
+    with pytest.raises(UnknownThing):
+        submit(a_request(account_id), a_request(account_id, "juggling"))
+    assert rows("SELECT count(*) FROM generation_jobs") == [(0,)]
+
+
+TEXT, IMAGE = "clustering", "image_generation"
+
+
+@pytest.mark.parametrize(
+    ("operation", "params", "model", "code"),
+    [
+        ("juggling",   {},                                    None,           "unknown_operation"),
+        (TEXT,         {},                                    "gpt-9",        "unknown_model"),
+        (TEXT,         {},                                    "dall-e-3",     "model_type_mismatch"),
+        (IMAGE,        {},                                    "gpt-4o",       "model_type_mismatch"),
+        (TEXT,         {"max_output_tokens": -1},             None,           "invalid_params"),
+        (TEXT,         {"max_output_tokens": 2**70},          None,           "invalid_params"),
+        (TEXT,         {"max_output_tokens": 200_000},        None,           "invalid_params"),
+        (TEXT,         {"max_output_tokens": "500"},          None,           "invalid_params"),
+        (TEXT,         {"temperature": 0.5},                  "gpt-5.1",      "invalid_params"),
+        (TEXT,         {"messages": [{"role": "user", "content": "x"}]}, None, "invalid_params"),
+        (TEXT,         {"surprise": 1},                       None,           "invalid_params"),
+        (TEXT,         {"prompt": "1 2 3 4 5 " * 60_000},     "gpt-4o",       "input_too_long"),
+        (IMAGE,        {"n": 0},                              None,           "invalid_params"),
+        (IMAGE,        {"n": 11},                             None,           "invalid_params"),
+        (IMAGE,        {"size": "big"},                       None,           "invalid_params"),
+        (IMAGE,        {"size": "999x999"},                   None,           "invalid_size"),
+        (IMAGE,        {"quality": "ultra"},                  None,           "price_not_configured"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_refused_in_one_sentence(operation, params, model, code):
+    request = a_request(an_account(), operation, model=model)
+    request["params"] = request["params"] | params
+
+    with pytest.raises(BillingError) as refused:
+        submit(request)
+
+    assert refused.value.code == code
+    assert PLANTED not in refused.value.message
+    assert "\n" not in refused.value.message
+    assert len(refused.value.message) < 300
+    assert rows("SELECT count(*) FROM generation_jobs") == [(0,)]
+
+
+@pytest.mark.parametrize("account_id", [1, 2**62])
+def test_an_unknown_account_is_refused(account_id):
+    with pytest.raises(UnknownThing, match="There is no account"):
+        submit(a_request(account_id))
+
+
+def test_a_user_of_another_account_is_refused():
+    with pytest.raises(UnknownThing, match="There is no user"):
+        submit(a_request(an_account(), user_id=1))
+
+
+def test_a_queued_job_can_be_cancelled_and_a_repeat_is_quiet():
+    job_id = a_queued_job(an_account())
+
+    for _ in range(2):
+        with transaction() as session:
+            requests.cancel(session, job_id, now=NOON)
+
+    assert the_job(job_id).state == "cancelled"
+
+
+def test_a_reserved_job_is_not_cancelled_as_if_it_held_nothing():
+    account_id = an_account()
+    job_id = a_reserved_job(account_id)
+
+    with pytest.raises(NotCancellable), transaction() as session:
+        requests.cancel(session, job_id, now=NOON)
+    assert the_account(account_id).reserved == 11
+
+
+def test_a_top_up_with_one_key_adds_its_credits_once():
+    account_id = an_account(0)
+
+    def top_up(credits):
+        with transaction() as session:
+            row = accounts.top_up(session, account_id, credits, idempotency_key="k", description="x", now=NOON)
+            return row.id
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(top_up, [50] * 8))) == 1
+    assert the_account(account_id).balance == 50
+    with pytest.raises(IdempotencyConflict):
+        top_up(51)
+
+
+@pytest.mark.parametrize("credits", [0, -5, 2**53 + 1, 2**70])
+def test_an_impossible_top_up_changes_nothing(credits):
+    account_id = an_account(10)
+
+    with pytest.raises(InvalidRequest), transaction() as session:
+        accounts.top_up(session, account_id, credits, idempotency_key="k", description="x", now=NOON)
+    assert the_account(account_id).balance == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "zone"),
+    [("", "UTC"), ("  ", "UTC"), ("a\x00b", "UTC"), ("x" * 201, "UTC"), ("a", "Mars"), ("a", "../etc/passwd")],
+)
+def test_an_impossible_account_is_refused(name, zone):
+    with pytest.raises(InvalidRequest), transaction() as session:
+        accounts.create(session, name, time_zone=zone)
+    assert rows("SELECT count(*) FROM accounts") == [(0,)]
