@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -20,9 +21,10 @@ SECRET_KEY = new_secret_key()
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers() -> Iterator[Servers]:
     """A PostgreSQL and a Valkey for the whole run."""
-    with embedded_servers(tmp_path_factory.mktemp("servers")) as started:
+    # Not below pytest's own folder: a second run closes that to PostgreSQL's user.
+    with TemporaryDirectory(prefix="creditmill-") as folder, embedded_servers(Path(folder)) as started:
         # No test cuts the power, and copying a database for each test is ten times quicker without waiting for disks.
         _administer(started.database_url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
         yield started

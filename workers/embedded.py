@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry

@@ -17,7 +17,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TextIO
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 WATCH_EVERY_S = 0.1
 LONGEST_PAUSE_S = 30

@@ -404,7 +404,7 @@ def test_the_ledger_is_append_only():
         ("UPDATE generation_jobs SET credits_charged = NULL", "settled_is_charged"),
         ("UPDATE generation_jobs SET finished_at = NULL", "terminal_is_finished"),
         ("UPDATE generation_jobs SET state = 'calling'", "ck_generation_jobs"),
-        ("UPDATE generation_jobs SET state = 'x', credits_charged = NULL, finished_at = NULL", "ck_generation_jobs_state"),
+        ("UPDATE generation_jobs SET state = 'x', credits_charged = NULL, finished_at = NULL", "generation_jobs_state"),
         ("UPDATE provider_calls SET usage = NULL", "success_has_usage"),
         ("UPDATE provider_calls SET cost_usd = -1", "cost_not_negative"),
         ("UPDATE ai_model_config SET is_default = true WHERE model_name = 'gpt-4o'", "one_default_a_type"),

@@ -330,6 +330,7 @@ def test_any_folder_name_works(folder, name):
         assert sql(servers.database_url, "SELECT 1") == 1
         with redis.Redis.from_url(servers.broker_url) as broker:
             assert broker.ping()
+    assert not Postgres(folder / name / "postgres")._sockets.exists() or name == "with spaces"
 
 
 def test_only_we_can_reach_the_socket(folder):

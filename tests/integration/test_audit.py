@@ -1,0 +1,120 @@
+"""The audit: clean books say nothing, and each rule notices when what it promises is broken."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from billing import audit, charging, revenue
+from config.database import transaction
+from tests.factories import (
+    HOUR,
+    NOON,
+    a_claim,
+    a_generated_job,
+    a_queued_job,
+    a_reserved_job,
+    a_subscription,
+    an_account,
+)
+
+pytestmark = pytest.mark.usefixtures("db")
+
+
+@pytest.fixture
+def _books(db):
+    """An account with a job in every state, a plan limit in use, and rolled-up revenue."""
+    account_id = an_account(10_000)
+    a_subscription(account_id, {"content_ideas": 100})
+    a_queued_job(account_id)
+    a_reserved_job(account_id)
+    a_claim(a_reserved_job(account_id))
+    a_generated_job(account_id)
+    for operation in ("idea_generation", "clustering"):
+        with transaction() as session:
+            charging.settle(session, [a_generated_job(account_id, operation)], now=NOON)
+    with transaction() as session:
+        revenue.roll_up(session, now=NOON)
+
+
+def findings(now=NOON):
+    with transaction(isolation="REPEATABLE READ", read_only=True) as session:
+        return audit.audit(session, now=now)
+
+
+def break_books(*statements):
+    """Damage that no code of ours can do: with the table's guards out of the way."""
+    with transaction() as session:
+        session.execute(text("SET LOCAL session_replication_role = replica"))
+        for statement in statements:
+            session.execute(text(statement))
+
+
+@pytest.mark.usefixtures("_books")
+def test_good_books_have_no_findings():
+    assert findings() == []
+
+
+SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id LIMIT 1)"
+
+
+@pytest.mark.usefixtures("_books")
+@pytest.mark.parametrize(
+    ("damage", "rule", "problem"),
+    [
+        ("UPDATE accounts SET balance = balance + 1", "balance_is_sum_of_transactions", "balance 9991, ledger 9990"),
+        ("UPDATE accounts SET reserved = reserved - 1", "reserved_is_sum_of_open_jobs", "open jobs hold 33"),
+        (
+            "UPDATE credit_transactions SET balance_after = balance_after + 7 WHERE transaction_type = 'purchase'",
+            "balance_after_is_continuous",
+            "balance_after 10007, expected 10000",
+        ),
+        (f"DELETE FROM credit_usage_logs WHERE job_id = {SETTLED}", "settled_jobs_are_charged_once", "usage logs 0"),
+        (f"DELETE FROM credit_transactions WHERE job_id = {SETTLED}", "settled_jobs_are_charged_once", "deductions 0"),
+        (
+            f"UPDATE credit_usage_logs SET job_id = (SELECT id FROM generation_jobs WHERE state = 'queued') "
+            f"WHERE job_id = {SETTLED}",
+            "settled_jobs_are_charged_once",
+            "state queued, charged 0, deductions 0 of 0 credits, usage logs 1",
+        ),
+        ("UPDATE provider_calls SET exposure = true", "settled_jobs_have_a_successful_call", "calls that delivered 0"),
+        ("UPDATE generation_jobs SET cost_usd = cost_usd + 1", "cost_is_sum_of_calls", "cost 1.00"),
+        ("UPDATE plan_limit_usage SET amount_used = 5", "plan_usage_is_sum_of_jobs", "used 5 and reserved 0, jobs"),
+        ("UPDATE revenue_rollups SET revenue_usd = 0", "roll_ups_equal_their_source", "revenue 0.0000000000"),
+    ],
+)  # fmt: skip
+def test_each_rule_notices_its_damage(damage, rule, problem):
+    break_books(damage)
+
+    found = [finding for finding in findings() if finding.rule == rule]
+
+    assert found
+    assert any(problem in finding.problem for finding in found), found
+
+
+@pytest.mark.usefixtures("_books")
+def test_a_charge_above_its_reservation_is_noticed():
+    break_books(
+        "ALTER TABLE generation_jobs DROP CONSTRAINT ck_generation_jobs_charge_within_reservation",
+        f"UPDATE generation_jobs SET credits_charged = 12 WHERE id = {SETTLED}",
+    )
+
+    assert "charge_within_reservation" in {finding.rule for finding in findings()}
+
+
+@pytest.mark.usefixtures("_books")
+def test_work_that_nobody_brings_to_its_end_is_noticed():
+    late = NOON + HOUR + audit.GRACE + timedelta(seconds=1)
+
+    assert {finding.rule for finding in findings(late)} == {"nothing_open_past_its_deadline"}
+    assert len(findings(late)) == 4
+
+
+def test_every_rule_has_a_test_that_breaks_it():
+    marks = test_each_rule_notices_its_damage.pytestmark
+    (cases,) = [mark.args[1] for mark in marks if mark.name == "parametrize"]
+    elsewhere = {"charge_within_reservation", "nothing_open_past_its_deadline"}
+
+    assert {rule.name for rule in audit.RULES} == {case[1] for case in cases} | elsewhere

@@ -1,0 +1,141 @@
+"""Races, with real sessions side by side: whatever the order, nothing is spent twice."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from billing import audit, calling, charging
+from config.database import transaction
+from tests.factories import (
+    MINUTE,
+    NOON,
+    a_claim,
+    a_delivery,
+    a_generated_job,
+    a_queued_job,
+    a_reserved_job,
+    a_subscription,
+    an_account,
+    rows,
+    the_account,
+    the_job,
+)
+
+pytestmark = pytest.mark.usefixtures("db")
+ROUNDS = 30
+
+
+@pytest.fixture(autouse=True)
+def _the_books_balance(db):
+    yield
+    with transaction(isolation="REPEATABLE READ", read_only=True) as session:
+        assert audit.audit(session, now=NOON) == []
+
+
+def at_once(*calls):
+    """Run the calls side by side, starting together; returns what each returned."""
+    barrier = Barrier(len(calls))
+
+    def run(call):
+        barrier.wait()
+        with transaction() as session:
+            return call(session)
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+def reserving(*job_ids):
+    return lambda session: charging.reserve(session, job_ids, now=NOON, publish_by=MINUTE)
+
+
+def settling(*job_ids):
+    return lambda session: charging.settle(session, job_ids, now=NOON)
+
+
+def test_two_jobs_race_for_the_last_credits_and_one_wins():
+    for _ in range(ROUNDS):
+        account_id = an_account(15)
+        jobs = a_queued_job(account_id), a_queued_job(account_id)
+
+        won = at_once(*(reserving(job) for job in jobs))
+
+        assert sorted(len(ids) for ids in won) == [0, 1]
+        assert sorted(the_job(job).state for job in jobs) == ["rejected", "reserved"]
+        assert the_account(account_id).reserved == 11
+
+
+def test_two_jobs_race_for_the_last_unit_of_a_limit_and_one_wins():
+    for _ in range(ROUNDS):
+        account_id = an_account(1000)
+        a_subscription(account_id, {"content_ideas": 1})
+        jobs = a_queued_job(account_id, "idea_generation"), a_queued_job(account_id, "idea_generation")
+
+        won = at_once(*(reserving(job) for job in jobs))
+
+        assert sorted(len(ids) for ids in won) == [0, 1]
+        (reserved,) = [the_job(job).credits_reserved for job in jobs if the_job(job).state == "reserved"]
+        assert the_account(account_id).reserved == reserved
+
+
+def test_one_job_reserved_by_many_at_once_holds_once():
+    account_id = an_account(1000)
+    job_id = a_queued_job(account_id)
+
+    assert at_once(*[reserving(job_id)] * 8) == [[job_id]] * 8
+    assert the_account(account_id).reserved == 11
+
+
+def test_one_job_settled_by_many_at_once_is_charged_once():
+    account_id = an_account(1000)
+    job_id = a_generated_job(account_id)
+
+    settled = at_once(*[settling(job_id)] * 8)
+
+    assert sorted(settled) == [[]] * 7 + [[job_id]]
+    assert the_account(account_id).balance == 995
+
+
+def test_one_job_claimed_by_many_at_once_is_called_once():
+    job_id = a_reserved_job(an_account(1000))
+
+    claims = at_once(*[lambda session: calling.claim(session, job_id, now=NOON, lease=MINUTE)] * 8)
+
+    assert sum(claim is not None for claim in claims) == 1
+    assert rows("SELECT count(*) FROM provider_calls") == [(1,)]
+
+
+def test_a_result_and_its_refund_race_and_one_of_them_counts():
+    for _ in range(ROUNDS):
+        account_id = an_account(1000)
+        job_id = a_reserved_job(account_id)
+        claim = a_claim(job_id)
+        with transaction() as session:
+            calling.lose(session, [the_job(job_id)], calling.Failure.WORKER_LOST, now=NOON, unknown_wait=MINUTE)
+
+        def give_up(session, job_id=job_id):
+            jobs = charging.store.lock(session, [job_id], {charging.State.UNKNOWN})
+            for job in jobs:
+                calling.expose(session, job)
+            return charging.release(session, jobs, {job_id: charging.Release("gone", "gone")}, now=NOON)
+
+        def deliver(session, claim=claim):
+            return calling.succeed(session, claim, a_delivery(), now=NOON, publish_by=MINUTE)
+
+        refunded, delivered = at_once(give_up, deliver)
+
+        assert bool(refunded) != delivered
+        assert the_job(job_id).state == ("refunded" if refunded else "generated")
+
+
+def test_batches_in_any_order_do_not_deadlock():
+    accounts = [an_account(10_000) for _ in range(3)]
+    jobs = [a_queued_job(account) for _ in range(10) for account in accounts]
+
+    at_once(*(reserving(*batch) for batch in (jobs, jobs[::-1], jobs[::2], jobs[1::2])))
+
+    assert [the_account(account).reserved for account in accounts] == [110, 110, 110]
+    assert {the_job(job).state for job in jobs} == {"reserved"}
