@@ -23,7 +23,7 @@ from config.database import transaction, utc_now
 from config.integrations import Connection, connection_for
 from config.settings import ConfigurationError
 from tasks.app import DATABASE_TROUBLE
-from tasks.providers.base import ProviderError
+from tasks.providers.base import Provider, ProviderError
 from tasks.providers.retry import TryAgain, retrying
 from tasks.runtime import Runtime
 
@@ -63,8 +63,8 @@ class _JobCall:
         timeout_s = self.runtime.settings.call_s(self.claim.kind)
         try:
             if isinstance(connection, ConfigurationError):
-                raise ProviderError(Refusal(Failure.BAD_CREDENTIALS, provider_code="no_api_key"))
-            delivery = self.runtime.providers[self.claim.provider].call(self.claim, connection, timeout_s=timeout_s)
+                raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="no_api_key"))
+            delivery = self._provider().call(self.claim, connection, timeout_s=timeout_s)
         except ProviderError as error:
             return self._record_refusal(error.refusal)
         return self._record_delivery(delivery)
@@ -93,6 +93,13 @@ class _JobCall:
                 return claim, connection_for(session, claim.provider, claim.kind)
             except ConfigurationError as error:
                 return claim, error
+
+    def _provider(self) -> Provider:
+        assert self.claim is not None
+        provider = self.runtime.providers.get(self.claim.provider)
+        if provider is None:
+            raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="no_adapter"))
+        return provider
 
     def _record_delivery(self, delivery: Delivery) -> Outcome:
         claim = self.claim

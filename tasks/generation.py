@@ -14,7 +14,13 @@ from tasks.calls import call_job
 from tasks.runtime import runtime
 
 
-@app.task(name="generation.submit", bind=True, Request="tasks.intake:PrivateRequest")
+@app.task(
+    name="generation.submit",
+    bind=True,
+    Request="tasks.intake:PrivateRequest",
+    # A retry is a new message: what it shows of its arguments is hidden like the first one's.
+    retry_kwargs={"argsrepr": intake.HIDDEN, "kwargsrepr": intake.HIDDEN},
+)
 def submit(self: Step, *args: Any, **kwargs: Any) -> list[str]:
     """Take in a request from another app; one that is not understood is set aside with its reason."""
     return ids(intake.take_in(args, kwargs, message_id=self.request.id))

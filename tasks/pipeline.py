@@ -42,16 +42,16 @@ def submit(
 
     It succeeds while the broker is away: the request is stored, and its messages follow.
     """
-    submission = Submission(
-        account_id=account_id,
-        operation=operation,
-        params=params,
-        model=model,
-        user_id=user_id,
-        idempotency_key=idempotency_key,
-        job_id=job_id,
-    )
-    return submit_many([requests.parse(submission.model_dump())])[0]
+    request = {
+        "account_id": account_id,
+        "operation": operation,
+        "params": params,
+        "model": model,
+        "user_id": user_id,
+        "idempotency_key": idempotency_key,
+        "job_id": None if job_id is None else str(job_id),
+    }
+    return submit_many([requests.parse(request)])[0]
 
 
 def submit_many(submissions: Sequence[Submission]) -> list[Submitted]:

@@ -57,8 +57,10 @@ class OpenAIProvider:
 
     def call(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery:
         """Make one wire call; raises ProviderError when it brings no result."""
+        make = {"responses": _responses, "chat_completions": _chat, "images": _images}.get(claim.api)
+        if make is None:
+            raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="no_adapter"))
         client = self._client(connection).with_options(timeout=httpx2.Timeout(timeout_s, connect=CONNECT_S))
-        make = {"responses": _responses, "chat_completions": _chat, "images": _images}[claim.api]
         try:
             return make(client, claim, {"Idempotency-Key": claim.idempotency_key})
         except openai.OpenAIError as error:
