@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 import urllib.request
 from collections import Counter
@@ -53,18 +52,12 @@ def wait_until(condition: Callable[[], Found], *, within_s: float = 60, what: st
         time.sleep(0.05)
 
 
-def free_port() -> int:
-    """A port on loopback that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 class System:
     """The running system. Environment variables carry the addresses, as they do in production."""
 
-    def __init__(self, home: Path, environment: Mapping[str, str], supervisor: Supervisor) -> None:
+    def __init__(self, home: Path, environment: Mapping[str, str], supervisor: Supervisor, provider_url: str) -> None:
         self.home = home
+        self.provider_url = provider_url
         self.environment = environment
         self.supervisor = supervisor
 
@@ -144,24 +137,24 @@ def running_system(
         "BROKER_URL": broker_url,
         "CREDITMILL_SECRET_KEY": SECRET_KEY,
         "CREDITMILL_FOLDER": str(home),
-        "CREDITMILL_SIMULATOR_PORT": str(free_port()),
-        "CREDITMILL_FLOWER_PORT": str(free_port()),
+        "CREDITMILL_FLOWER_PORT": str(machine.free_port()),
         **{f"CREDITMILL_{name.upper()}": value for name, value in settings.items()},
     }
-    before = dict(os.environ)
+    before, port = dict(os.environ), machine.free_port()
+    provider_url = f"http://127.0.0.1:{port}/v1"
     os.environ.update(environment)
     try:
         bootstrap.publisher("tests")
         with transaction() as session:
-            set_connection(session, "openai", api_key=machine.SIMULATOR_KEY, base_url=machine.simulator_url())
-        wanted = [machine.simulator_program(home, faults=faults or {}, seed=1, latency_s=latency_s)]
+            set_connection(session, "openai", api_key=machine.SIMULATOR_KEY, base_url=provider_url)
+        wanted = [machine.simulator_program(home, port, faults=faults or {}, seed=1, latency_s=latency_s)]
         arguments = {"billing": ["worker", "billing"], "generation": ["worker", "generation"]}
         wanted += [machine.program(name, arguments.get(name, [name]), stop_order=1) for name in programs]
         with (
             (home / "output.log").open("w") as output,
             machine.supervised(home, wanted, output, quiet=True) as supervisor,
         ):
-            yield System(home, environment, supervisor)
+            yield System(home, environment, supervisor, provider_url)
     finally:
         database.disconnect()
         os.environ.clear()

@@ -43,15 +43,14 @@ def main() -> None:
     configure_logging("WARNING")
     instance.join(instance.folder())
     try:
-        creditmill.main(prog_name="creditmill", standalone_mode=False)
+        # Outside its standalone mode, click returns the code that a command exits with.
+        sys.exit(creditmill.main(prog_name="creditmill", standalone_mode=False) or 0)
     except click.exceptions.Abort:
         _say("interrupted", "Stopped before it was finished.")
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
     except BillingError as error:
         _say(error.code, error.message)
         sys.exit(2)

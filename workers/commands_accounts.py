@@ -59,7 +59,7 @@ def show(account_id: int, as_json: bool) -> None:
 
 
 @accounts.command("list")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
 @as_json
 def list_(limit: int, as_json: bool) -> None:
     """List accounts, the newest first."""

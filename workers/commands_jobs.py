@@ -26,7 +26,7 @@ def jobs() -> None:
 @jobs.command("list")
 @click.option("--account", "account_id", type=int, help="Only this account's.")
 @click.option("--state", type=click.Choice([str(state) for state in State]), help="Only those in this state.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
 @as_json
 def list_(account_id: int | None, state: str | None, limit: int, as_json: bool) -> None:
     """List jobs, the newest first.

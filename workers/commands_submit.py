@@ -112,7 +112,7 @@ def wait_for(
 
 
 def read_requests(source: TextIO, account_id: int) -> list[tuple[int, Submission]]:
-    """Every request of a file with its line number, all checked; raises a BillingError that names the first bad line."""
+    """Every request of a file with its line number, all checked; raises a BillingError that names the first bad."""
     checked = []
     for number, data in _lines(source):
         try:

@@ -55,9 +55,10 @@ def run(home: Path, *, path: str | None, faults: bool, seed: int) -> int:
     began = time.monotonic()
     with stop_signals() as stopping, machine.paced(PACE), instance.running(home):
         settings = machine.prepare()
-        machine.point_to_simulator(home, machine.simulator_url())
+        port = machine.free_port()
+        machine.point_to_simulator(port)
         programs = [
-            machine.simulator_program(home, faults=FAULTS if faults else {}, seed=seed),
+            machine.simulator_program(home, port, faults=FAULTS if faults else {}, seed=seed),
             *machine.workers(settings),
             machine.program("beat", ["beat"], stop_order=1),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,21 +21,20 @@ from workers import bootstrap, instance
 from workers.supervisor import Program, Supervisor, stop_signals
 
 SIMULATOR_KEY = "sim-local-simulator"
-SIMULATOR_PORT_VARIABLE = "CREDITMILL_SIMULATOR_PORT"
-DEFAULT_SIMULATOR_PORT = "8199"
 
 
 def run_until_stopped(home: Path, *, simulator: bool, flower: bool) -> None:
     """Run every process until a signal; then finish the calls in flight and stop, the servers last."""
     with stop_signals() as stop, instance.running(home):
         settings = prepare()
+        port = free_port()
         if simulator:
-            point_to_simulator(home, simulator_url())
+            point_to_simulator(port)
         programs = [*workers(settings), program("beat", ["beat"], stop_order=1)]
         if flower:
             programs.append(program("flower", ["flower"], stop_order=1))
         if simulator:
-            programs.append(simulator_program(home, faults={}, seed=1))
+            programs.append(simulator_program(home, port, faults={}, seed=1))
         with supervised(home, programs, sys.stderr):
             _announce(settings, flower=flower)
             stop.wait()
@@ -60,8 +60,8 @@ def prepare() -> Settings:
     return settings
 
 
-def point_to_simulator(home: Path, url: str) -> None:
-    """Let the OpenAI adapter call the simulator; raises ClickException where a real key would be replaced."""
+def point_to_simulator(port: int) -> None:
+    """Let the OpenAI adapter call the simulator on this port; raises ClickException rather than replace a real key."""
     with transaction() as session:
         current = configured_providers(session)
         if "openai" in current and not _is_local(current["openai"]):
@@ -69,7 +69,7 @@ def point_to_simulator(home: Path, url: str) -> None:
                 "This database has a real OpenAI connection, which the simulator would replace. "
                 f"Use another folder ({instance.FOLDER_VARIABLE}) or another DATABASE_URL."
             )
-        set_connection(session, "openai", api_key=SIMULATOR_KEY, base_url=url)
+        set_connection(session, "openai", api_key=SIMULATOR_KEY, base_url=f"http://127.0.0.1:{port}/v1")
 
 
 def workers(settings: Settings) -> list[Program]:
@@ -92,11 +92,13 @@ def program(name: str, arguments: Sequence[str], *, stop_order: int, stop_grace_
     )
 
 
-def simulator_program(home: Path, *, faults: Mapping[str, float], seed: int, latency_s: float = 0.3) -> Program:
-    """The simulator as a supervised program, on its fixed port, with its journal in the folder. Stopped last."""
+def simulator_program(
+    home: Path, port: int, *, faults: Mapping[str, float], seed: int, latency_s: float = 0.3
+) -> Program:
+    """The simulator as a supervised program, with its journal in the folder. Stopped last."""
     command = [
         *(sys.executable, "-m", "workers.simulator"),
-        *("--port", simulator_port(), "--seed", str(seed), "--latency", str(latency_s)),
+        *("--port", str(port), "--seed", str(seed), "--latency", str(latency_s)),
         *("--journal", str(home / "simulator-journal.jsonl")),
     ]
     for name, rate in faults.items():
@@ -104,14 +106,11 @@ def simulator_program(home: Path, *, faults: Mapping[str, float], seed: int, lat
     return Program(name="simulator", command=command, environment={}, stop_grace_s=5, stop_order=9)
 
 
-def simulator_port() -> str:
-    """The port that the simulator listens on, on loopback."""
-    return os.environ.get(SIMULATOR_PORT_VARIABLE) or DEFAULT_SIMULATOR_PORT
-
-
-def simulator_url() -> str:
-    """The base URL of the simulator."""
-    return f"http://127.0.0.1:{simulator_port()}/v1"
+def free_port() -> int:
+    """A port of loopback that nobody listens on just now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 @contextmanager
