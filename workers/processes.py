@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import warnings
+
+import structlog
+from celery.platforms import SecurityWarning
 
 from config.logging import configure_logging
 from config.settings import ConfigurationError, Settings
@@ -12,12 +16,14 @@ from workers import bootstrap
 BILLING_QUEUES = "requests,billing,periodic"
 GENERATION_QUEUES = "text,image,embedding"
 
+log = structlog.get_logger(__name__)
+
 
 def run_billing() -> None:
     """The billing worker: short database work, a few processes, so that one slow statement holds up one of them."""
     settings, app = bootstrap.worker("billing", pool_size=2)
     arguments = _worker_arguments("billing", BILLING_QUEUES, settings)
-    app.worker_main([*arguments, "--pool=prefork", f"--concurrency={settings.billing_concurrency}"])
+    app.start([*arguments, "--pool=prefork", f"--concurrency={settings.billing_concurrency}"])
 
 
 def run_generation() -> None:
@@ -26,13 +32,13 @@ def run_generation() -> None:
     # Threads know no time limits: every call has its own timeout instead.
     app.conf.update(task_time_limit=None, task_soft_time_limit=None)
     arguments = _worker_arguments("generation", GENERATION_QUEUES, settings)
-    app.worker_main([*arguments, "--pool=threads", f"--concurrency={settings.generation_concurrency}"])
+    app.start([*arguments, "--pool=threads", f"--concurrency={settings.generation_concurrency}"])
 
 
 def run_beat() -> None:
     """Beat: sends the periodic tasks. Two at once are harmless; its schedule needs no file."""
     settings, app = bootstrap.worker("beat")
-    app.start(argv=["beat", "--scheduler=celery.beat:Scheduler", f"--loglevel={settings.log_level}"])
+    app.start(argv=["--quiet", "beat", "--scheduler=celery.beat:Scheduler", f"--loglevel={settings.log_level}"])
 
 
 def run_flower() -> None:
@@ -54,7 +60,8 @@ def flower_environment(settings: Settings) -> dict[str, str]:
         "FLOWER_PORT": str(settings.flower_port),
         # Flower keeps what it saw in memory: a view, never a record.
         "FLOWER_MAX_TASKS": "10000",
-        "FLOWER_BROKER_API": "",
+        # The arguments are job ids: what an operator looks for.
+        "FLOWER_TASKS_COLUMNS": "name,args,state,received,runtime,worker",
     }
     if settings.flower_basic_auth is not None:
         return options | {"FLOWER_BASIC_AUTH": settings.flower_basic_auth.get_secret_value()}
@@ -75,7 +82,11 @@ def _is_loopback(address: str) -> bool:
 
 
 def _worker_arguments(name: str, queues: str, settings: Settings) -> list[str]:
+    # Celery warns that a worker of root's would run pickled code as root; ours takes JSON only.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    log.info("worker_starting", worker=name, queues=queues)
     return [
+        "--quiet",
         "worker",
         f"--hostname={name}-{os.getpid()}@%h",
         f"--queues={queues}",
