@@ -90,4 +90,14 @@ def demo(path: str | None, faults: bool, seed: int) -> None:
     raise click.exceptions.Exit(demonstration.run(instance.folder(), path=path, faults=faults, seed=seed))
 
 
-COMMANDS = [demo, up, migrate, worker, beat, flower]
+@click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def simulator(arguments: tuple[str, ...]) -> None:
+    """Run the simulated provider alone (see `creditmill simulator --help`)."""
+    # Imported here: it needs the `embedded` extra, and no other command may start it by accident.
+    from workers import simulator as simulated
+
+    simulated.main.main(args=list(arguments), prog_name="creditmill simulator", standalone_mode=False)
+
+
+COMMANDS = [demo, up, migrate, worker, beat, flower, simulator]

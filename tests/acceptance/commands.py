@@ -1,0 +1,92 @@
+"""Running `creditmill` as a person does: in a folder, in a process of its own, with an instance in the background."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from tests.system import wait_until
+
+BIN = Path(sys.executable).parent
+PROJECT = Path(__file__).parents[2]
+
+
+def environment(folder: Path, **given: str) -> dict[str, str]:
+    """What a person's shell has: our programs on the path, and nothing of a server."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CREDITMILL_", "DATABASE_", "BROKER_"))
+    }
+    return kept | {"PATH": f"{BIN}:{os.environ['PATH']}", "CREDITMILL_FOLDER": str(folder / ".creditmill")} | given
+
+
+def shell(folder: Path, script: str, **given: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script in this folder, to its end."""
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment(folder, **given),
+        text=True,
+        capture_output=True,
+        timeout=150,
+        check=False,
+    )
+
+
+@contextmanager
+def started(folder: Path, *arguments: str, **given: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that goes on until the block ends; then it and whatever it started are gone, whatever happened."""
+    with (folder / "output.log").open("a") as output:
+        process = subprocess.Popen(
+            [str(BIN / "creditmill"), *arguments],
+            cwd=folder,
+            env=environment(folder, **given),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait(60)
+            for leftover in ours(folder):
+                leftover.kill()
+
+
+@contextmanager
+def instance(folder: Path, *options: str, **given: str) -> Iterator[subprocess.Popen[str]]:
+    """`creditmill up --simulator`, ready for work."""
+    with started(folder, "up", "--simulator", *options, **given) as process:
+
+        def ready() -> bool:
+            assert process.poll() is None, (folder / "output.log").read_text()
+            return shell(folder, "creditmill doctor").returncode == 0
+
+        wait_until(ready, within_s=90, what="a healthy instance")
+        yield process
+
+
+def ours(folder: Path, word: str = "") -> list[psutil.Process]:
+    """The processes that work in this folder's instance, and have `word` in their command."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mine: Mapping[str, str] = process.environ()
+            told = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        works_here = mine.get("CREDITMILL_FOLDER", "").startswith(str(folder)) or str(folder) in told
+        if works_here and word in told:
+            found.append(process)
+    return [process for process in found if process.pid != os.getpid()]

@@ -1,0 +1,118 @@
+"""Every command that the documentation shows works, in the order in which it is shown."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.acceptance.commands import PROJECT, environment, instance, ours, shell
+from workers.cli import creditmill
+
+# The quickstart comes last: it ends with a real provider's connection.
+PAGES = [
+    "README.md",
+    "docs/reference/commands.md",
+    "docs/reference/settings.md",
+    "docs/reference/states.md",
+    "docs/explanation/money.md",
+    "docs/how-to/run-on-your-servers.md",
+    "docs/how-to/submit-from-an-app.md",
+    "docs/quickstart.md",
+]
+# What other tests run: the demo, these tests themselves, and the instance that this module starts.
+ELSEWHERE = re.compile(r"^(make (demo|test)\b|creditmill up\b|export CREDITMILL_FOLDER=)")
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", (PROJECT / page).read_text(), re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def folder():
+    """A folder like a clone's, with an instance running in it."""
+    with TemporaryDirectory(prefix="creditmill-docs-") as made:
+        home = Path(made)
+        shutil.copytree(PROJECT / "examples", home / "examples")
+        with instance(home, "--no-flower") as process:
+            yield home
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        assert ours(home) == []
+
+
+def test_every_page_is_tested():
+    assert sorted(PAGES) == sorted(
+        str(path.relative_to(PROJECT)) for path in [PROJECT / "README.md", *PROJECT.glob("docs/**/*.md")]
+    )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_work(folder, page):
+    for block in blocks(page, "sh"):
+        script = "\n".join(line for line in block.splitlines() if not ELSEWHERE.match(line))
+        ran = shell(folder, script, OPENAI_API_KEY="sk-for-the-docs")
+        assert ran.returncode == 0, f"{script}\n{ran.stdout}\n{ran.stderr}"
+
+
+def test_the_python_of_the_pages_works(folder):
+    urls = (folder / ".creditmill" / "environment.json").read_text()
+    broker, key, database = (
+        re.search(rf'"{name}": "([^"]+)"', urls)[1] for name in ("BROKER_URL", "CREDITMILL_SECRET_KEY", "DATABASE_URL")
+    )
+    for page in PAGES:
+        for block in blocks(page, "python"):
+            code = block.replace("redis://localhost:6379/0", broker)
+            given = {"DATABASE_URL": database, "BROKER_URL": broker, "CREDITMILL_SECRET_KEY": key}
+            ran = subprocess.run(
+                [sys.executable, "-c", code],
+                env=environment(folder, **given),
+                cwd=folder,
+                text=True,
+                capture_output=True,
+                check=False,
+            )
+            assert ran.returncode == 0, ran.stderr
+
+
+def test_the_readmes_request_is_charged_as_it_says(folder):
+    shown = shell(folder, "creditmill jobs list --account 1 --json").stdout
+
+    assert '"credits_charged": 10, "credits_overrun": 0, "cost_usd": "0.0800000000"' in shown
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_that_a_page_names_exists(page):
+    for words in re.findall(r"`creditmill ([a-z][a-z -]*)", (PROJECT / page).read_text()):
+        command = creditmill
+        for word in words.split():
+            if not hasattr(command, "commands") or word.startswith("-"):
+                break
+            assert word in command.commands, f"{page}: creditmill {words}"
+            command = command.commands[word]
+
+
+def test_every_link_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", (PROJECT / page).read_text()):
+            assert ((PROJECT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_every_setting_is_documented():
+    from config.settings import Settings
+
+    told = (PROJECT / "docs/reference/settings.md").read_text()
+    names = {field.validation_alias or f"CREDITMILL_{name.upper()}" for name, field in Settings.model_fields.items()}
+    assert {name for name in names if f"`{name}`" not in told} == set()
+
+
+def test_make_explains_its_targets():
+    told = subprocess.run(["make", "help"], cwd=PROJECT, text=True, capture_output=True, check=True).stdout
+
+    assert {line.split()[1] for line in told.splitlines()} >= {"help", "demo", "up", "test", "lint"}
