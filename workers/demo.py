@@ -25,7 +25,8 @@ from tasks import pipeline
 from workers import instance, machine
 from workers.commands_submit import read_requests, wait_for
 from workers.output import console, table, usd
-from workers.supervisor import Supervisor, stop_signals
+from workers.signals import stop_signals
+from workers.supervisor import Supervisor
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "requests.jsonl"
 CUSTOMERS = (("Corner Bakery", 20_000), ("Trailhead Outdoor", 12_000), ("Nearly Empty Ltd", 40))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from config.secrets import new_secret_key
 from workers.embedded import embedded_servers
-from workers.supervisor import write_private
+from workers.private_files import write_private
 
 FOLDER_VARIABLE = "CREDITMILL_FOLDER"
 DEFAULT_FOLDER = ".creditmill"

@@ -18,7 +18,8 @@ from config.database import transaction
 from config.integrations import configured_providers, set_connection
 from config.settings import Settings
 from workers import bootstrap, instance
-from workers.supervisor import Program, Supervisor, stop_signals
+from workers.signals import stop_signals
+from workers.supervisor import Program, Supervisor
 
 SIMULATOR_KEY = "sim-local-simulator"
 

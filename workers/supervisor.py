@@ -5,19 +5,21 @@ What the programs do is theirs; PostgreSQL and Valkey are kept by `workers.embed
 
 import json
 import os
-import queue
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TextIO
 
 import psutil
+
+from workers.private_files import write_private
+from workers.signals import interrupted
 
 WATCH_EVERY_S = 0.1
 LONGEST_PAUSE_S = 30
@@ -174,7 +176,7 @@ class Supervisor:
 
         May be called again, and from any thread. Ctrl-C during it ends at once whatever still runs.
         """
-        with _interrupted() as hastened:
+        with interrupted() as hastened:
             self._stopping.set()
             if self._watcher is not None:
                 self._watcher.join()
@@ -292,7 +294,7 @@ class Supervisor:
                 program = known.get(entry["name"], Program(entry["name"], ()))
                 self._write(program.name, f"was left behind as process {process.pid}; stopping it first")
                 leftovers.append(_Running(program, process))
-        with _interrupted() as hastened:
+        with interrupted() as hastened:
             survivors = self._end_in_order(leftovers, hastened)
         if survivors:
             raise SupervisorError(f"The program {survivors[0].program.name} was left behind and cannot be stopped.")
@@ -338,61 +340,12 @@ class Supervisor:
             self._logs.clear()
 
 
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Turn SIGTERM, SIGINT and SIGHUP into an event, and restore the former handlers. For the main thread only."""
-    event = threading.Event()
-    arrivals: queue.SimpleQueue[bool] = queue.SimpleQueue()
-
-    def set_on_arrival() -> None:
-        while arrivals.get():
-            event.set()
-
-    # A handler must not call Event.set(): the thread it interrupts may be inside Event.wait() and hold the same lock.
-    setter = threading.Thread(target=set_on_arrival, name="stop-signals", daemon=True)
-    setter.start()
-    former = {
-        signum: signal.signal(signum, lambda *_: arrivals.put(True))
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    }
-    try:
-        yield event
-    finally:
-        for signum, handler in former.items():
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-        arrivals.put(False)
-        setter.join()
-
-
-@contextmanager
-def _interrupted() -> Iterator[Callable[[], bool]]:
-    """Collect Ctrl-C instead of raising it; yield whether it came. Outside the main thread it never does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    came: list[int] = []
-    former = signal.signal(signal.SIGINT, lambda signum, _: came.append(signum))
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if former is None else former)
-
-
 def is_alive(process: psutil.Process) -> bool:
     """Return whether the process still runs; one that only waits to be reaped does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace the file at once with one that only its owner can read."""
-    draft = path.with_name(f"{path.name}.new")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)
 
 
 def _ending(code: int) -> str:

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from workers import supervisor as module
-from workers.supervisor import Program, Supervisor, SupervisorError, stop_signals
+from workers.signals import stop_signals
+from workers.supervisor import Program, Supervisor, SupervisorError
 
 SLEEPS = "import time; print('up'); time.sleep(600)"
 IGNORES_TERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(600)"
@@ -28,7 +29,8 @@ HAS_CHILD = (
 OWNER = """
 import io, json, sys
 from pathlib import Path
-from workers.supervisor import Program, Supervisor, stop_signals
+from workers.signals import stop_signals
+from workers.supervisor import Program, Supervisor
 code, state_file, log_folder, grace = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
 with stop_signals() as stopping:
     programs = [Program("sleeper", [sys.executable, "-c", code], stop_grace_s=grace)]
