@@ -100,7 +100,7 @@ def reserve(session: Session, job_ids: Sequence[UUID], *, now: datetime, publish
     jobs = store.lock(session, job_ids, {State.QUEUED})
     accounts = account_store.lock(session, {job.account_id for job in jobs})
     wanted = {(job.account_id, job.limit_type) for job in jobs if job.limit_type is not None}
-    allowances = limits.lock_allowances(session, wanted, now=now)
+    allowances = limits.allowances(session, wanted, now=now)
     price_of = catalog.price_finder(session)
     available = {account_id: account.available for account_id, account in accounts.items()}
     books, granted, refused = _Books(), [], {}

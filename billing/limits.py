@@ -33,8 +33,8 @@ def current_period(account: Account, subscription: Subscription, now: datetime) 
     return period_containing(subscription.anchor_date, now, ZoneInfo(account.time_zone))
 
 
-def lock_allowances(session: Session, wanted: Collection[tuple[int, str]], *, now: datetime) -> Allowances:
-    """Lock and return what is left of each wanted (account id, limit type); a pair without a limit is absent.
+def allowances(session: Session, wanted: Collection[tuple[int, str]], *, now: datetime) -> Allowances:
+    """What is left of each wanted (account id, limit type), accounts locked; a pair without a limit is absent.
 
     The period's row is created on first use, so no reset ever has to come in time.
     """
@@ -49,7 +49,7 @@ def lock_allowances(session: Session, wanted: Collection[tuple[int, str]], *, no
                 limited[(account.id, limit_type, period.start)] = allowed
                 rows.append(_row(account.id, limit_type, period))
     store.open_rows(session, rows)
-    used = store.lock(session, limited)
+    used = store.find(session, limited)
     return {
         (account, limit_type): Allowance(
             limit_type=limit_type,

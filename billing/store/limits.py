@@ -39,13 +39,13 @@ def open_rows(session: Session, rows: Sequence[dict[str, Any]]) -> int:
     return len(session.scalars(statement, list(rows)).all())
 
 
-def lock(session: Session, keys: Iterable[Key]) -> dict[Key, PlanLimitUsage]:
-    """Lock usage rows in the order of their keys; always after their accounts."""
+def find(session: Session, keys: Iterable[Key]) -> dict[Key, PlanLimitUsage]:
+    """The usage rows of these keys. Whoever means to change one holds its account's lock, which guards them too."""
     wanted = sorted(set(keys))
     if not wanted:
         return {}
     columns = (PlanLimitUsage.account_id, PlanLimitUsage.limit_type, PlanLimitUsage.period_start)
-    statement = select(PlanLimitUsage).where(tuple_(*columns).in_(wanted)).order_by(*columns).with_for_update()
+    statement = select(PlanLimitUsage).where(tuple_(*columns).in_(wanted))
     found = session.scalars(statement.execution_options(populate_existing=True))
     return {(row.account_id, row.limit_type, row.period_start): row for row in found}
 

@@ -16,7 +16,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import NullPool, create_engine, text
 
-from workers import embedded
 from workers.embedded import EmbeddedServerError, Postgres, Servers, Valkey, embedded_servers
 
 # The owner runs both servers, tells us where they are, and then only waits; it survives SIGINT by ignoring it.
@@ -130,7 +129,7 @@ def test_postgres_is_set_up_for_us(folder):
     postgres.start()
     postgres.stop()
 
-    assert (folder / "data" / "postgresql.conf").read_text().count(embedded.POSTGRES_MARK) == 1
+    assert (folder / "data" / "postgresql.conf").read_text().count(postgres.POSTGRES_MARK) == 1
 
 
 def test_one_postgres_has_many_databases(folder, monkeypatch):
