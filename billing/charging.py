@@ -73,17 +73,18 @@ class _Books:
 
 
 def check(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
-    """Reject the queued jobs that their account clearly cannot pay for; returns the jobs that may go on.
+    """Reject the queued jobs that their account or plan clearly does not cover; returns the jobs that may go on.
 
-    Cheap advice, without a lock: `reserve` decides.
+    Cheap advice, without a lock and for each job alone: `reserve` decides.
     """
     jobs = store.find(session, job_ids)
+    allowances = limits.allowances(session, _wanted(jobs), now=now, opening=False)
     accounts = account_store.find_many(session, {job.account_id for job in jobs})
     price_of = catalog.price_finder(session)
     refused: dict[UUID, BillingError] = {}
     for job in jobs:
         if job.state == State.QUEUED:
-            outcome = _decide(job, accounts[job.account_id], {}, price_of)
+            outcome = _decide(job, accounts[job.account_id], allowances, price_of)
             if isinstance(outcome, BillingError):
                 refused[job.id] = outcome
     _reject(session, refused, now=now)
@@ -99,8 +100,7 @@ def reserve(session: Session, job_ids: Sequence[UUID], *, now: datetime, publish
     """
     jobs = store.lock(session, job_ids, {State.QUEUED})
     accounts = account_store.lock(session, {job.account_id for job in jobs})
-    wanted = {(job.account_id, job.limit_type) for job in jobs if job.limit_type is not None}
-    allowances = limits.allowances(session, wanted, now=now)
+    allowances = limits.allowances(session, _wanted(jobs), now=now)
     price_of = catalog.price_finder(session)
     available = {account_id: account.available for account_id, account in accounts.items()}
     books, granted, refused = _Books(), [], {}
@@ -210,6 +210,10 @@ def release(
 def reject(session: Session, job_ids: Sequence[UUID], error: BillingError, *, now: datetime) -> list[UUID]:
     """Reject queued jobs, which hold nothing yet, for one reason; returns the jobs rejected now."""
     return sorted(_reject(session, dict.fromkeys(job_ids, error), now=now))
+
+
+def _wanted(jobs: Sequence[GenerationJob]) -> set[tuple[int, str]]:
+    return {(job.account_id, job.limit_type) for job in jobs if job.limit_type is not None}
 
 
 def _decide(

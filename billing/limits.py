@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from billing.domain.periods import Period, period_containing
 from billing.store import limits as store
 from billing.store.limits import Key
-from billing.store.tables import Account, Subscription
+from billing.store.tables import Account, PlanLimitUsage, Subscription
 
 
 @dataclass
@@ -33,10 +33,13 @@ def current_period(account: Account, subscription: Subscription, now: datetime) 
     return period_containing(subscription.anchor_date, now, ZoneInfo(account.time_zone))
 
 
-def allowances(session: Session, wanted: Collection[tuple[int, str]], *, now: datetime) -> Allowances:
-    """What is left of each wanted (account id, limit type), accounts locked; a pair without a limit is absent.
+def allowances(
+    session: Session, wanted: Collection[tuple[int, str]], *, now: datetime, opening: bool = True
+) -> Allowances:
+    """What is left of each wanted (account id, limit type); a pair without a limit is absent.
 
-    The period's row is created on first use, so no reset ever has to come in time.
+    Who means to hold units has locked the accounts. The period's row is opened on first use, so no reset ever has to
+    come in time; without `opening`, nothing is written.
     """
     if not wanted:
         return {}
@@ -48,14 +51,14 @@ def allowances(session: Session, wanted: Collection[tuple[int, str]], *, now: da
             if (account.id, limit_type) in wanted and allowed is not None:
                 limited[(account.id, limit_type, period.start)] = allowed
                 rows.append(_row(account.id, limit_type, period))
-    store.open_rows(session, rows)
+    if opening:
+        store.open_rows(session, rows)
     used = store.find(session, limited)
     return {
         (account, limit_type): Allowance(
             limit_type=limit_type,
             period_start=start,
-            remaining=max(0, allowed - used[account, limit_type, start].amount_used)
-            - used[account, limit_type, start].amount_reserved,
+            remaining=_left(allowed, used.get((account, limit_type, start))),
         )
         for (account, limit_type, start), allowed in limited.items()
     }
@@ -70,6 +73,10 @@ def open_current_periods(session: Session, *, now: datetime) -> int:
             _row(account.id, limit_type, period) for limit_type, allowed in plan.limits.items() if allowed is not None
         ]
     return store.open_rows(session, rows)
+
+
+def _left(allowed: int, used: PlanLimitUsage | None) -> int:
+    return allowed if used is None else used.remaining_allowance(allowed) - used.amount_reserved
 
 
 def _row(account_id: int, limit_type: str, period: Period) -> dict[str, Any]:

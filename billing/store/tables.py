@@ -315,10 +315,15 @@ class PlanLimitUsage(Base):
     amount_used: Mapped[int] = mapped_column(server_default="0")
     amount_reserved: Mapped[int] = mapped_column(server_default="0")
     period_start: Mapped[date]
+    # The first day that is no longer part of the period.
     period_end: Mapped[date]
     details: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+    def remaining_allowance(self, plan_limit: int) -> int:
+        """Units of the plan's limit that were not used yet, held ones included."""
+        return max(0, plan_limit - self.amount_used)
 
 
 class RevenueRollup(Base):

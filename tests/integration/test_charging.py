@@ -132,6 +132,18 @@ def test_check_rejects_what_clearly_cannot_be_paid_and_holds_nothing():
     assert books(rich) == (1000, 0)
 
 
+def test_check_sees_a_plan_limit_and_writes_nothing():
+    account_id = an_account(10_000)
+    a_subscription(account_id, {"content_ideas": 0, "image_prompts": 1})
+    refused, fits = a_queued_job(account_id, "idea_generation"), a_queued_job(account_id, "image_prompt_extraction")
+
+    with transaction() as session:
+        assert charging.check(session, [refused, fits], now=NOON) == [fits]
+
+    assert the_job(refused).error_code == "plan_limit_reached"
+    assert rows("SELECT count(*) FROM plan_limit_usage") == [(0,)]
+
+
 def test_a_frozen_account_starts_no_new_job():
     account_id = an_account(1000)
     with transaction() as session:
