@@ -210,9 +210,18 @@ def retry_later(session: Session, jobs: list[GenerationJob], *, now: datetime) -
 
 def postpone(session: Session, claim: Claim, *, until: datetime) -> bool:
     """Give a claim back after a proven failure: the job is reserved again and due at `until`."""
-    row = {"id": claim.job_id, "attempts": claim.attempt, "lease_until": None, "next_at": until, "republished": 0}
-    store.lock(session, [claim.job_id], {State.CALLING})
-    return bool(store.move(session, Event.RETRY, [row]))
+    rows = [
+        {
+            "id": job.id,
+            "attempts": claim.attempt,
+            "lease_until": None,
+            # However long the provider asks us to wait, the hold ends with the deadline.
+            "next_at": min(until, job.deadline_at),
+            "republished": 0,
+        }
+        for job in store.lock(session, [claim.job_id], {State.CALLING})
+    ]
+    return bool(store.move(session, Event.RETRY, rows))
 
 
 def expose(session: Session, job: GenerationJob) -> None:

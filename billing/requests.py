@@ -59,7 +59,7 @@ class TextParams(_Params):
     prompt: Prompt | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=200)] | None = None
     system: Prompt | None = None
-    max_output_tokens: Annotated[int, Field(ge=16)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=16, le=10_000_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     json_mode: bool = False
 
@@ -79,8 +79,8 @@ class ImageParams(_Params):
     """What an image operation takes."""
 
     prompt: Prompt
-    n: Annotated[int, Field(ge=1)] = 1
-    size: Annotated[str, StringConstraints(pattern=r"^\d{2,5}x\d{2,5}$")] = "1024x1024"
+    n: Annotated[int, Field(ge=1, le=1_000)] = 1
+    size: Annotated[str, StringConstraints(pattern=r"^[0-9]{2,5}x[0-9]{2,5}$")] = "1024x1024"
     quality: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}$")] = "standard"
     style: Literal["vivid", "natural"] | None = None
 
@@ -315,7 +315,9 @@ def _validated(shape: type[Model], data: dict[str, Any], code: str) -> Model:
         return shape.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])[:80]
+        # The name of a field may be anything, too: a line break in it must not make two lines of one.
+        loc = ".".join(str(part) for part in first["loc"])[:80]
+        place = "".join(letter if letter.isprintable() else "?" for letter in loc)
         what = first["msg"].removeprefix("Value error, ")
         sentence = f"{place}: {what}." if place else f"{what[:1].upper()}{what[1:]}."
         raise InvalidRequest(sentence, code=code) from None

@@ -1,7 +1,7 @@
 """Counting tokens before a call, offline, so that an estimate is an upper bound.
 
 The vocabularies ship in the tokenizer's wheel and load on first use. A model without a known tokenizer is counted by
-its bytes: no byte-pair token is shorter than one byte, so that count is an upper bound too.
+its bytes: none of these vocabularies has a token shorter than a byte, so that count is an upper bound too.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Sequence
 FRAMING_PER_MESSAGE = 8
 """Chat formats wrap each message in 3 to 7 tokens (OpenAI's cookbook, counting tokens); 8 covers them."""
 FRAMING_PER_REQUEST = 16
+TOKENIZERS = frozenset({"o200k_base", "o200k_harmony", "cl100k_base"})
 
 
 def count_input(texts: Sequence[str], tokenizer: str | None) -> int:
     """An upper bound of the input tokens of a request made of these texts, framing included."""
     framing = FRAMING_PER_REQUEST + FRAMING_PER_MESSAGE * len(texts)
-    if tokenizer is None:
+    if tokenizer not in TOKENIZERS:
         return framing + sum(len(text.encode()) for text in texts)
     import toktok
 

@@ -16,10 +16,11 @@ import structlog
 SCRUBBED = "[scrubbed]"
 _PATTERNS = (
     re.compile(r"\b(?:sk|pk|rk|sim)-[A-Za-z0-9_\-]{6,}"),
-    re.compile(r"(?<=Bearer )\S+"),
-    re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"),
-    re.compile(r"(?<=DETAIL:).*"),
-    re.compile(r"(?<=CONTEXT:).*"),
+    re.compile(r"(?<=Bearer )\s*[^\s\"',]+"),
+    re.compile(r"(?<=://)[^/\s:@]*:(?!\d+/)[^\s@]+(?=@)"),
+    # PostgreSQL quotes rows there, over several lines if need be; what follows begins a line of its own.
+    re.compile(r"(?<=DETAIL:)[\s\S]*?(?=\n(?:HINT:|CONTEXT:|\[SQL|\(Background|Traceback|  File )|\Z)"),
+    re.compile(r"(?<=CONTEXT:)[^\n]*"),
 )
 
 
@@ -30,8 +31,21 @@ def scrub(text: str) -> str:
     return text
 
 
+def scrub_values(_: object, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """The same event with every text in it scrubbed: before JSON is made of it, so that it stays JSON."""
+    return {name: _scrubbed(value) for name, value in event.items()}
+
+
+def _scrubbed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _scrubbed(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_scrubbed(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float) else scrub(str(value))
+
+
 class ScrubbingFormatter(structlog.stdlib.ProcessorFormatter):
-    """Formats any record, ours or a library's, and scrubs the finished text."""
+    """Formats any record, ours or a library's, as a line for people, and scrubs the finished text."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One scrubbed line, with its traceback if it has one."""
@@ -56,9 +70,10 @@ def configure_logging(level: str = "INFO", form: str = "console", *, stream: Tex
     )
     tail: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if form == "json":
-        tail.append(structlog.processors.format_exc_info)
+        tail += [structlog.processors.format_exc_info, scrub_values]
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(ScrubbingFormatter(foreign_pre_chain=shared, processors=[*tail, renderer]))
+    formatter = structlog.stdlib.ProcessorFormatter if form == "json" else ScrubbingFormatter
+    handler.setFormatter(formatter(foreign_pre_chain=shared, processors=[*tail, renderer]))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

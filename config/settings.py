@@ -29,13 +29,15 @@ class ConfigurationError(Exception):
 class Settings(BaseSettings):
     """Everything that a process needs to know before it can reach the database. Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="CREDITMILL_", extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="CREDITMILL_", extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     database_url: SecretStr = Field(validation_alias="DATABASE_URL")
     broker_url: SecretStr = Field(validation_alias="BROKER_URL")
     secret_key: SecretStr
 
-    log_level: str = "INFO"
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")
     log_format: str = Field(default="console", pattern="^(console|json)$")
 
     # How long one call to a provider may take, by kind of work; past it the outcome is unknown.

@@ -76,7 +76,7 @@ def set_(provider: str, base_url: str | None, key_variable: str | None) -> None:
         key = os.environ.get(key_variable, "")
     else:
         key = click.prompt(f"API key for {provider}", hide_input=True, default="", show_default=False)
-    if not key.strip() or not key.isprintable() or len(key) > 500:
+    if not key.strip() or not key.isascii() or not key.isprintable() or len(key) > 500:
         raise click.UsageError("The API key is empty or not a key.")
     with transaction() as session:
         set_connection(session, provider, api_key=key.strip(), base_url=base_url)

@@ -196,9 +196,6 @@ def _quote_usage(data: dict[str, Any]) -> dict[str, Any]:
 def _usage(data: dict[str, Any]) -> Usage:
     names = Usage.__dataclass_fields__
     try:
-        usage = Usage(**{name: data[name] for name in names if name in data})
+        return Usage(**{name: data[name] for name in names if name in data})
     except ValueError as error:
         raise InvalidRequest(f"{error}.", code="invalid_usage") from None
-    if max(vars(usage).values()) > 2**53:
-        raise InvalidRequest("No usage is that large.", code="invalid_usage")
-    return usage

@@ -18,6 +18,10 @@ TOKENS_PER_RATE = 1_000_000
 """Token rates are in USD per 1,000,000 tokens."""
 
 
+USAGE_MAX = 2**31 - 1
+"""No request uses more of anything: a larger count is a provider's mistake, and must not overflow a column."""
+
+
 @dataclass(frozen=True)
 class Work:
     """The most that a request can use: its counted input, its limit on output, the images it asks for."""
@@ -40,8 +44,8 @@ class Usage:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"{field.name} must be a whole number of 0 or more, not {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= USAGE_MAX:
+                raise ValueError(f"{field.name} must be a whole number of 0 or more, and at most {USAGE_MAX}")
 
     @property
     def total_input_tokens(self) -> int:
@@ -164,10 +168,13 @@ def cost(usage: Usage, price: Price) -> Decimal:
 
 def worst_cost(work: Work, price: Price) -> Decimal:
     """The most that the provider could be owed for this request, in USD: the exposure of an unknown outcome."""
-    return cost(
-        Usage(input_tokens=work.input_tokens, output_tokens=work.max_output_tokens, images=work.images),
-        price,
-    )
+    if price.image is not None:
+        return cost(Usage(images=work.images), price)
+    assert price.rates is not None
+    dearest_input = max(price.rates.input, price.rates.cached_input)
+    dearest_output = max(price.rates.output, price.rates.reasoning)
+    exact = work.input_tokens * Fraction(dearest_input) + work.max_output_tokens * Fraction(dearest_output)
+    return usd(exact / TOKENS_PER_RATE)
 
 
 def revenue(credits: int, price: Price) -> Decimal:

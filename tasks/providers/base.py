@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from billing.calling import Claim, Delivery, Refusal
 from config.integrations import Connection
+from config.logging import scrub
 
-_CODE = re.compile(r"^[A-Za-z0-9_.\-]{1,64}$")
+_CODE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
 class ProviderError(Exception):
@@ -28,8 +29,10 @@ class Provider(Protocol):
 
 
 def safe_code(value: object) -> str | None:
-    """A provider's error code, if it looks like a code and not like a sentence."""
-    return value if isinstance(value, str) and _CODE.match(value) else None
+    """A provider's error code, if it looks like a code, and not like a sentence or a key."""
+    if not isinstance(value, str) or not _CODE.fullmatch(value) or scrub(value) != value:
+        return None
+    return value
 
 
 def clean_text(text: str) -> str:

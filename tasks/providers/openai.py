@@ -23,6 +23,8 @@ from tasks.providers.base import ProviderError, clean_json, clean_text, safe_cod
 
 CONNECT_S = 5.0
 CLIENTS_KEPT = 8
+LONGEST_WAIT = timedelta(days=1)
+"""What is left of a provider's wish to be left alone for longer."""
 
 STATUSES: Mapping[int, Failure] = {
     400: Failure.BAD_REQUEST,
@@ -38,6 +40,7 @@ STATUSES: Mapping[int, Failure] = {
     503: Failure.OVERLOADED,
     # A gateway gave up waiting for the server behind it, which may have gone on.
     504: Failure.TIMED_OUT,
+    524: Failure.TIMED_OUT,
 }
 CODES: Mapping[str, Failure] = {
     "content_policy_violation": Failure.CONTENT_POLICY,
@@ -60,12 +63,15 @@ class OpenAIProvider:
         make = {"responses": _responses, "chat_completions": _chat, "images": _images}.get(claim.api)
         if make is None:
             raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="no_adapter"))
-        client = self._client(connection).with_options(timeout=httpx2.Timeout(timeout_s, connect=CONNECT_S))
         try:
+            client = self._client(connection).with_options(timeout=httpx2.Timeout(timeout_s, connect=CONNECT_S))
             return make(client, claim, {"Idempotency-Key": claim.idempotency_key})
         except openai.OpenAIError as error:
             raise ProviderError(refusal_of(error)) from None
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
+        except (httpx2.InvalidURL, UnicodeEncodeError):
+            # The address is none, or the key has characters that no header can carry: nothing was sent.
+            raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="invalid_connection")) from None
+        except (RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
             # The answer came and is not of the form that the SDK or we know; the work was done all the same.
             refusal = Refusal(Failure.UNREADABLE_ANSWER, http_status=200, provider_code=type(error).__name__)
             raise ProviderError(refusal) from None
@@ -116,7 +122,7 @@ def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
     for name, unit in (("retry-after-ms", "milliseconds"), ("retry-after", "seconds")):
         value = headers.get(name)
         if value is not None and value.replace(".", "", 1).isdecimal():
-            return timedelta(**{unit: min(float(value), 86_400_000.0)})
+            return min(timedelta(**{unit: min(float(value), 1e9)}), LONGEST_WAIT)
     return None
 
 
@@ -137,11 +143,23 @@ def _responses(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Deliver
     if params.json_mode:
         body["text"] = {"format": {"type": "json_object"}}
     answer = client.responses.create(**body, extra_headers=headers)
-    usage = _responses_usage(answer.usage)
-    reason = answer.incomplete_details.reason if answer.incomplete_details else None
     if answer.status == "failed":
-        raise ProviderError(Refusal(Failure.SERVER_ERROR, 200, safe_code(getattr(answer.error, "code", None))))
-    return _text_delivery(answer, answer.output_text, usage, reason or "stop")
+        raise ProviderError(_failed(answer))
+    if answer.status not in ("completed", "incomplete"):
+        raise ValueError("the answer is not finished")
+    reason = answer.incomplete_details.reason if answer.incomplete_details else None
+    return _text_delivery(answer, answer.output_text, _responses_usage(answer.usage), reason or "stop")
+
+
+def _failed(answer: Any) -> Refusal:
+    code = safe_code(getattr(answer.error, "code", None))
+    return Refusal(
+        CODES.get(code or "", Failure.SERVER_ERROR),
+        http_status=200,
+        provider_code=code,
+        request_id=safe_code(answer._request_id),
+        usage=None if answer.usage is None else _responses_usage(answer.usage),
+    )
 
 
 def _chat(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
@@ -176,7 +194,7 @@ def _images(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
     if params.style is not None:
         body["style"] = params.style
     answer = client.images.generate(**body, extra_headers=headers)
-    images = [image.model_dump(exclude_none=True) for image in answer.data or []]
+    images = [image.model_dump(exclude_none=True) for image in answer.data or [] if image.url or image.b64_json]
     raw = answer.usage.model_dump(mode="json") if answer.usage is not None else {"images": len(images)}
     return Delivery(
         content={"images": clean_json(images)},

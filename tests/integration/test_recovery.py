@@ -188,3 +188,15 @@ def test_a_job_that_is_being_called_cannot_be_cancelled():
         recovery.release_if_reserved(session, job_id, now=NOON)
     with pytest.raises(UnknownThing), transaction() as session:
         recovery.release_if_reserved(session, uuid4(), now=NOON)
+
+
+def test_a_provider_that_wants_to_be_left_alone_does_not_keep_a_hold_past_the_deadline():
+    account_id = an_account()
+    job_id = a_reserved_job(account_id)
+    claim = a_claim(job_id)
+    fail(claim, Failure.RATE_LIMITED)
+    with transaction() as session:
+        assert calling.postpone(session, claim, until=NOON + 24 * HOUR)
+
+    assert recover(NOON + HOUR).expired == [job_id]
+    assert the_account(account_id).reserved == 0
