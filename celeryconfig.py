@@ -52,7 +52,7 @@ broker_transport_options = {
     "socket_timeout": 5,  # without these, a publish to a dead host hangs
     "socket_connect_timeout": 2,
     "socket_keepalive": True,
-    "global_keyprefix": "creditmill:",  # other users of the same Redis keep their own visibility timeout
+    # No key prefix: an app in any language reaches a queue by its plain name (in a Redis database of its own).
 }
 
 # --- Workers ---

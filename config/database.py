@@ -14,10 +14,14 @@ from typing import Any
 from sqlalchemy import BigInteger, DateTime, Engine, MetaData, Numeric, Text, create_engine, event, make_url
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from config.settings import ConfigurationError
+
+DATABASE_TROUBLE = (OperationalError, InterfaceError, PoolTimeout)
+"""What a database that is away, restarting or out of connections raises."""
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -6,11 +6,9 @@ from typing import Any
 
 import structlog
 from celery import Celery, Task
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-DATABASE_TROUBLE = (OperationalError, InterfaceError, PoolTimeout)
-"""What a database that is away, restarting or out of connections raises."""
+from config.database import DATABASE_TROUBLE
+from tasks import dead_letters
 
 
 class Step(Task):
@@ -27,6 +25,16 @@ class Step(Task):
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """Put the task's name and id on every line that it logs."""
         structlog.contextvars.bind_contextvars(task=self.name, task_id=task_id)
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Keep the message of a step that failed for good: nobody would find it in a log."""
+        dead_letters.set_aside(
+            message_id=task_id,
+            task_name=self.name,
+            code="task_failed",
+            reason=f"The task failed ({type(exc).__name__}).",
+            body=[args, kwargs],
+        )
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Take them off again: the thread goes on to other work."""

@@ -19,10 +19,9 @@ from billing import calling
 from billing.calling import Claim, Delivery, Refusal
 from billing.domain.policy import Failure, Verdict
 from billing.store import jobs as job_store
-from config.database import transaction, utc_now
+from config.database import DATABASE_TROUBLE, transaction, utc_now
 from config.integrations import Connection, connection_for
 from config.settings import ConfigurationError
-from tasks.app import DATABASE_TROUBLE
 from tasks.providers.base import Provider, ProviderError
 from tasks.providers.retry import TryAgain, retrying
 from tasks.runtime import Runtime

@@ -1,25 +1,52 @@
-"""The consumer of every worker: Celery's, except that a message which cannot be read is set aside, never printed.
+"""The consumer of every worker: Celery's, except that a message which cannot be worked on is set aside, never printed.
 
 Celery's own handlers write the whole body to the log; an app's message may hold a prompt, and a line in a log is not a
-place where an operator can do something about it.
+place where an operator can do something about it. Over some shapes Celery even ends the worker, and the same message
+ends the next one: here no message does.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import structlog
+from celery.exceptions import InvalidTaskError
 from celery.worker.consumer import Consumer
+from kombu.exceptions import DecodeError
 
-from tasks import intake
-from tasks.app import DATABASE_TROUBLE
+from tasks import dead_letters
+
+ID_MAX = 150
+"""Letters of a message id; Celery's own have 36."""
 
 log = structlog.get_logger(__name__)
 
 
 class CarefulConsumer(Consumer):
-    """Sets aside what it cannot read, with a code; the queue goes on."""
+    """Sets aside what it cannot work on, with a code; the queue goes on."""
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
+        """Celery's handler of a received message, between a check of its shape and a net under it."""
+        handle = super().create_task_handler(*args, **options)
+
+        def handle_carefully(message: Any) -> None:
+            try:
+                check_shape(message)
+                handle(message)
+            except DecodeError as error:
+                self.on_decode_error(message, error)
+            except KeyError as error:
+                # To kombu every KeyError is a lost connection; here it is a field that the message lacks.
+                self._set_aside(message, "invalid_task", f"The task message is not valid ({type(error).__name__}).")
+            except self.connection_errors:
+                # The broker is gone, which is no fault of the message: Celery reconnects.
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a message makes Celery raise, the worker goes on
+                self._set_aside(message, "invalid_task", f"The task message is not valid ({type(error).__name__}).")
+
+        return handle_carefully
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """The body is not what its content type says."""
@@ -38,20 +65,40 @@ class CarefulConsumer(Consumer):
         self._set_aside(message, "invalid_task", f"The task message is not valid ({type(exc).__name__}).")
 
     def _set_aside(self, message: Any, code: str, reason: str) -> None:
-        raw = message.body if isinstance(message.body, str) else bytes(message.body or b"").decode(errors="replace")
         headers = message.headers if isinstance(message.headers, dict) else {}
-        name = headers.get("task")
-        try:
-            intake.set_aside(
-                # A message without an id of its own is known by what it says.
-                message_id=str(headers.get("id") or hashlib.sha256(raw.encode()).hexdigest())[:200],
-                task_name=name if isinstance(name, str) and name.isprintable() else None,
-                code=code,
-                reason=reason,
-                body=raw,
-            )
-        except DATABASE_TROUBLE as error:
-            # Not acknowledged: the broker delivers it again when the visibility timeout has passed.
-            log.warning("message_not_set_aside", code=code, error=type(error).__name__)
-            return
-        message.ack_log_error(log, self.connection_errors)
+        kept = dead_letters.set_aside(
+            message_id=name_of(message.body, headers.get("id")),
+            task_name=headers.get("task"),
+            code=code,
+            reason=reason,
+            body=message.body,
+        )
+        if kept:
+            message.ack_log_error(log, self.connection_errors)
+        # Else it is not acknowledged: the broker delivers it again when the visibility timeout has passed.
+
+
+def check_shape(message: Any) -> None:
+    """Refuse a task message without a usable id, or whose body is not (arguments, keyword arguments, options).
+
+    Celery would end over it, or hand it to a child which fails and leaves nothing but a line in the log. Raises
+    InvalidTaskError.
+    """
+    if not isinstance(message.headers, dict) or "task" not in message.headers:
+        return
+    given = message.headers.get("id")
+    if not isinstance(given, str) or not given.isprintable() or not 1 <= len(given) <= ID_MAX:
+        raise InvalidTaskError("the id is missing, or no id")
+    if message.content_type != "application/json":
+        # Not decoded here: what is not JSON is refused by Celery, with its own code.
+        return
+    payload = message.payload
+    if not isinstance(payload, list) or [type(part) for part in payload] != [list, dict, dict]:
+        raise InvalidTaskError("the body is not arguments, keyword arguments and options")
+
+
+def name_of(body: Any, given: object) -> str:
+    """What a message is known by: the id that it was given, or else a digest of what it says."""
+    if isinstance(given, str) and given:
+        return given
+    return hashlib.sha256(dead_letters.as_text(body).encode()).hexdigest()

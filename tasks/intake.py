@@ -5,23 +5,17 @@ These messages are the only ones that carry a prompt, so it is kept out of every
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from uuid import UUID
 
-import structlog
 from celery.worker.request import Request
 
 from billing import requests
 from billing.domain.errors import BillingError, InvalidRequest
 from billing.requests import Submission
-from billing.store import dead
-from config.database import transaction
-from tasks import pipeline
+from tasks import dead_letters, pipeline
 
 HIDDEN = "'(not shown)'"
-
-log = structlog.get_logger(__name__)
 
 
 class PrivateRequest(Request):
@@ -50,32 +44,15 @@ def take_in(args: tuple[Any, ...], kwargs: dict[str, Any], *, message_id: str | 
         submission = _with_key(requests.parse(kwargs), message_id)
         return [job.job_id for job in pipeline.submit_many([submission])]
     except BillingError as error:
-        set_aside(
+        dead_letters.set_aside(
             message_id=message_id,
             task_name="generation.submit",
             code=error.code,
             reason=error.message,
-            body=json.dumps([args, kwargs], default=repr),
+            body=[args, kwargs],
             job_id=_job_id(kwargs),
         )
         return []
-
-
-def set_aside(
-    *, message_id: str | None, task_name: str | None, code: str, reason: str, body: str, job_id: UUID | None = None
-) -> None:
-    """Keep a message that cannot be worked on where an operator finds it, and log it by its id."""
-    with transaction() as session:
-        dead.set_aside(
-            session,
-            message_id=message_id,
-            task_name=task_name,
-            code=code,
-            reason=reason,
-            body=body.replace("\x00", "\ufffd"),
-            job_id=job_id,
-        )
-    log.warning("message_set_aside", message_id=message_id, task_name=task_name, code=code, job_id=str(job_id or ""))
 
 
 def _with_key(submission: Submission, message_id: str | None) -> Submission:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 from celery import Celery
+from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import setup_logging, worker_process_init
 from sqlalchemy.exc import OperationalError
 
@@ -16,6 +18,7 @@ from config.settings import ConfigurationError, Settings, load_settings
 from tasks.app import app
 from tasks.providers.base import Provider
 from tasks.runtime import Runtime, use_runtime
+from tasks.transport import use_careful_transport
 
 
 def connect(application: str, *, pool_size: int = 5) -> Settings:
@@ -54,6 +57,9 @@ def worker(
     """A worker process: logging of our own, and a pool of its own for every forked child."""
     settings = connect(application, pool_size=pool_size)
     configure_logging(settings.log_level, settings.log_format)
+    use_careful_transport()
+    # A reminder of a setting that celeryconfig has made its mind up about.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     setup_logging.connect(_keep_our_logging, weak=False)
     worker_process_init.connect(_after_fork, weak=False)
     require_schema()

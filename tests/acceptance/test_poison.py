@@ -1,0 +1,133 @@
+"""Messages that are broken where Celery itself trips over them: a worker that ends over one never gets past it.
+
+Each is put before a good one in the queue that apps write to. Whatever anybody sends, the good ones are settled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.acceptance.messages import item, put, request, unacknowledged
+from tests.acceptance.test_wire import a_good_one, a_request
+from tests.conftest import emptied, fresh_database
+from tests.factories import an_account, rows
+from tests.system import System, running_system, wait_until
+from workers.embedded import Servers
+
+TEXT = request(a_request(1))
+
+
+def changed(raw: str, **parts: Any) -> str:
+    """The item with some of its own parts replaced."""
+    return json.dumps({**json.loads(raw), **parts})
+
+
+def changed_properties(raw: str, **properties: Any) -> str:
+    """The item with some of its properties replaced; None leaves one out."""
+    found = json.loads(raw)
+    kept = {name: value for name, value in {**found["properties"], **properties}.items() if value is not None}
+    return json.dumps({**found, "properties": kept})
+
+
+def without_id() -> str:
+    found = json.loads(item(TEXT))
+    del found["headers"]["id"]
+    return json.dumps(found)
+
+
+def plain(body: Any) -> str:
+    """An item whose body is not wrapped in base64, so that it may be anything that JSON knows."""
+    return changed(changed_properties(item("x"), body_encoding=None), body=body)
+
+
+SET_ASIDE: Mapping[str, str] = {
+    "no id": without_id(),
+    "an id with a NUL": item(TEXT, message_id="a\x00b"),
+    "an id with a NUL, of an unknown task": item(TEXT, message_id="b\x00c", task="nonsense"),
+    "an id that is no text, of an unknown task": item(TEXT, message_id="a\ud800b", task="nonsense"),
+    "an id of 100,000 characters": item(TEXT, message_id="x" * 100_000, task="nonsense"),
+    "a task that is a list": item(TEXT, task=["generation.submit"]),
+    "a task that is a list, in Celery's first protocol": changed(item('{"task": ["a"]}'), headers={}),
+    "an empty list": item("[]"),
+    "an empty object": item("{}"),
+    "a text": item('"bread"'),
+    "a number": item("3"),
+    "null": item("null"),
+    "an empty body": item(""),
+    "keyword arguments that are a list": item('[[], ["bread"], {}]'),
+    "a time limit that is a text": item(TEXT, headers={"timelimit": "soon"}),
+    "headers that are a text": changed(item(TEXT), headers="task"),
+    "a body that is an object": plain({"prompt": "bread"}),
+    "a body that is no text": plain("bread\ud800"),
+    "a body that is no base64": changed(item("x"), body="!!!"),
+}
+"""What can be kept for an operator."""
+LOGGED: Mapping[str, str | bytes] = {
+    "no properties": changed(item(TEXT), properties={}),
+    "no delivery information": changed_properties(item(TEXT), delivery_info=None),
+    "no delivery tag": changed_properties(item(TEXT), delivery_tag=None),
+    "an item that is a list": "[]",
+    "an item that is an object": '{"hello": 1}',
+    "an item that is text": "hello",
+    "an item of random bytes": bytes(range(256)),
+}
+"""What is not even an item of a queue: kombu takes it from the list before anybody can look at it."""
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory, servers: Servers, template: str) -> Iterator[System]:
+    home = tmp_path_factory.mktemp("system")
+    with (
+        fresh_database(servers, template) as database_url,
+        running_system(home, database_url, emptied(servers), programs=("billing", "generation")) as started,
+    ):
+        started.wait_for_workers("billing", "generation")
+        an_account(100_000)
+        yield started
+
+
+@pytest.fixture(scope="module")
+def sent(system: System) -> dict[str, UUID]:
+    """All of them, each before a good one; returns the good jobs by what stood before them."""
+    good: dict[str, UUID] = {}
+    for name, raw in {**SET_ASIDE, **LOGGED}.items():
+        put(system.environment["BROKER_URL"], "requests", raw)
+        good[name], kwargs = a_good_one(1)
+        put(system.environment["BROKER_URL"], "requests", item(request(kwargs), message_id=str(uuid4())))
+    return good
+
+
+def test_good_messages_behind_poison_are_settled(system, sent):
+    finished = system.finished(list(sent.values()))
+
+    assert {job.state for job in finished.values()} == {"settled"}
+
+
+def test_no_worker_ends_over_poison(system, sent):
+    billing = system.logs()["billing.log"]
+
+    assert [line[:200] for line in billing.splitlines() if "Unrecoverable error" in line] == []
+    assert "Frequent restarts" not in billing
+
+
+def test_poison_is_set_aside(system, sent):
+    def kept() -> int:
+        return rows("SELECT count(*) FROM dead_messages WHERE body_encrypted IS NOT NULL")[0][0]
+
+    wait_until(lambda: kept() >= len(SET_ASIDE), within_s=20, what=f"setting {len(SET_ASIDE)} messages aside")
+
+
+def test_poison_does_not_stay_in_anybodys_hands(system, sent):
+    wait_until(lambda: unacknowledged(system.environment["BROKER_URL"]) == 0, within_s=20, what="every acknowledgement")
+
+
+def test_poison_leaves_nothing_half_written(system, sent):
+    jobs = {job_id for (job_id,) in rows("SELECT id FROM generation_jobs")}
+
+    assert jobs == set(sent.values())
+    assert system.findings() == []

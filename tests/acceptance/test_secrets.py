@@ -1,0 +1,398 @@
+"""Prompts and keys: after every kind of job, neither is found anywhere but where it belongs.
+
+A key belongs in its encrypted column. A prompt belongs in `generation_jobs.params`, in what the model made of it
+(`generation_results.content`), and in an app's own message for as long as that waits.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+import redis
+from sqlalchemy import create_engine, text
+
+from config.database import transaction
+from config.integrations import GlobalIntegrationSettings, set_connection
+from tasks import pipeline
+from tasks.app import app
+from tests.acceptance.messages import PREFIX, Envelope, item, put, request, send
+from tests.conftest import SECRET_KEY, emptied, fresh_database
+from tests.factories import an_account, rows, the_account
+from tests.system import System, running_system, wait_until
+from workers.embedded import Servers
+from workers.simulator_faults import FAULTS
+
+KEY = f"sim-planted-{uuid4().hex}"
+REFUSED_KEY = f"planted-for-images-{uuid4().hex}"
+MARKER = f"marker{uuid4().hex}"
+SECRETS = {"the key": KEY, "the refused key": REFUSED_KEY, "the prompt": MARKER}
+STEPS = {
+    "generation.check_balance",
+    "generation.reserve_credits",
+    "generation.call_provider",
+    "generation.settle_charge",
+    "generation.refund_credits",
+}
+BASE64 = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
+
+
+@dataclass
+class Sightings:
+    """What was seen while the jobs ran: commands that Valkey was given, Celery events, answers of Flower."""
+
+    commands: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    dumps: dict[str, str] = field(default_factory=dict)
+    pages: dict[str, str] = field(default_factory=dict)
+    command_lines: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Ran:
+    """The system after every kind of job, what was seen meanwhile, and the ids of the messages that apps sent."""
+
+    system: System
+    seen: Sightings
+    jobs: dict[str, UUID]
+    sent: list[str]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, servers: Servers, template: str) -> Iterator[Ran]:
+    programs = ("billing", "generation", "beat", "flower")
+    with (
+        fresh_database(servers, template) as database_url,
+        running_system(
+            tmp_path_factory.mktemp("system"), database_url, emptied(servers), programs=programs, text_call_s="2"
+        ) as system,
+    ):
+        with transaction() as session:
+            set_connection(session, "openai", api_key=KEY, base_url=system.provider_url)
+        system.wait_for_workers("billing", "generation")
+        wait_until(lambda: _page(f"{system.flower_url}/api/workers"), what="Flower")
+        seen = Sightings()
+        with watching(system, seen):
+            jobs = run_every_kind(system)
+            sent = send_every_kind(system, jobs)
+            system.finished(list(jobs.values()))
+            jobs["retried message"] = send_to_a_troubled_database(system, sent)
+            jobs["refused key"] = run_with_refused_key(system)
+            wait_until(lambda: rows("SELECT count(*) FROM dead_messages")[0][0] >= 3, what="setting messages aside")
+            look(system, seen)
+        yield Ran(system, seen, jobs, sent)
+
+
+def run_every_kind(system: System) -> dict[str, UUID]:
+    """A job for each fault, text and image, and successes."""
+    account_id = an_account(100_000)
+    poor = an_account(1, name="Poor Bakery")
+    params = {"max_output_tokens": 64, "system": f"Instructions {MARKER}"}
+    jobs = {
+        name: pipeline.submit(account_id, "clustering", {"prompt": f"{MARKER} [[simulate: {name}]]", **params}).job_id
+        for name in FAULTS
+    }
+    jobs["text"] = pipeline.submit(account_id, "clustering", {"prompt": f"Say {MARKER}", **params}).job_id
+    turns = [{"role": "user", "content": f"Say {MARKER}"}]
+    jobs["turns"] = pipeline.submit(account_id, "clustering", {"messages": turns, "max_output_tokens": 64}).job_id
+    jobs["image"] = pipeline.submit(account_id, "image_generation", {"prompt": f"Draw {MARKER}"}).job_id
+    jobs["poor"] = pipeline.submit(poor, "clustering", {"prompt": f"Say {MARKER}", **params}).job_id
+    return jobs
+
+
+def send_every_kind(system: System, jobs: dict[str, UUID]) -> list[str]:
+    """Messages from another app with the prompt in them: a good one, and some that cannot be understood."""
+    account_id = an_account(1000, name="Another App")
+    jobs["message"] = uuid4()
+    good = {
+        "account_id": account_id,
+        "operation": "clustering",
+        "params": {"prompt": f"Say {MARKER}", "max_output_tokens": 64},
+        "job_id": str(jobs["message"]),
+    }
+    sent = [str(uuid4()) for _ in range(4)]
+    send(
+        system.environment,
+        {"kwargs": good, "task_id": sent[0]},
+        {"kwargs": {**good, "params": {"prompt": [MARKER]}}, "task_id": sent[1]},
+        {"kwargs": good, "task": "generation.nonsense", "task_id": sent[2]},
+    )
+    broker_url = system.environment["BROKER_URL"]
+    put(broker_url, "requests", item(request(good).encode()[:-9], message_id=sent[3]))
+    return sent
+
+
+def send_to_a_troubled_database(system: System, sent: list[str]) -> UUID:
+    """A message whose first insert is cancelled, so that its task is tried again."""
+    sent.append(str(uuid4()))
+    job_id = uuid4()
+    params = {"prompt": f"Say {MARKER}", "max_output_tokens": 64}
+    kwargs = {"account_id": an_account(100), "operation": "clustering", "params": params, "job_id": str(job_id)}
+    with insert_cancelled(system, "creditmill billing"):
+        send(system.environment, {"kwargs": kwargs, "task_id": sent[-1]})
+    assert system.finished([job_id])[job_id].state == "settled"
+    return job_id
+
+
+@contextmanager
+def insert_cancelled(system: System, application: str) -> Iterator[None]:
+    """Hold up what processes of this name insert into generation_jobs during the block, then cancel the statement."""
+    engine = create_engine(system.environment["DATABASE_URL"], isolation_level="AUTOCOMMIT")
+    cancel = text(
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+        "AND query LIKE 'INSERT INTO generation_jobs%' AND application_name = :name AND datname = current_database()"
+    )
+    with engine.connect() as operator, transaction() as session:
+        session.execute(text("LOCK TABLE generation_jobs IN SHARE MODE"))
+        yield
+        wait_until(lambda: operator.execute(cancel, {"name": application}).all(), what="the blocked insert")
+    engine.dispose()
+
+
+def run_with_refused_key(system: System) -> UUID:
+    """A job whose key the provider refuses, quoting it."""
+    with transaction() as session:
+        session.get_one(GlobalIntegrationSettings, 1).dalle_api_key = REFUSED_KEY
+    job = pipeline.submit(an_account(100), "image_generation", {"prompt": f"Draw {MARKER}"})
+    finished = system.finished([job.job_id])[job.job_id]
+    assert (finished.state, finished.error_code) == ("refunded", "bad_credentials")
+    return job.job_id
+
+
+@contextmanager
+def watching(system: System, seen: Sightings) -> Iterator[None]:
+    """See every command that Valkey gets and every Celery event; look everywhere else again and again."""
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=watch, args=(system, seen, stop), daemon=True)
+        for watch in (_watch_commands, _watch_events, _watch_everything)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: seen.commands and seen.events, what="the first command and event")
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=20)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def _watch_commands(system: System, seen: Sightings, stop: threading.Event) -> None:
+    with redis.Redis.from_url(system.environment["BROKER_URL"]) as client, client.monitor() as monitor:
+        while not stop.is_set():
+            seen.commands.append(monitor.next_command()["command"])
+
+
+def _watch_events(system: System, seen: Sightings, stop: threading.Event) -> None:
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": lambda event: seen.events.append(repr(event))})
+        threading.Thread(target=lambda: (stop.wait(), setattr(receiver, "should_stop", True)), daemon=True).start()
+        receiver.capture(limit=None, timeout=None, wakeup=True)
+
+
+def _watch_everything(system: System, seen: Sightings, stop: threading.Event) -> None:
+    while not stop.is_set():
+        look(system, seen)
+        stop.wait(0.3)
+
+
+def look(system: System, seen: Sightings) -> None:
+    """Dump Valkey, ask Flower, read the command lines."""
+    seen.dumps.update(dump(system.environment["BROKER_URL"]))
+    for path in ("/api/tasks?limit=1000", "/api/workers", "/tasks", "/workers", "/broker", "/metrics"):
+        seen.pages[f"{path} at {time.monotonic():.1f}"] = _page(system.flower_url + path)
+    for process in psutil.process_iter(["cmdline"]):
+        seen.command_lines.add(" ".join(process.info["cmdline"] or []))
+
+
+def dump(broker_url: str) -> dict[str, str]:
+    """Every key of every type of every database, by a name that tells one content from another."""
+    found: dict[str, str] = {}
+    read: dict[str, Callable[[redis.Redis, bytes], Any]] = {
+        "string": lambda each, key: each.get(key),
+        "list": lambda each, key: each.lrange(key, 0, -1),
+        "hash": lambda each, key: each.hgetall(key),
+        "set": lambda each, key: each.smembers(key),
+        "zset": lambda each, key: each.zrange(key, 0, -1),
+        "stream": lambda each, key: each.xrange(key),
+    }
+    for number in range(16):
+        with redis.Redis.from_url(f"{broker_url.rsplit('/', 1)[0]}/{number}") as each:
+            for key in each.scan_iter(count=1000):
+                kind = each.type(key).decode()
+                content = read[kind](each, key) if kind != "none" else None
+                parts = content.items() if isinstance(content, dict) else content
+                for part in parts if isinstance(content, (list, dict, set)) else [content]:
+                    found[f"db {number} {key!r} {part!r}"] = f"{key!r} {part!r}"
+    return found
+
+
+def unfolded(text: str) -> str:
+    """The text, and everything in it that is base64, as Celery's bodies are."""
+    parts = [text]
+    for match in BASE64.findall(text):
+        try:
+            parts.append(base64.b64decode(match, validate=True).decode())
+        except ValueError:
+            continue
+    return "\n".join(parts)
+
+
+def leaks(text: str) -> list[str]:
+    """Which of the secrets the text shows."""
+    whole = unfolded(text)
+    return [name for name, secret in SECRETS.items() if secret in whole]
+
+
+def _page(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+def _waits(ran: Ran, text: str) -> bool:
+    """Whether this is an app's own message, in its queue or in the hands of the worker that took it."""
+    return any(key in text for key in (PREFIX + "requests", PREFIX + "unacked")) and any(
+        message_id in text for message_id in ran.sent
+    )
+
+
+def test_every_kind_of_job_came_to_the_end_that_it_should_have(ran):
+    states = dict(rows("SELECT id, state FROM generation_jobs"))
+
+    assert {name for name, job_id in ran.jobs.items() if states[job_id] == "settled"} == {
+        *("slow", "fewer_images", "text", "turns", "image", "message", "retried message"),
+    }
+    assert {code for (code,) in rows("SELECT code FROM dead_messages")} == {
+        "invalid_params",
+        "unknown_task",
+        "undecodable",
+    }
+
+
+def test_no_log_shows_a_secret(ran):
+    logs = ran.system.logs()
+
+    assert {"billing.log", "generation.log", "beat.log", "flower.log"} <= set(logs)
+    assert {name: leaks(content) for name, content in logs.items() if leaks(content)} == {}
+    assert [name for name, content in logs.items() if SECRET_KEY in content] == []
+
+
+def test_no_file_of_the_instance_shows_a_secret(ran):
+    files = [path for path in ran.system.home.rglob("*") if path.is_file()]
+
+    assert [path.name for path in files if leaks(path.read_text(errors="replace"))] == []
+
+
+def test_valkey_never_held_a_secret_but_in_an_apps_own_message(ran):
+    assert [name for name, content in ran.seen.dumps.items() if leaks(content) and not _waits(ran, content)] == []
+
+
+def test_no_command_brought_valkey_a_secret_but_in_an_apps_own_message(ran):
+    assert any(MARKER in unfolded(command) for command in ran.seen.commands), "the watch sees what it looks for"
+    assert [command for command in ran.seen.commands if leaks(command) and not _waits(ran, command)] == []
+
+
+def test_nothing_of_an_apps_message_stays_behind(ran):
+    after = dump(ran.system.environment["BROKER_URL"])
+
+    assert [name for name, content in after.items() if leaks(content)] == []
+
+
+def test_no_event_shows_a_secret(ran):
+    assert any("task-received" in event and "generation.submit" in event for event in ran.seen.events)
+    assert [event for event in ran.seen.events if leaks(event)] == []
+
+
+def test_flower_shows_no_secret(ran):
+    tasks = ran.system.flower("/api/tasks?limit=1000")
+    pages = {f"/{kind}/{task_id}": "" for task_id in tasks for kind in ("task", "api/task/info")}
+    pages = {path: _page(ran.system.flower_url + path) for path in pages} | ran.seen.pages
+
+    assert {task["name"] for task in tasks.values()} >= STEPS
+    assert sum(bool(page) for path, page in pages.items() if path.startswith("/task/")) == len(tasks)
+    assert [path for path, page in pages.items() if leaks(page)] == []
+
+
+def test_no_command_line_shows_a_secret(ran):
+    password = ran.system.environment["BROKER_URL"].split(":")[2].split("@")[0]
+    shown = "\n".join(ran.seen.command_lines)
+
+    assert "worker generation" in shown, "the watch sees our processes"
+    assert leaks(shown) == []
+    assert SECRET_KEY not in shown
+    assert password not in shown
+
+
+def test_the_database_holds_secrets_only_where_they_belong(ran):
+    columns = rows(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"
+    )
+    found = {
+        (name, f"{table}.{column}")
+        for table, column in columns
+        for name, secret in SECRETS.items()
+        if rows(f'SELECT 1 FROM "{table}" WHERE "{column}"::text LIKE :secret LIMIT 1', secret=f"%{secret}%")
+    }
+
+    assert len(columns) > 200
+    assert ("the prompt", "generation_jobs.params") in found
+    assert found <= {("the prompt", "generation_jobs.params"), ("the prompt", "generation_results.content")}
+    assert rows("SELECT openai_api_key, dalle_api_key FROM global_integration_settings") != [(None, None)]
+
+
+def test_the_servers_logs_show_no_secret_even_where_a_statement_was_cancelled(ran):
+    logs = server_logs(ran.system.environment["BROKER_URL"])
+
+    assert {Path(name).name for name in logs} == {"postgresql.log", "valkey.log"}
+    assert "canceling statement due to user request" in "".join(logs.values())
+    assert {name: leaks(content) for name, content in logs.items() if leaks(content)} == {}
+
+
+def server_logs(broker_url: str) -> dict[str, str]:
+    """The logs of PostgreSQL and of Valkey: every file in their folders that is named so."""
+    with redis.Redis.from_url(broker_url) as client:
+        folders = [client.config_get("dir")["dir"], Path(rows("SHOW data_directory")[0][0]).parent]
+    found = [path for folder in folders for path in Path(folder).rglob("*.log")]
+    return {str(path): path.read_text(errors="replace") for path in found}
+
+
+def test_messages_between_steps_carry_ids_and_nothing_else(ran):
+    pushed = [command.split(" ", 2) for command in ran.seen.commands if command.startswith("LPUSH " + PREFIX)]
+    queues = {name for _, name, _ in pushed}
+    steps = [
+        Envelope.read(raw) for _, name, raw in pushed if name in {PREFIX + q for q in ("billing", "text", "image")}
+    ]
+
+    assert {step.task for step in steps} == STEPS
+    assert {PREFIX + "text", PREFIX + "image", PREFIX + "billing"} <= queues
+    for step in steps:
+        (ids,), kwargs, rest = step.parts
+        assert [str(UUID(job_id)) for job_id in ids] == ids != [], step
+        assert kwargs == {}
+        assert {name: rest[name] for name in ("callbacks", "errbacks", "chord")} == dict.fromkeys(
+            ("callbacks", "errbacks", "chord")
+        )
+        for following in rest["chain"] or []:
+            assert following["task"] in STEPS
+            assert (following["args"], following["kwargs"]) == ([], {})
+
+
+def test_the_books_balance(ran):
+    assert ran.system.findings() == []
+    assert the_account(1).reserved == 0
