@@ -95,9 +95,9 @@ def demo(path: str | None, faults: bool, seed: int) -> None:
 def simulator(arguments: tuple[str, ...]) -> None:
     """Run the simulated provider alone (see `creditmill simulator --help`)."""
     # Imported here: it needs the `embedded` extra, and no other command may start it by accident.
-    from workers import simulator as simulated
+    from workers.simulator.command import main
 
-    simulated.main.main(args=list(arguments), prog_name="creditmill simulator", standalone_mode=False)
+    main.main(args=list(arguments), prog_name="creditmill simulator", standalone_mode=False)
 
 
 COMMANDS = [demo, up, migrate, worker, beat, flower, simulator]

@@ -32,7 +32,7 @@ from tests.conftest import SECRET_KEY, emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
 from workers.embedded import Servers
-from workers.simulator_faults import FAULTS
+from workers.simulator.faults import FAULTS
 
 KEY = f"sim-planted-{uuid4().hex}"
 REFUSED_KEY = f"planted-for-images-{uuid4().hex}"

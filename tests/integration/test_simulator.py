@@ -20,8 +20,9 @@ import toktok
 from click.testing import CliRunner
 from openai import OpenAI
 
-from workers.simulator import Entry, Journal, main, read_journal
-from workers.simulator_faults import FAULTS, FaultError, random_fault, read_marker, read_rates
+from workers.simulator import Entry, Journal, read_journal
+from workers.simulator.command import main
+from workers.simulator.faults import FAULTS, FaultError, random_fault, read_marker, read_rates
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "Describe a quiet garden in the morning."

@@ -18,9 +18,6 @@ PACKAGES = ("workers", "tasks", "billing", "config")
 LINES_MAX = 400
 
 LONGER: dict[str, int] = {
-    # One HTTP server with the providers' endpoints, and the answers that it makes up: long, but flat.
-    "workers/simulator.py": 600,
-    "workers/simulator_answers.py": 600,
     # A migration is written once and never changed, so it is not split.
     "billing/store/migrations/versions/0001_schema.py": 700,
 }

@@ -1,42 +1,32 @@
-"""A local stand-in for OpenAI's HTTP API, with faults on demand and a journal of what it really executed.
+"""The HTTP server: it chooses each request's fault, journals what it does before anybody sees it, and answers."""
 
-It serves 127.0.0.1 only, accepts only keys that begin with `sim-`, and never runs unless it is started on purpose.
-What it answers is in `workers.simulator_answers`, how it can fail in `workers.simulator_faults`.
-"""
+from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
 import logging
 import os
-import signal
 import socket
 import struct
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import click
 from aiohttp import web
 
-from workers.simulator_answers import (
+from workers.simulator.answers import (
     ANSWERS,
     PNG,
     Answer,
     Desk,
-    Draw,
-    PromptCache,
-    Question,
     ask_one_image_less,
-    count_tokens,
     list_models,
-    read_question,
 )
-from workers.simulator_faults import (
+from workers.simulator.draws import Draw
+from workers.simulator.faults import (
     FAULTS,
     FaultError,
     Marker,
@@ -46,76 +36,18 @@ from workers.simulator_faults import (
     echo,
     random_fault,
     read_marker,
-    read_rates,
     read_script,
     take_scripted,
 )
+from workers.simulator.journal import Journal, read_journal
+from workers.simulator.questions import Question, read_question
+from workers.simulator.texts import PromptCache
 
 log = logging.getLogger("creditmill.simulator")
 
 HOST = "127.0.0.1"
 MAX_BODY_BYTES = 2 * 1024 * 1024
 KEY_PREFIX = "sim-"
-
-Event = Literal["received", "executed", "answered", "dropped"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the journal; an `executed` line means that the provider did billable work.
-
-    `at` is ISO 8601 in UTC, `usage` is what the provider would bill in its own shape, `images` a number of images,
-    `fault` the fault chosen for the request. Prompts and API keys are never written.
-    """
-
-    seq: int
-    at: str
-    event: Event
-    idempotency_key: str | None
-    request_id: str
-    endpoint: str
-    model: str | None = None
-    prompt_sha256: str | None = None
-    fault: str | None = None
-    status: int | None = None
-    usage: Mapping[str, Any] | None = None
-    images: int | None = None
-
-
-def read_journal(path: Path | str) -> list[Entry]:
-    """Read a journal in order; a missing file is an empty journal, and a torn last line is left out.
-
-    Raises ValueError if any other line is broken.
-    """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    # What follows the last line break is either nothing or a line that was never finished.
-    return [Entry(**json.loads(line)) for line in lines[:-1]]
-
-
-class Journal:
-    """Appends entries to a JSON-lines file, each flushed before `write` returns; one process writes to it."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.earlier = read_journal(path)
-        self._seq = max((entry.seq for entry in self.earlier), default=0)
-        self._file = path.open("ab")
-        whole = path.read_bytes().rfind(b"\n") + 1
-        self._file.truncate(whole)
-
-    def write(self, event: Event, **facts: Any) -> None:
-        """Append one entry with the next sequence number and the current time."""
-        self._seq += 1
-        entry = Entry(seq=self._seq, at=datetime.now(UTC).isoformat(), event=event, **facts)
-        self._file.write(json.dumps(asdict(entry)).encode() + b"\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 @dataclass(frozen=True)
@@ -418,90 +350,3 @@ async def _errors_in_shape(
 
 async def _say_simulated(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Simulator"] = "creditmill"
-
-
-async def serve(settings: Settings, journal: Journal, port: int) -> None:
-    """Serve on 127.0.0.1 until SIGTERM or SIGINT; prints one line of JSON to stdout once requests are accepted.
-
-    Raises OSError if the port is taken; port 0 picks a free one.
-    """
-    simulator = Simulator(settings, journal)
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    runner = web.AppRunner(simulator.application(), access_log=None, shutdown_timeout=2.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, HOST, port).start()
-        simulator.address = f"http://{HOST}:{runner.addresses[0][1]}"
-        count_tokens("The first count loads the encoding, which takes half a second.")
-        click.echo(json.dumps({"simulator": f"{simulator.address}/v1", "pid": os.getpid()}))
-        log.info("serving %s, journal %s", simulator.address, journal.path)
-        await stopped.wait()
-        log.info("stopping")
-    finally:
-        simulator.stop()
-        await runner.cleanup()
-
-
-def _rates(context: click.Context, parameter: click.Parameter, options: tuple[str, ...]) -> dict[str, float]:
-    try:
-        return read_rates(options)
-    except FaultError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-@click.command("simulator")
-@click.option("--port", type=click.IntRange(0, 65_535), default=0, show_default=True, help="0 picks a free port.")
-@click.option(
-    "--journal",
-    "journal_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    required=True,
-    help="JSON-lines file that tells what was executed; it is continued if it exists.",
-)
-@click.option("--seed", type=int, default=1, show_default=True, help="Decides every text, count and random fault.")
-@click.option("--latency", type=click.FloatRange(min=0), default=0.2, show_default=True, help="Seconds per answer.")
-@click.option(
-    "--latency-jitter", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share by which it varies."
-)
-@click.option(
-    "--fault", "rates", multiple=True, callback=_rates, metavar="NAME=RATE", help="Random fault; may be given often."
-)
-@click.option(
-    "--hang", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds that a hang lasts."
-)
-def main(
-    port: int,
-    journal_path: Path,
-    seed: int,
-    latency: float,
-    latency_jitter: float,
-    rates: dict[str, float],
-    hang: float,
-) -> None:
-    """Serve a simulated AI provider on 127.0.0.1, which speaks OpenAI's API and fails on demand.
-
-    It accepts only API keys that begin with sim-, and everything it makes says that it is simulated. A prompt can ask
-    for a fault itself: "A red fox [[simulate: rate_limit x2; slow x1]]". GET /simulator/faults lists the faults.
-
-    \b
-    Example:
-      creditmill simulator --port 8123 --journal journal.jsonl --fault rate_limit=0.05 --fault slow=0.1
-    """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    settings = Settings(seed, latency, latency_jitter, hang, rates)
-    try:
-        journal = Journal(journal_path)
-    except (OSError, ValueError, TypeError) as error:
-        raise click.ClickException(f"The journal {journal_path} cannot be continued: {error}.") from None
-    try:
-        asyncio.run(serve(settings, journal, port))
-    except OSError as error:
-        raise click.ClickException(f"Cannot serve {HOST}:{port}: {error.strerror or error}.") from None
-    finally:
-        journal.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """The ways in which the simulated provider can fail, and how one of them is chosen for a request.
 
-Nothing here opens a connection or reads a clock; `workers.simulator` carries the faults out.
+Nothing here opens a connection or reads a clock; the server carries the faults out.
 """
 
 import re
