@@ -24,7 +24,7 @@ up: $(READY) ## Run every process on this machine until Ctrl-C
 	@$(BIN)/creditmill up
 
 test: $(READY) ## Run all tests against real PostgreSQL, Valkey, workers and Flower
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(READY) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

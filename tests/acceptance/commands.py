@@ -83,7 +83,8 @@ def ours(folder: Path, word: str = "") -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             mine: Mapping[str, str] = process.environ()
-            told = " ".join(process.cmdline())
+            # The servers' own environments and arguments say nothing of us, but they work in our folder.
+            told = f"{process.cwd()} {' '.join(process.cmdline())}"
         except psutil.Error:
             continue
         works_here = mine.get("CREDITMILL_FOLDER", "").startswith(str(folder)) or str(folder) in told

@@ -17,6 +17,7 @@ from redis.retry import Retry
 from sqlalchemy import NullPool, create_engine, text
 
 from workers.embedded import EmbeddedServerError, Postgres, Servers, Valkey, embedded_servers
+from workers.embedded.postgres import POSTGRES_MARK
 
 # The owner runs both servers, tells us where they are, and then only waits; it survives SIGINT by ignoring it.
 OWNER = """
@@ -87,12 +88,18 @@ def test_a_restart_keeps_the_data_and_the_urls(folder):
         assert broker.get("kept") == b"yes"
 
 
+def children():
+    """The processes below this one; a whole run of tests has servers of its own among them."""
+    return set(psutil.Process().children(recursive=True))
+
+
 def test_the_servers_are_gone_after_the_block_even_if_it_fails(folder):
     pids = []
+    before = children()
 
     def fail_in_the_block():
         with embedded_servers(folder):
-            pids.extend(process.pid for process in psutil.Process().children(recursive=True))
+            pids.extend(process.pid for process in children() - before)
             raise RuntimeError("our own")
 
     with pytest.raises(RuntimeError, match="our own"):
@@ -103,9 +110,10 @@ def test_the_servers_are_gone_after_the_block_even_if_it_fails(folder):
 
 
 def test_only_what_was_asked_for_is_started(folder):
+    before = children()
     with embedded_servers(folder, database=False) as servers:
         assert servers == Servers(database_url="", broker_url=servers.broker_url)
-        assert [child.name() for child in psutil.Process().children()] == ["valkey-server"]
+        assert [child.name() for child in children() - before] == ["valkey-server"]
 
 
 def test_postgres_is_set_up_for_us(folder):
@@ -129,7 +137,7 @@ def test_postgres_is_set_up_for_us(folder):
     postgres.start()
     postgres.stop()
 
-    assert (folder / "data" / "postgresql.conf").read_text().count(postgres.POSTGRES_MARK) == 1
+    assert (folder / "data" / "postgresql.conf").read_text().count(POSTGRES_MARK) == 1
 
 
 def test_one_postgres_has_many_databases(folder, monkeypatch):
