@@ -1,6 +1,6 @@
 """The platform's provider keys, addresses and defaults: one row, the top of the three tiers of settings.
 
-Keys exist here and nowhere else (seeds, section 2); accounts and users may override models and parameters, never keys.
+Keys exist here and nowhere else (the product's specification, section 2); accounts and users may override models and parameters, never keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class GlobalIntegrationSettings(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, default=SINGLETON)
     openai_api_key: Mapped[str | None] = mapped_column(EncryptedText)
     openai_base_url: Mapped[str | None] = mapped_column(Text)
-    # The seeds keep a key of its own for DALL·E; without one, image calls use the OpenAI key.
+    # The specification keeps a key of its own for DALL·E; without one, image calls use the OpenAI key.
     dalle_api_key: Mapped[str | None] = mapped_column(EncryptedText)
     anthropic_api_key: Mapped[str | None] = mapped_column(EncryptedText)
     anthropic_base_url: Mapped[str | None] = mapped_column(Text)

@@ -12,7 +12,7 @@ CREDITS_MAX = 2**53
 
 
 class Rounding(StrEnum):
-    """How a fraction of a credit becomes whole credits (seeds: BillingConfiguration.credit_rounding_mode)."""
+    """How a fraction of a credit becomes whole credits (specification: BillingConfiguration.credit_rounding_mode)."""
 
     UP = "up"
     DOWN = "down"

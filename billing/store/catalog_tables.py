@@ -1,6 +1,6 @@
 """The tables of the catalogue: models, image prices, operations and the platform's billing defaults.
 
-Columns take the names of the seeds (the models file). Every rate and limit of the system is a row here.
+Columns take the names of the product's specification. Every rate and limit of the system is a row here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class AIModelConfig(Base):
         CheckConstraint("model_type IN ('text', 'image', 'embedding')", name="model_type"),
         CheckConstraint("provider IN ('openai', 'anthropic', 'runware', 'google')", name="provider"),
         CheckConstraint("api IN ('responses', 'chat_completions', 'images', 'embeddings')", name="api"),
-        # The seeds allow no rate under 0.0001; NaN is greater than any number to PostgreSQL, so it is named.
+        # The specification allows no rate under 0.0001; NaN is greater than any number to PostgreSQL, so it is named.
         CheckConstraint(
             " AND ".join(
                 f"({column} IS NULL OR ({column} >= 0.0001 AND {column} <> 'NaN'))"

@@ -1,6 +1,6 @@
 """The tables of accounts, jobs and the ledger, with the constraints that say what must never happen.
 
-Columns take the names of the seeds (the models file). The catalogue's tables are in `catalog_tables`.
+Columns take the names of the product's specification. The catalogue's tables are in `catalog_tables`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The catalogue that a new installation starts with; operators change it from there.
 
 Token rates and image prices are the providers' public list prices in USD: OpenAI's pricing page for gpt-4o-mini, gpt-4o,
-gpt-5.1 and the dall-e-3 size and quality table; the seeds for the two models behind Runware. Credits per image keep the
-seeds' 60 % margin at $0.02 a credit.
+gpt-5.1 and the dall-e-3 size and quality table; the specification for the two models behind Runware. Credits an image keep
+its 60 % margin at $0.02 a credit.
 """
 
 from datetime import date
@@ -65,7 +65,7 @@ IMAGE_PRICES = [
     ("dall-e-3", "1024x1792", "hd", "0.120", 15),
     ("dall-e-3", "1792x1024", "hd", "0.120", 15),
     ("runware:97@1", "*", "*", "0.013", 5),
-    # At the seeds' 5 credits ($0.10) each of these images would lose five cents.
+    # At the specification's 5 credits ($0.10) each of these images would lose five cents.
     ("google:4@2", "*", "*", "0.15", 19),
 ]
 # operation, type, name, tokens a credit, least credits, USD a credit, plan limit, its unit
