@@ -1,6 +1,7 @@
 """The platform's provider keys, addresses and defaults: one row, the top of the three tiers of settings.
 
-Keys exist here and nowhere else (the product's specification, section 2); accounts and users may override models and parameters, never keys.
+Keys exist here and nowhere else (the product's specification, section 2); accounts and users may override models and
+parameters, never keys.
 """
 
 from __future__ import annotations
