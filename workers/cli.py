@@ -41,7 +41,9 @@ for group in (commands_processes, commands_accounts, commands_jobs, commands_ope
 def main() -> None:
     """Run a command; the entry point of the `creditmill` script."""
     configure_logging("WARNING")
-    instance.join(instance.folder())
+    if not {"up", "demo"} & set(sys.argv[1:2]):
+        # Those two run an instance of their own; all others work with the one that runs here.
+        instance.join(instance.folder())
     try:
         # Outside its standalone mode, click returns the code that a command exits with.
         sys.exit(creditmill.main(prog_name="creditmill", standalone_mode=False) or 0)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from config.secrets import new_secret_key
-from workers.embedded import embedded_servers
+from workers.embedded import EmbeddedServerError, embedded_servers
 from workers.private_files import write_private
 
 FOLDER_VARIABLE = "CREDITMILL_FOLDER"
@@ -29,6 +30,11 @@ def folder() -> Path:
 def running(home: Path) -> Iterator[None]:
     """Start the servers that no URL was given for, and put their addresses into the environment while they run."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _owned(home):
+        yield from _running(home)
+
+
+def _running(home: Path) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in NAMES}
     needs = {"database": not before["DATABASE_URL"], "broker": not before["BROKER_URL"]}
     os.environ["CREDITMILL_SECRET_KEY"] = before["CREDITMILL_SECRET_KEY"] or _secret_key(home)
@@ -45,6 +51,19 @@ def running(home: Path) -> Iterator[None]:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+@contextmanager
+def _owned(home: Path) -> Iterator[None]:
+    """Be the only one who runs this instance; a killed owner's lock is gone with it."""
+    with (home / "instance.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EmbeddedServerError(
+                f"Creditmill already runs in {home}: use it from another terminal, or set {FOLDER_VARIABLE}."
+            ) from None
+        yield
 
 
 def join(home: Path) -> None:

@@ -116,3 +116,13 @@ def test_make_explains_its_targets():
     told = subprocess.run(["make", "help"], cwd=PROJECT, text=True, capture_output=True, check=True).stdout
 
     assert {line.split()[1] for line in told.splitlines()} >= {"help", "demo", "up", "test", "lint"}
+
+
+@pytest.mark.parametrize("command", ["up --no-flower", "demo"])
+def test_a_second_instance_in_the_same_folder_is_refused_and_harms_nothing(folder, command):
+    refused = shell(folder, f"creditmill {command}")
+
+    assert refused.returncode == 1
+    assert "Creditmill already runs in" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert shell(folder, "creditmill doctor").returncode == 0
