@@ -17,8 +17,8 @@ from billing.store.tables import Account, CreditTransaction
 
 def create(session: Session, name: str, *, billing_email: str | None = None, time_zone: str = "UTC") -> Account:
     """Open an account with no credits; raises InvalidRequest for an empty name or an unknown time zone."""
-    if not name.strip() or "\x00" in name or len(name) > 200:
-        raise InvalidRequest("An account's name must have 1 to 200 characters.", code="invalid_name")
+    if not name.strip() or not name.isprintable() or len(name) > 200:
+        raise InvalidRequest("An account's name must have 1 to 200 printable characters.", code="invalid_name")
     try:
         ZoneInfo(time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):

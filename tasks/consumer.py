@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -16,8 +17,11 @@ from celery.exceptions import InvalidTaskError
 from celery.worker.consumer import Consumer
 from kombu.exceptions import DecodeError
 
+from config.database import utc_now
 from tasks import dead_letters
 
+LIMIT_MIN_S = 60
+ETA_MAX = timedelta(minutes=5)
 ID_MAX = 150
 """Letters of a message id; Celery's own have 36."""
 
@@ -89,12 +93,29 @@ def check_shape(message: Any) -> None:
     given = message.headers.get("id")
     if not isinstance(given, str) or not given.isprintable() or not 1 <= len(given) <= ID_MAX:
         raise InvalidTaskError("the id is missing, or no id")
+    if any(not _is_limit(limit) for limit in message.headers.get("timelimit") or ()):
+        raise InvalidTaskError("the time limits are too short, or none")
+    if _is_far(message.headers.get("eta")):
+        raise InvalidTaskError("the time of execution is too far away")
     if message.content_type != "application/json":
         # Not decoded here: what is not JSON is refused by Celery, with its own code.
         return
     payload = message.payload
     if not isinstance(payload, list) or [type(part) for part in payload] != [list, dict, dict]:
         raise InvalidTaskError("the body is not arguments, keyword arguments and options")
+
+
+def _is_limit(limit: object) -> bool:
+    # Our own steps carry celeryconfig's limits; anybody may send what ends the task, or the worker, at once.
+    return limit is None or (type(limit) in (int, float) and limit >= LIMIT_MIN_S)  # type: ignore[operator]
+
+
+def _is_far(eta: object) -> bool:
+    # A worker holds what is not due yet: a hundred messages for the next millennium would stop it. Ours wait a minute.
+    if eta is None:
+        return False
+    at = datetime.fromisoformat(str(eta))
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)) > utc_now() + ETA_MAX
 
 
 def name_of(body: Any, given: object) -> str:

@@ -68,6 +68,9 @@ def main() -> None:
             f"The database refused a statement ({type(error.orig).__name__}): run `creditmill doctor`.",
         )
         sys.exit(1)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        _say("folder_unusable", f"{error.filename} cannot be used: {error.strerror}.")
+        sys.exit(1)
     except BrokenPipeError:
         # Whoever read our output has seen enough.
         sys.stderr.close()

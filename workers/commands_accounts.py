@@ -86,6 +86,8 @@ def top_up(account_id: int, credits: int, idempotency_key: str | None, descripti
     \b
     Example:  creditmill accounts top-up 1 5000 --idempotency-key invoice-2026-117
     """
+    if idempotency_key is not None and not idempotency_key.strip():
+        raise click.UsageError("The idempotency key is empty: without a key, each repetition adds the credits again.")
     bootstrap.connect("accounts")
     with transaction() as session:
         row = service.top_up(

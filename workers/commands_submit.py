@@ -53,9 +53,15 @@ def submit(source: TextIO, account_id: int, wait: bool, timeout: float) -> None:
         for line, job in submitted:
             click.echo(json_line({"line": line, "job_id": job.job_id, "state": job.state, "created": job.created}))
         return
-    finished = wait_for([job.job_id for _, job in submitted], timeout_s=timeout)
-    for line, job in submitted:
-        click.echo(json_line({"line": line, **_outcome(job, finished[job.job_id])}))
+    job_ids = [job.job_id for _, job in submitted]
+    try:
+        wait_for(job_ids, timeout_s=timeout)
+    finally:
+        # Also when the wait is cut short: whoever has the ids need not submit again.
+        with transaction() as session:
+            finished = {job.id: job for job in store.find(session, job_ids)}
+        for line, job in submitted:
+            click.echo(json_line({"line": line, **_outcome(job, finished[job.job_id])}))
     if any(job.state != State.SETTLED for job in finished.values()):
         raise click.exceptions.Exit(1)
 

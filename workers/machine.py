@@ -15,7 +15,7 @@ import click
 from billing.store import schema
 from config import database
 from config.database import transaction
-from config.integrations import configured_providers, set_connection
+from config.integrations import configured_providers, connection_for, set_connection
 from config.settings import Settings
 from workers import bootstrap, instance
 from workers.signals import stop_signals
@@ -65,7 +65,7 @@ def point_to_simulator(port: int) -> None:
     """Let the OpenAI adapter call the simulator on this port; raises ClickException rather than replace a real key."""
     with transaction() as session:
         current = configured_providers(session)
-        if "openai" in current and not _is_local(current["openai"]):
+        if "openai" in current and connection_for(session, "openai", "text").api_key != SIMULATOR_KEY:
             raise click.ClickException(
                 "This database has a real OpenAI connection, which the simulator would replace. "
                 f"Use another folder ({instance.FOLDER_VARIABLE}) or another DATABASE_URL."
@@ -143,7 +143,3 @@ def _announce(settings: Settings, *, flower: bool) -> None:
     for name, url in sorted(providers.items()):
         lines.append(f"Provider {name}: {url or 'its own address'}")
     click.echo("\n".join(lines), err=True)
-
-
-def _is_local(url: str | None) -> bool:
-    return url is not None and url.startswith("http://127.0.0.1:")

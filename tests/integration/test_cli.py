@@ -187,9 +187,10 @@ def test_submitting_without_waiting_prints_a_job_for_each_line(run):
 
 
 def test_waiting_ends_with_an_error_when_jobs_do_not_finish(run):
-    code, _, err = run("submit", "--account", an_account(), "--timeout", 0.1, stdin=a_line())
+    code, out, err = run("submit", "--account", an_account(), "--timeout", 0.1, stdin=a_line())
 
     assert code == 1
+    assert lines(out)[0]["state"] == "queued"
     assert "1 of 1 jobs are not finished after 0.1 s" in err
 
 
