@@ -251,7 +251,8 @@ def test_a_stubborn_program_is_stopped_step_by_step(harness, code, steps, monkey
         "p | did not stop within 0.3 s; sending SIGQUIT",
         "p | still runs; sending SIGKILL to its whole process group",
     ]
-    assert harness.lines()[1:] == expected[:steps]
+    # A loaded machine may take long to end what heeds SIGQUIT: the order of the steps is the promise, not their pace.
+    assert harness.lines()[1 : 1 + steps] == expected[:steps]
 
 
 def test_stopping_ends_the_whole_group(harness):
