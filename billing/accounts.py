@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from billing.domain.errors import IdempotencyConflict, InvalidRequest, UnknownThing
 from billing.domain.money import CREDITS_MAX
 from billing.store import accounts as store
-from billing.store.accounts import Change
+from billing.store.books import Books, Change
 from billing.store.tables import Account, CreditTransaction
 
 
@@ -84,7 +84,7 @@ def top_up(
             }
         ],
     )
-    store.apply(session, {account_id: Change(balance=credits)})
+    Books(accounts={account_id: Change(balance=credits)}).post(session)
     recorded = store.transaction_with_key(session, account_id, idempotency_key)
     assert recorded is not None
     return recorded

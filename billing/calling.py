@@ -37,6 +37,8 @@ class Claim:
     params: dict[str, Any] = field(repr=False)
     max_output_tokens: int
     idempotency_key: str
+    # Whether the job's price is by the token: then a delivery without its tokens cannot be billed.
+    bills_tokens: bool
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def claim(session: Session, job_id: UUID, *, now: datetime, lease: timedelta, ag
         params=job.params,
         max_output_tokens=job.work["max_output_tokens"],
         idempotency_key=key,
+        bills_tokens=Price.from_json(job.price or {}).rates is not None,
     )
 
 

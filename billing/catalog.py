@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date, timedelta
 
 from sqlalchemy.orm import Session
 
 from billing.domain.errors import InvalidRequest, PriceNotConfigured, UnknownThing
 from billing.domain.money import Rounding
-from billing.domain.pricing import ImagePrice, Price, TokenRates
+from billing.domain.pricing import ImagePrice, Price
 from billing.store import catalog as store
-from billing.store.catalog_tables import AIModelConfig, CreditCostConfig
+from billing.store.catalog_tables import AIModelConfig, BillingConfiguration, CreditCostConfig
+from config.integrations import SINGLETON, GlobalIntegrationSettings
 
 PriceOf = Callable[[str, str, str, str], Price]
 
@@ -24,10 +26,10 @@ def operation_named(session: Session, operation_type: str) -> CreditCostConfig:
     return found
 
 
-def model_for(session: Session, operation: CreditCostConfig, name: str | None) -> AIModelConfig:
+def model_for(session: Session, operation: CreditCostConfig, name: str | None, *, today: date) -> AIModelConfig:
     """The model to use for an operation: the one asked for, or the default of the operation's type.
 
-    Raises UnknownThing, or InvalidRequest when the model is inactive or of another type.
+    Raises UnknownThing, or InvalidRequest when the model is inactive, of another type, or past its deprecation date.
     """
     found = store.model(session, name) if name else store.default_model(session, operation.model_type)
     fitting = tuple(m.model_name for m in store.models(session) if m.model_type == operation.model_type and m.is_active)
@@ -43,7 +45,21 @@ def model_for(session: Session, operation: CreditCostConfig, name: str | None) -
             f"{found.model_type}. Known: {', '.join(fitting)}.",
             code="model_type_mismatch",
         )
+    if found.is_deprecated(today):
+        raise InvalidRequest(
+            f"The provider has taken {found.model_name} away on {found.deprecation_date}. Use another model.",
+            code="model_deprecated",
+        )
     return found
+
+
+def deprecation_warning(session: Session, model: AIModelConfig, *, today: date) -> str | None:
+    """One sentence when the model's deprecation date is near or past, else None."""
+    day = model.deprecation_date
+    if day is None or day - timedelta(days=store.defaults(session).deprecation_notice_days) > today:
+        return None
+    gone = day <= today
+    return f"The provider {'has taken' if gone else 'takes'} {model.model_name} away on {day}: use another model."
 
 
 def price_of(
@@ -53,27 +69,37 @@ def price_of(
 
     Raises PriceNotConfigured: what has no price is refused, never given away.
     """
-    defaults = store.defaults(session)
-    image, rates = None, None
-    if model.model_type == "image" and model.output_cost_per_1m is None:
-        row = store.image_price(session, model.model_name, size, quality)
-        if row is None:
-            raise PriceNotConfigured(f"{model.model_name} has no price for images of {size} in {quality} quality.")
-        image = ImagePrice(size=size, quality=quality, cost_usd=row.cost_per_image_usd, credits=row.credits_per_image)
-    else:
-        rates = _rates(model)
+    image = image_price_of(session, model, size, quality) if model.bills_images else None
+    if image is None and model.rates is None:
+        raise PriceNotConfigured(f"{model.model_name} has no token rates.")
+    return price_from(operation, model, store.defaults(session), image)
+
+
+def image_price_of(session: Session, model: AIModelConfig, size: str, quality: str) -> ImagePrice:
+    """The price of one image of this size and quality; raises PriceNotConfigured when no row covers it."""
+    row = store.image_price(session, model.model_name, size, quality)
+    if row is None:
+        raise PriceNotConfigured(f"{model.model_name} has no price for images of {size} in {quality} quality.")
+    return ImagePrice(size=size, quality=quality, cost_usd=row.cost_per_image_usd, credits=row.credits_per_image)
+
+
+def price_from(
+    operation: CreditCostConfig, model: AIModelConfig, defaults: BillingConfiguration, image: ImagePrice | None
+) -> Price:
+    """The price that these rows make: an image's own, or the model's token rates, with the operation's credits."""
     return Price(
         model_name=model.model_name,
+        kind=model.model_type,
         tokens_per_credit=operation.tokens_per_credit or defaults.default_tokens_per_credit,
         min_credits=operation.min_credits,
         rounding=Rounding(defaults.credit_rounding_mode),
         price_per_credit_usd=operation.price_per_credit_usd or defaults.default_credit_price_usd,
-        rates=rates,
+        rates=model.rates if image is None else None,
         image=image,
     )
 
 
-def price_finder(session: Session) -> PriceOf:
+def price_finder(session: Session, *, today: date) -> PriceOf:
     """A function (operation, model, size, quality) -> Price that reads each combination once: for batches."""
     found: dict[tuple[str, str, str, str], Price] = {}
 
@@ -81,21 +107,14 @@ def price_finder(session: Session) -> PriceOf:
         key = (operation_type, model_name, size, quality)
         if key not in found:
             operation = operation_named(session, operation_type)
-            model = model_for(session, operation, model_name)
+            model = model_for(session, operation, model_name, today=today)
             found[key] = price_of(session, operation, model, size=size, quality=quality)
         return found[key]
 
     return find
 
 
-def _rates(model: AIModelConfig) -> TokenRates:
-    if model.input_cost_per_1m is None or (model.output_cost_per_1m is None and model.model_type != "embedding"):
-        raise PriceNotConfigured(f"{model.model_name} has no token rates.")
-    output = model.output_cost_per_1m if model.output_cost_per_1m is not None else model.input_cost_per_1m
-    cached, reasoning = model.cached_input_cost_per_1m, model.reasoning_cost_per_1m
-    return TokenRates(
-        input=model.input_cost_per_1m,
-        cached_input=model.input_cost_per_1m if cached is None else cached,
-        output=output,
-        reasoning=output if reasoning is None else reasoning,
-    )
+def image_defaults(session: Session, model: AIModelConfig) -> tuple[str | None, str]:
+    """The size and quality of an image that asks for neither: the model's first size, the platform's quality."""
+    settings = session.get_one(GlobalIntegrationSettings, SINGLETON)
+    return (model.valid_sizes or [None])[0], settings.image_quality

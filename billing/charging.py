@@ -4,9 +4,8 @@ repeated. Provider calls are in `calling`; what happens to work that was lost is
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,32 +14,18 @@ from sqlalchemy.orm import Session
 
 from billing import catalog, limits
 from billing.domain import pricing
-from billing.domain.errors import (
-    AccountFrozen,
-    BillingError,
-    InsufficientCredits,
-    PlanLimitReached,
-)
-from billing.domain.limits import LimitUnit, estimate_units, used_units
+from billing.domain.decisions import Limit, Reservation, Standing, decide
+from billing.domain.errors import BillingError
+from billing.domain.limits import LimitUnit, used_units
 from billing.domain.pricing import Price, Usage, Work
 from billing.domain.states import Event, State
 from billing.limits import Allowances
 from billing.store import accounts as account_store
 from billing.store import calls as call_store
+from billing.store import catalog as catalog_store
 from billing.store import jobs as store
-from billing.store import limits as limit_store
-from billing.store.accounts import Change
-from billing.store.limits import Key
+from billing.store.books import Books
 from billing.store.tables import Account, GenerationJob, GenerationResult, ProviderCall
-
-
-@dataclass(frozen=True)
-class Reservation:
-    """What one job is granted: its price, its estimate in credits, its units of a plan limit."""
-
-    price: Price
-    credits: int
-    limit_units: int
 
 
 @dataclass(frozen=True)
@@ -51,27 +36,6 @@ class Release:
     message: str
 
 
-@dataclass
-class _Books:
-    """What one batch adds to accounts and plan limits."""
-
-    accounts: dict[int, Change] = field(default_factory=lambda: defaultdict(Change))
-    limits: dict[Key, tuple[int, int]] = field(default_factory=dict)
-
-    def add_limit(self, job: GenerationJob, *, used: int, reserved: int) -> None:
-        if job.limit_type is not None and job.limit_period_start is not None:
-            self.add_units((job.account_id, job.limit_type, job.limit_period_start), used, reserved)
-
-    def add_units(self, key: Key, used: int, reserved: int) -> None:
-        before = self.limits.get(key, (0, 0))
-        self.limits[key] = (before[0] + used, before[1] + reserved)
-
-    def write(self, session: Session) -> None:
-        # Accounts before limits: the order in which every step locks them.
-        account_store.apply(session, self.accounts)
-        limit_store.apply(session, self.limits)
-
-
 def check(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
     """Reject the queued jobs that their account or plan clearly does not cover; returns the jobs that may go on.
 
@@ -80,11 +44,12 @@ def check(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[U
     jobs = store.find(session, job_ids)
     allowances = limits.allowances(session, _wanted(jobs), now=now, opening=False)
     accounts = account_store.find_many(session, {job.account_id for job in jobs})
-    price_of = catalog.price_finder(session)
+    decider = _Decider(session, allowances, now=now)
     refused: dict[UUID, BillingError] = {}
     for job in jobs:
         if job.state == State.QUEUED:
-            outcome = _decide(job, accounts[job.account_id], allowances, price_of)
+            account = accounts[job.account_id]
+            outcome = decider.decide(job, account, account.available)
             if isinstance(outcome, BillingError):
                 refused[job.id] = outcome
     _reject(session, refused, now=now)
@@ -101,11 +66,11 @@ def reserve(session: Session, job_ids: Sequence[UUID], *, now: datetime, publish
     jobs = store.lock(session, job_ids, {State.QUEUED})
     accounts = account_store.lock(session, {job.account_id for job in jobs})
     allowances = limits.allowances(session, _wanted(jobs), now=now)
-    price_of = catalog.price_finder(session)
+    decider = _Decider(session, allowances, now=now)
     available = {account_id: account.available for account_id, account in accounts.items()}
-    books, granted, refused = _Books(), [], {}
+    books, granted, refused = Books(), [], {}
     for job in sorted(jobs, key=lambda job: (job.created_at, job.id)):
-        outcome = _decide(job, accounts[job.account_id], allowances, price_of, available=available[job.account_id])
+        outcome = decider.decide(job, accounts[job.account_id], available[job.account_id])
         if isinstance(outcome, BillingError):
             refused[job.id] = outcome
             continue
@@ -114,8 +79,9 @@ def reserve(session: Session, job_ids: Sequence[UUID], *, now: datetime, publish
         allowance = allowances.get((job.account_id, job.limit_type or ""))
         if allowance is not None:
             allowance.remaining -= outcome.limit_units
-            key = (job.account_id, allowance.limit_type, allowance.period_start)
-            books.add_units(key, 0, outcome.limit_units)
+            held = books.limits[(job.account_id, allowance.limit_type, allowance.period_start)]
+            held.reserved += outcome.limit_units
+            held.allowed = allowance.allowed
         granted.append(
             {
                 "id": job.id,
@@ -132,7 +98,7 @@ def reserve(session: Session, job_ids: Sequence[UUID], *, now: datetime, publish
     _reject(session, refused, now=now)
     moved = store.move(session, Event.RESERVE, granted)
     assert len(moved) == len(granted), "a locked job left its state"
-    books.write(session)
+    books.post(session)
     return [job.id for job in store.find(session, job_ids) if job.state == State.RESERVED]
 
 
@@ -143,7 +109,7 @@ def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[
     delivered = call_store.delivered(session, [job.id for job in jobs])
     results = call_store.results(session, [job.id for job in jobs])
     balances = {account_id: account.balance for account_id, account in accounts.items()}
-    books, moves, ledger, log = _Books(), [], [], []
+    books, moves, ledger, log = Books(), [], [], []
     for job in jobs:
         usage = _usage(delivered[job.id])
         price = Price.from_json(job.price or {})
@@ -152,7 +118,7 @@ def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[
         books.accounts[job.account_id].balance -= charge.credits
         books.accounts[job.account_id].reserved -= job.credits_reserved
         limit_used = _limit_used(job, usage, results.get(job.id))
-        books.add_limit(job, used=limit_used, reserved=-job.limit_reserved)
+        _release_units(books, job, used=limit_used)
         moves.append(
             {
                 "id": job.id,
@@ -166,7 +132,7 @@ def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[
         log.append(_usage_row(job, usage, price, charge.credits, now))
     moved = store.move(session, Event.SETTLE, moves)
     assert len(moved) == len(moves), "a locked job left its state"
-    books.write(session)
+    books.post(session)
     account_store.record(session, ledger)
     account_store.log_usage(session, log)
     return [job.id for job in jobs]
@@ -188,10 +154,10 @@ def release(
 ) -> list[UUID]:
     """Give the held credits and plan-limit units of these locked, open jobs back; returns the jobs released."""
     account_store.lock(session, {job.account_id for job in jobs})
-    books, moves = _Books(), []
+    books, moves = Books(), []
     for job in jobs:
         books.accounts[job.account_id].reserved -= job.credits_reserved
-        books.add_limit(job, used=0, reserved=-job.limit_reserved)
+        _release_units(books, job, used=0)
         moves.append(
             {
                 "id": job.id,
@@ -203,7 +169,7 @@ def release(
         )
     moved = store.move(session, Event.REFUND, moves)
     assert len(moved) == len(moves), "a locked job left its state"
-    books.write(session)
+    books.post(session)
     return [job.id for job in jobs]
 
 
@@ -216,36 +182,41 @@ def _wanted(jobs: Sequence[GenerationJob]) -> set[tuple[int, str]]:
     return {(job.account_id, job.limit_type) for job in jobs if job.limit_type is not None}
 
 
-def _decide(
-    job: GenerationJob,
-    account: Account,
-    allowances: Allowances,
-    price_of: catalog.PriceOf,
-    *,
-    available: int | None = None,
-) -> Reservation | BillingError:
-    """Grant or refuse one job, from what is left for it. A refusal is a value: the others in the batch go on."""
-    if account.frozen_reason is not None:
-        return AccountFrozen(account.id)
-    params = job.params if job.kind == "image" else {}
-    try:
-        price = price_of(
-            job.operation_type, job.model_name, params.get("size", "1024x1024"), params.get("quality", "standard")
+class _Decider:
+    """Decides the jobs of one batch, from the accounts and allowances that it found."""
+
+    def __init__(self, session: Session, allowances: Allowances, *, now: datetime) -> None:
+        self.allowances = allowances
+        self.price_of = catalog.price_finder(session, today=now.date())
+        self.words_per_100_tokens = catalog_store.defaults(session).words_per_100_tokens
+
+    def decide(self, job: GenerationJob, account: Account, available: int) -> Reservation | BillingError:
+        """Grant or refuse one job whose account has this many credits available."""
+        try:
+            price = self.price_of(
+                job.operation_type, job.model_name, job.params.get("size", ""), job.params.get("quality", "")
+            )
+        except BillingError as error:
+            return error
+        allowance = self.allowances.get((job.account_id, job.limit_type or ""))
+        return decide(
+            Standing(account.id, account.balance, available, account.frozen_reason is not None),
+            Work(**job.work),
+            price,
+            None if allowance is None else Limit(allowance.limit_type, _unit(job), allowance.remaining),
+            words_per_100_tokens=self.words_per_100_tokens,
         )
-    except BillingError as error:
-        return error
-    work = Work(**job.work)
-    needed = pricing.estimate(work, price)
-    left = account.available if available is None else available
-    if needed > left:
-        return InsufficientCredits(account.id, needed=needed, available=left, held=account.balance - left)
-    allowance = allowances.get((job.account_id, job.limit_type or ""))
-    if allowance is None:
-        return Reservation(price=price, credits=needed, limit_units=0)
-    units = estimate_units(LimitUnit(job.limit_unit or LimitUnit.REQUESTS), work)
-    if units > allowance.remaining:
-        return PlanLimitReached(account.id, allowance.limit_type, needed=units, remaining=max(0, allowance.remaining))
-    return Reservation(price=price, credits=needed, limit_units=units)
+
+
+def _unit(job: GenerationJob) -> LimitUnit:
+    return LimitUnit(job.limit_unit or LimitUnit.REQUESTS)
+
+
+def _release_units(books: Books, job: GenerationJob, *, used: int) -> None:
+    if job.limit_type is not None and job.limit_period_start is not None:
+        change = books.limits[(job.account_id, job.limit_type, job.limit_period_start)]
+        change.used += used
+        change.reserved -= job.limit_reserved
 
 
 def _reject(session: Session, refused: dict[UUID, BillingError], *, now: datetime) -> set[UUID]:
@@ -270,7 +241,7 @@ def _limit_used(job: GenerationJob, usage: Usage, result: GenerationResult | Non
     if job.limit_period_start is None:
         return 0
     words = result.content.get("text") if result is not None else None
-    return used_units(LimitUnit(job.limit_unit or LimitUnit.REQUESTS), usage, words, held=job.limit_reserved)
+    return used_units(_unit(job), usage, words, held=job.limit_reserved)
 
 
 def _deduction(job: GenerationJob, credits: int, balance_after: int, now: datetime) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from billing.domain.periods import Period, period_containing
 from billing.store import limits as store
-from billing.store.limits import Key
+from billing.store.books import LimitKey
 from billing.store.tables import Account, PlanLimitUsage, Subscription
 
 
@@ -22,6 +22,7 @@ class Allowance:
 
     limit_type: str
     period_start: date
+    allowed: int
     remaining: int
 
 
@@ -43,7 +44,7 @@ def allowances(
     """
     if not wanted:
         return {}
-    limited: dict[Key, int] = {}
+    limited: dict[LimitKey, int] = {}
     rows = []
     for account, subscription, plan in store.subscriptions(session, {account for account, _ in wanted}):
         period = current_period(account, subscription, now)
@@ -58,6 +59,7 @@ def allowances(
         (account, limit_type): Allowance(
             limit_type=limit_type,
             period_start=start,
+            allowed=allowed,
             remaining=_left(allowed, used.get((account, limit_type, start))),
         )
         for (account, limit_type, start), allowed in limited.items()

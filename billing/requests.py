@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID, uuid4
@@ -24,16 +24,17 @@ from billing.domain.states import Event, State
 from billing.store import jobs as store
 from billing.store.catalog_tables import AIModelConfig, CreditCostConfig
 from billing.store.tables import GenerationJob, User
-from config.integrations import GlobalIntegrationSettings
+from config.integrations import SINGLETON, GlobalIntegrationSettings
 
 BODY_MAX_BYTES = 1_000_000
 BIGINT_MAX = 2**63 - 1
-DEFAULT_MAX_OUTPUT_TOKENS = 8_192
 # In JSON text: a lone surrogate as it stands, or an escaped NUL (an even number of backslashes before its own).
 _NOT_TEXT = re.compile(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000")
 
 Prompt = Annotated[str, StringConstraints(min_length=1)]
 RelatedId = Annotated[int, Field(ge=0, le=BIGINT_MAX)]
+Size = Annotated[str, StringConstraints(pattern=r"^[0-9]{2,5}x[0-9]{2,5}$")]
+Quality = Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}$")]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -76,13 +77,26 @@ class TextParams(_Params):
 
 
 class ImageParams(_Params):
-    """What an image operation takes."""
+    """What an image operation takes; size and quality have their defaults in the catalogue."""
 
     prompt: Prompt
     n: Annotated[int, Field(ge=1, le=1_000)] = 1
-    size: Annotated[str, StringConstraints(pattern=r"^[0-9]{2,5}x[0-9]{2,5}$")] = "1024x1024"
-    quality: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}$")] = "standard"
+    size: Size | None = None
+    quality: Quality | None = None
     style: Literal["vivid", "natural"] | None = None
+
+
+class EmbeddingParams(_Params):
+    """What an embedding operation takes: one text or several."""
+
+    input: Annotated[list[Prompt], Field(min_length=1, max_length=2_048)]
+
+
+PARAMS: dict[str, type[TextParams] | type[ImageParams] | type[EmbeddingParams]] = {
+    "text": TextParams,
+    "image": ImageParams,
+    "embedding": EmbeddingParams,
+}
 
 
 class Submission(_Strict):
@@ -109,18 +123,29 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Examined:
-    """A request that was understood: its model, what it can use at most, and its price."""
+    """A request that was understood: its model, its whole parameters, what it can use at most, and its price."""
 
     submission: Submission
+    params: dict[str, Any]
     model: AIModelConfig
     operation: CreditCostConfig
     work: Work
     price: Price
+    warning: str | None = None
 
     @property
     def credits_estimated(self) -> int:
         """The most credits that it can be charged."""
         return estimate(self.work, self.price)
+
+    @property
+    def limit_type(self) -> str | None:
+        """The plan limit that it uses: an image's tier stands on its model, all else on the operation."""
+        return self.model.limit_type if self.model.model_type == "image" else self.operation.limit_type
+
+
+Understood = tuple[dict[str, Any], Work, Price]
+"""Whole parameters, the most that they can use, and the price."""
 
 
 def parse(data: object) -> Submission:
@@ -141,18 +166,19 @@ def parse(data: object) -> Submission:
             given["job_id"] = UUID(given["job_id"])
         except ValueError:
             raise InvalidRequest("job_id must be a UUID.") from None
-    return _validated(Submission, given, "invalid_request")
+    return validated(Submission, given, "invalid_request")
 
 
-def examine(session: Session, submission: Submission) -> Examined:
+def examine(session: Session, submission: Submission, *, now: datetime) -> Examined:
     """Check a request against the catalogue; raises a BillingError with one sentence when it cannot be done."""
     accounts.get(session, submission.account_id)
     _check_user(session, submission)
     operation = catalog.operation_named(session, submission.operation)
-    model = catalog.model_for(session, operation, submission.model)
-    if operation.model_type == "image":
-        return _examine_image(session, submission, operation, model)
-    return _examine_text(session, submission, operation, model)
+    model = catalog.model_for(session, operation, submission.model, today=now.date())
+    understand = {"image": _image, "text": _text, "embedding": _embedding}[operation.model_type]
+    params, work, price = understand(session, submission, operation, model)
+    warning = catalog.deprecation_warning(session, model, today=now.date())
+    return Examined(submission, params, model, operation, work, price, warning)
 
 
 def submit(
@@ -163,7 +189,9 @@ def submit(
     `deadline` is how long a job may stay open, `publish_by` how long its message may take before it is sent again.
     Raises a BillingError for the first request that cannot be done, IdempotencyConflict among them.
     """
-    rows = [_row(examine(session, each), now=now, deadline=deadline, publish_by=publish_by) for each in submissions]
+    rows = [
+        _row(examine(session, each, now=now), now=now, deadline=deadline, publish_by=publish_by) for each in submissions
+    ]
     created = store.add(session, rows)
     standing = store.find_by_keys(session, [(row["account_id"], row["idempotency_key"]) for row in rows])
     return [_submitted(row, standing.get((row["account_id"], row["idempotency_key"])), created) for row in rows]
@@ -179,35 +207,14 @@ def cancel(session: Session, job_id: UUID, *, now: datetime) -> None:
             raise NotCancellable(job_id, found[0].state)
 
 
-class PricedUsage(_Strict):
-    """What a usage is priced by: its operation, its model, and for images their size and quality."""
-
-    model_config = ConfigDict(extra="ignore")
-    operation: Annotated[str, StringConstraints(min_length=1, max_length=50)]
-    model: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
-    size: str = "1024x1024"
-    quality: str = "standard"
-
-
-def price_for(session: Session, data: dict[str, Any]) -> Price:
-    """The present price of a usage given as plain data; raises a BillingError when it has none."""
-    priced = _validated(PricedUsage, data, "invalid_usage")
-    operation = catalog.operation_named(session, priced.operation)
-    model = catalog.model_for(session, operation, priced.model)
-    return catalog.price_of(session, operation, model, size=priced.size, quality=priced.quality)
-
-
-def read_params(kind: str, params: dict[str, Any]) -> TextParams | ImageParams:
+def read_params(kind: str, params: dict[str, Any]) -> TextParams | ImageParams | EmbeddingParams:
     """The stored params of a job, as they were validated at submission."""
-    return ImageParams.model_validate(params) if kind == "image" else TextParams.model_validate(params)
+    return PARAMS[kind].model_validate(params)
 
 
-def _examine_text(
-    session: Session, submission: Submission, operation: CreditCostConfig, model: AIModelConfig
-) -> Examined:
-    params = _validated(TextParams, submission.params, "invalid_params")
+def _text(session: Session, submission: Submission, operation: CreditCostConfig, model: AIModelConfig) -> Understood:
+    params = validated(TextParams, submission.params, "invalid_params")
     assert model.max_output_tokens is not None
-    assert model.context_window is not None
     asked = params.max_output_tokens
     if asked is not None and asked > model.max_output_tokens:
         raise InvalidRequest(
@@ -218,39 +225,60 @@ def _examine_text(
         raise InvalidRequest(f"{model.model_name} takes no temperature.", code="invalid_params")
     if params.json_mode and not model.supports_json_mode:
         raise InvalidRequest(f"{model.model_name} has no JSON mode.", code="invalid_params")
-    counted = tokens.count_input(params.texts(), model.tokenizer)
     limit = asked or min(_default_max_output(session), model.max_output_tokens)
-    if counted + limit > model.context_window:
-        raise InvalidRequest(
-            f"The request has about {counted} input tokens and asks for up to {limit} more; "
-            f"{model.model_name} holds {model.context_window} in all.",
-            code="input_too_long",
-        )
-    work = Work(input_tokens=counted, max_output_tokens=limit)
-    return Examined(submission, model, operation, work, catalog.price_of(session, operation, model))
+    work = Work(input_tokens=_counted(params.texts(), model, output=limit), max_output_tokens=limit)
+    return submission.params, work, catalog.price_of(session, operation, model)
 
 
-def _examine_image(
-    session: Session, submission: Submission, operation: CreditCostConfig, model: AIModelConfig
-) -> Examined:
-    params = _validated(ImageParams, submission.params, "invalid_params")
+def _image(session: Session, submission: Submission, operation: CreditCostConfig, model: AIModelConfig) -> Understood:
+    params = validated(ImageParams, submission.params, "invalid_params")
     if params.n > (model.max_images or 1):
         raise InvalidRequest(
             f"n is {params.n}; {model.model_name} makes {model.max_images or 1} images a request at most.",
             code="invalid_params",
         )
-    if model.valid_sizes and params.size not in model.valid_sizes:
+    size, quality = params.size, params.quality
+    if size is None or quality is None:
+        usual_size, usual_quality = catalog.image_defaults(session, model)
+        size, quality = size or usual_size, quality or usual_quality
+    if size is None:
+        raise InvalidRequest(f"{model.model_name} has no usual size: give one.", code="invalid_size")
+    if not model.validate_size(size):
         raise InvalidRequest(
-            f"{model.model_name} makes no images of {params.size}. Known: {', '.join(model.valid_sizes)}.",
+            f"{model.model_name} makes no images of {size}. Known: {', '.join(model.valid_sizes or [])}.",
             code="invalid_size",
         )
-    price = catalog.price_of(session, operation, model, size=params.size, quality=params.quality)
-    return Examined(submission, model, operation, Work(images=params.n), price)
+    price = catalog.price_of(session, operation, model, size=size, quality=quality)
+    whole = {**submission.params, "size": size, "quality": quality}
+    if model.bills_images:
+        return whole, Work(images=params.n), price
+    assert model.max_output_tokens is not None
+    counted = _counted([params.prompt], model, output=0)
+    return whole, Work(counted, model.max_output_tokens * params.n, params.n), price
+
+
+def _embedding(
+    session: Session, submission: Submission, operation: CreditCostConfig, model: AIModelConfig
+) -> Understood:
+    params = validated(EmbeddingParams, submission.params, "invalid_params")
+    counted = _counted(params.input, model, output=0)
+    return submission.params, Work(input_tokens=counted), catalog.price_of(session, operation, model)
+
+
+def _counted(texts: list[str], model: AIModelConfig, *, output: int) -> int:
+    counted = tokens.count_input(texts, model.tokenizer)
+    if model.context_window is not None and counted + output > model.context_window:
+        more = f" and asks for up to {output} more" if output else ""
+        raise InvalidRequest(
+            f"The request has about {counted} input tokens{more}; {model.model_name} holds {model.context_window} "
+            "in all.",
+            code="input_too_long",
+        )
+    return counted
 
 
 def _default_max_output(session: Session) -> int:
-    settings = session.get(GlobalIntegrationSettings, 1)
-    return settings.openai_max_tokens if settings is not None else DEFAULT_MAX_OUTPUT_TOKENS
+    return session.get_one(GlobalIntegrationSettings, SINGLETON).openai_max_tokens
 
 
 def _check_user(session: Session, submission: Submission) -> None:
@@ -271,18 +299,14 @@ def _row(examined: Examined, *, now: datetime, deadline: timedelta, publish_by: 
         "model_name": model.model_name,
         "provider": model.provider,
         "kind": model.model_type,
-        "params": submission.params,
+        "params": examined.params,
         "idempotency_key": submission.idempotency_key or str(job_id),
         "request_hash": _hash(submission),
         "related_object_type": submission.params.get("related_object_type"),
         "related_object_id": submission.params.get("related_object_id"),
-        "work": {
-            "input_tokens": examined.work.input_tokens,
-            "max_output_tokens": examined.work.max_output_tokens,
-            "images": examined.work.images,
-        },
+        "work": asdict(examined.work),
         "credits_estimated": examined.credits_estimated,
-        "limit_type": model.limit_type if model.model_type == "image" else examined.operation.limit_type,
+        "limit_type": examined.limit_type,
         "limit_unit": examined.operation.limit_unit,
         "next_at": now + publish_by,
         "deadline_at": now + deadline,
@@ -310,7 +334,8 @@ def _hash(submission: Submission) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _validated(shape: type[Model], data: dict[str, Any], code: str) -> Model:
+def validated(shape: type[Model], data: dict[str, Any], code: str) -> Model:
+    """Plain data as this shape; raises InvalidRequest with one sentence on the first thing that is wrong."""
     try:
         return shape.model_validate(data)
     except ValidationError as error:

@@ -13,7 +13,16 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from billing.domain.errors import BillingError
 from config.logging import configure_logging, scrub
 from config.settings import ConfigurationError
-from workers import commands_accounts, commands_jobs, commands_operate, commands_processes, instance
+from workers import (
+    commands_accounts,
+    commands_catalog,
+    commands_jobs,
+    commands_models,
+    commands_operate,
+    commands_processes,
+    commands_quote,
+    instance,
+)
 from workers.embedded import EmbeddedServerError
 from workers.supervisor import SupervisorError
 
@@ -33,7 +42,15 @@ def creditmill() -> None:
     """
 
 
-for group in (commands_processes, commands_accounts, commands_jobs, commands_operate):
+for group in (
+    commands_processes,
+    commands_accounts,
+    commands_jobs,
+    commands_quote,
+    commands_models,
+    commands_catalog,
+    commands_operate,
+):
     for command in group.COMMANDS:
         creditmill.add_command(command)
 

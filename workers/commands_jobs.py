@@ -14,7 +14,7 @@ from billing.store import jobs as store
 from billing.store.tables import GenerationJob
 from config.database import transaction, utc_now
 from workers import bootstrap, timeline
-from workers.commands_submit import quote, submit
+from workers.commands_submit import submit
 from workers.output import as_json, console, print_json, table, usd
 
 
@@ -123,4 +123,4 @@ def facts(job: GenerationJob) -> dict[str, Any]:
     }
 
 
-COMMANDS = [jobs, submit, quote]
+COMMANDS = [jobs, submit]

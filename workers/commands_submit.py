@@ -1,4 +1,4 @@
-"""Commands that take requests as JSON lines: submit them and wait for their jobs, or quote what they would cost."""
+"""The command that takes requests as JSON lines, submits them and waits for their jobs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from billing import accounts, requests
-from billing.domain import pricing
-from billing.domain.errors import BillingError, InsufficientCredits, InvalidRequest
-from billing.domain.pricing import Usage
+from billing import requests
+from billing.domain.errors import BillingError, InvalidRequest
 from billing.domain.states import TERMINAL, State
 from billing.requests import Submission, Submitted
 from billing.store import jobs as store
 from billing.store.tables import GenerationJob
-from config.database import transaction
+from config.database import transaction, utc_now
 from tasks import pipeline
 from workers import bootstrap
 from workers.output import json_line
@@ -29,12 +27,11 @@ POLL_S = 0.25
 LINES_MAX = 100_000
 
 source = click.argument("source", type=click.File("r", encoding="utf-8", errors="surrogateescape"), default="-")
-for_account = click.option("--account", "account_id", type=int, required=True, help="The account that pays.")
 
 
 @click.command()
 @source
-@for_account
+@click.option("--account", "account_id", type=int, required=True, help="The account that pays.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until every job has come to its end.")
 @click.option("--timeout", default=3600.0, show_default=True, help="How long to wait, in seconds.")
 def submit(source: TextIO, account_id: int, wait: bool, timeout: float) -> None:
@@ -64,30 +61,6 @@ def submit(source: TextIO, account_id: int, wait: bool, timeout: float) -> None:
             click.echo(json_line({"line": line, **_outcome(job, finished[job.job_id])}))
     if any(job.state != State.SETTLED for job in finished.values()):
         raise click.exceptions.Exit(1)
-
-
-@click.command()
-@source
-@for_account
-def quote(source: TextIO, account_id: int) -> None:
-    """Say what requests would cost, without submitting them; prints one JSON line each.
-
-    \b
-    A request ("operation", "params", ...) gets its worst case: the credits that it would reserve.
-    A usage ("operation", "model", and "input_tokens", "output_tokens", ... or "images", "size", "quality") gets its
-    credits, cost, revenue and margin.
-    """
-    bootstrap.connect("quote")
-    wrong = False
-    for number, data in _lines(source):
-        try:
-            answer = _quote(account_id, data)
-        except BillingError as error:
-            wrong = True
-            answer = {"error": error.code, "message": error.message, **error.facts()}
-        click.echo(json_line({"line": number, **answer}))
-    if wrong:
-        raise click.exceptions.Exit(2)
 
 
 def wait_for(
@@ -120,23 +93,29 @@ def wait_for(
 def read_requests(source: TextIO, account_id: int) -> list[tuple[int, Submission]]:
     """Every request of a file with its line number, all checked; raises a BillingError that names the first bad."""
     checked = []
-    for number, data in _lines(source):
+    warnings: dict[str, None] = {}
+    for number, data in json_lines(source):
         try:
             if not isinstance(data, dict):
                 raise InvalidRequest("A request must be a JSON object.")
             submission = requests.parse({**data, "account_id": account_id})
             with transaction() as session:
-                requests.examine(session, submission)
+                examined = requests.examine(session, submission, now=utc_now())
         except BillingError as error:
             error.message = f"line {number}: {error.message}"
             raise
         checked.append((number, submission))
+        if examined.warning is not None:
+            warnings[examined.warning] = None
     if not checked:
         raise InvalidRequest("There is no request to submit.", code="no_requests")
+    for warning in warnings:
+        click.echo(f"creditmill: {warning} [model_deprecated]", err=True)
     return checked
 
 
-def _lines(source: TextIO) -> list[tuple[int, Any]]:
+def json_lines(source: TextIO) -> list[tuple[int, Any]]:
+    """Each line of JSON with its number, empty lines left out; raises InvalidRequest for the first that is none."""
     found = []
     for number, line in enumerate(source, start=1):
         if number > LINES_MAX:
@@ -163,45 +142,3 @@ def _outcome(accepted: Submitted, job: GenerationJob) -> dict[str, Any]:
         "error": job.error_code,
         "message": job.error_message,
     }
-
-
-def _quote(account_id: int, data: Any) -> dict[str, Any]:
-    if isinstance(data, dict) and "params" not in data:
-        return _quote_usage(data)
-    if not isinstance(data, dict):
-        raise InvalidRequest("A request must be a JSON object.")
-    submission = requests.parse({**data, "account_id": account_id})
-    with transaction() as session:
-        examined = requests.examine(session, submission)
-        account = accounts.get(session, account_id)
-    needed = examined.credits_estimated
-    answer: dict[str, Any] = {
-        "model": examined.model.model_name,
-        "credits": needed,
-        "balance": account.balance,
-        "reserved": account.reserved,
-        "available": account.available,
-        "affordable": needed <= account.available,
-    }
-    if needed > account.available:
-        refusal = InsufficientCredits(account_id, needed=needed, available=account.available, held=account.reserved)
-        answer |= {"error": refusal.code, "message": refusal.message, **refusal.facts()}
-    return answer
-
-
-def _quote_usage(data: dict[str, Any]) -> dict[str, Any]:
-    with transaction() as session:
-        price = requests.price_for(session, data)
-    usage = _usage(data)
-    # Nothing is held here: the charge is the whole of what is due.
-    credits = pricing.charge(usage, price, held=2**62).credits
-    cost, revenue = pricing.cost(usage, price), pricing.revenue(credits, price)
-    return {"credits": credits, "cost_usd": cost, "revenue_usd": revenue, "margin_usd": revenue - cost}
-
-
-def _usage(data: dict[str, Any]) -> Usage:
-    names = Usage.__dataclass_fields__
-    try:
-        return Usage(**{name: data[name] for name in names if name in data})
-    except ValueError as error:
-        raise InvalidRequest(f"{error}.", code="invalid_usage") from None

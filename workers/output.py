@@ -47,11 +47,22 @@ def usd(amount: Decimal, places: int = 4) -> str:
     return f"${amount:,.{places}f}" if amount >= 0 else f"-${-amount:,.{places}f}"
 
 
+def plain(value: object) -> str:
+    """A value for people: no trailing zeros, no Python words."""
+    if isinstance(value, Decimal):
+        return format(value.normalize(), "f")
+    if isinstance(value, list):
+        return ", ".join(plain(item) for item in value)
+    return f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else _shown(value)
+
+
 def _shown(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Decimal):
+        return plain(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

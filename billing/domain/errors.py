@@ -66,9 +66,20 @@ class InsufficientCredits(BillingError):
         )
         self.needed, self.available, self.held, self.short = needed, available, held, short
 
+    @property
+    def cause(self) -> str:
+        """`held` when the open jobs hold what is missing and may still give it back, `spent` when it is gone."""
+        return "held" if self.short <= self.held else "spent"
+
     def facts(self) -> dict[str, object]:
-        """Credits: needed, available, held by open jobs, and short."""
-        return {"needed": self.needed, "available": self.available, "held": self.held, "short": self.short}
+        """Credits: needed, available, held by open jobs, and short; and why they are short."""
+        return {
+            "needed": self.needed,
+            "available": self.available,
+            "held": self.held,
+            "short": self.short,
+            "cause": self.cause,
+        }
 
 
 class PlanLimitReached(BillingError):
@@ -83,8 +94,13 @@ class PlanLimitReached(BillingError):
         self.limit_type, self.needed, self.remaining = limit_type, needed, remaining
 
     def facts(self) -> dict[str, object]:
-        """The limit's type, the units needed and the units remaining."""
-        return {"limit_type": self.limit_type, "needed": self.needed, "remaining": self.remaining}
+        """The limit's type, and its units: needed, remaining and short."""
+        return {
+            "limit_type": self.limit_type,
+            "needed": self.needed,
+            "remaining": self.remaining,
+            "short": self.needed - self.remaining,
+        }
 
 
 class AccountFrozen(BillingError):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from billing.domain.money import Rounding, divide
 from billing.domain.pricing import Usage, Work
-
-WORDS_PER_100_TOKENS = 75
-"""English prose has about 0.75 words a token (OpenAI's help pages on tokens); used to hold words before they exist."""
 
 
 class LimitUnit(StrEnum):
@@ -20,21 +16,12 @@ class LimitUnit(StrEnum):
     IMAGES = "images"
 
 
-@dataclass(frozen=True)
-class LimitHold:
-    """Units of one plan limit that a job holds, in the period in which it was reserved."""
-
-    limit_type: str
-    unit: LimitUnit
-    amount: int
-
-
-def estimate_units(unit: LimitUnit, work: Work) -> int:
-    """The most units that this request can use."""
+def estimate_units(unit: LimitUnit, work: Work, *, words_per_100_tokens: int) -> int:
+    """The most units that this request can use; words are estimated from the tokens that they may take."""
     if unit is LimitUnit.IMAGES:
         return work.images
     if unit is LimitUnit.WORDS:
-        return divide(work.max_output_tokens * WORDS_PER_100_TOKENS, 100, rounding=Rounding.UP)
+        return divide(work.max_output_tokens * words_per_100_tokens, 100, rounding=Rounding.UP)
     return 1
 
 

@@ -96,10 +96,12 @@ class TokenRates:
 class Price:
     """Everything that a job's charge and cost are computed from, as it stood when its credits were reserved.
 
-    Exactly one of `image` and `rates` is set: a model bills by the image or by the token.
+    Exactly one of `image` and `rates` is set: a model bills by the image or by the token. `kind` is what is delivered:
+    text, image or embedding.
     """
 
     model_name: str
+    kind: str
     tokens_per_credit: int
     min_credits: int
     rounding: Rounding
@@ -121,6 +123,8 @@ class Price:
         rates, image = data["rates"], data["image"]
         return cls(
             model_name=data["model_name"],
+            # Jobs from before image models could bill by tokens have no kind in their price.
+            kind=data.get("kind", "image" if image else "text"),
             tokens_per_credit=data["tokens_per_credit"],
             min_credits=data["min_credits"],
             rounding=Rounding(data["rounding"]),
@@ -156,7 +160,11 @@ def cost(usage: Usage, price: Price) -> Decimal:
     if price.image is not None:
         return usd(Fraction(price.image.cost_usd) * usage.images)
     assert price.rates is not None
-    rates = price.rates
+    return cost_of_tokens(usage, price.rates)
+
+
+def cost_of_tokens(usage: Usage, rates: TokenRates) -> Decimal:
+    """What the provider is paid for the tokens of this usage, each bucket at its own rate, in USD."""
     exact = (
         usage.input_tokens * Fraction(rates.input)
         + usage.cached_input_tokens * Fraction(rates.cached_input)
@@ -183,9 +191,11 @@ def revenue(credits: int, price: Price) -> Decimal:
 
 
 def _due(usage: Usage, price: Price) -> int:
-    if price.image is not None:
+    if price.kind == "image" and not usage.images:
         # Nothing delivered, nothing charged; the minimum holds as soon as anything was.
-        return max(price.min_credits, usage.images * price.image.credits) if usage.images else 0
+        return 0
+    if price.image is not None:
+        return max(price.min_credits, usage.images * price.image.credits)
     return _for_tokens(usage.total_tokens, price)
 
 

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from billing.store.batch import as_json
 from billing.store.tables import Account, CreditTransaction, CreditUsageLog
-
-
-@dataclass
-class Change:
-    """What one batch does to one account, in credits."""
-
-    balance: int = 0
-    reserved: int = 0
 
 
 def find(session: Session, account_id: int) -> Account | None:
@@ -36,21 +26,6 @@ def lock(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
     """Lock the accounts in the order of their ids; always after their jobs, never before."""
     statement = select(Account).where(Account.id.in_(sorted(set(account_ids)))).order_by(Account.id).with_for_update()
     return {row.id: row for row in session.scalars(statement.execution_options(populate_existing=True))}
-
-
-def apply(session: Session, changes: Mapping[int, Change]) -> None:
-    """Add each change to its account; the table's CHECKs refuse what the balance does not cover."""
-    rows = [{"id": i, "balance": c.balance, "reserved": c.reserved} for i, c in changes.items() if c != Change()]
-    if rows:
-        session.execute(
-            text(
-                "UPDATE accounts a SET balance = a.balance + v.balance, reserved = a.reserved + v.reserved, "
-                "updated_at = now() "
-                "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS v(id bigint, balance bigint, reserved bigint) "
-                "WHERE a.id = v.id"
-            ),
-            {"rows": as_json(rows)},
-        )
 
 
 def record(session: Session, transactions: Sequence[dict[str, Any]]) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from sqlalchemy import case, select
 from sqlalchemy.orm import Session
 
-from billing.store.catalog_tables import ANY, AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
+from billing.store.catalog_tables import (
+    ANY,
+    AIModelConfig,
+    BillingConfiguration,
+    CreditCostConfig,
+    ImagePriceRow,
+    PlanLimitType,
+)
 
 
 def model(session: Session, name: str) -> AIModelConfig | None:
@@ -51,6 +58,42 @@ def image_price(session: Session, model_name: str, size: str, quality: str) -> I
         .order_by((exact_size + exact_quality).desc())
         .limit(1)
     )
+
+
+def specificity(row: ImagePriceRow, size: str, quality: str) -> int:
+    """How closely a row fits an image, as `image_price` ranks the rows that cover it."""
+    return 2 * (row.size == size) + (row.quality == quality)
+
+
+def exact_image_price(session: Session, model_name: str, size: str, quality: str) -> ImagePriceRow | None:
+    """The row of exactly this size and quality, `*` included."""
+    return session.scalar(
+        select(ImagePriceRow).where(
+            ImagePriceRow.model_name == model_name, ImagePriceRow.size == size, ImagePriceRow.quality == quality
+        )
+    )
+
+
+def image_prices(session: Session, model_name: str | None = None) -> list[ImagePriceRow]:
+    """Every image price, or those of one model, by model, size and quality."""
+    statement = select(ImagePriceRow).order_by(ImagePriceRow.model_name, ImagePriceRow.size, ImagePriceRow.quality)
+    if model_name is not None:
+        statement = statement.where(ImagePriceRow.model_name == model_name)
+    return list(session.scalars(statement))
+
+
+def unset_default(session: Session, model_type: str) -> None:
+    """Make no model of this type the default one; whoever sets another does so in the same transaction."""
+    for row in session.scalars(
+        select(AIModelConfig).where(AIModelConfig.model_type == model_type, AIModelConfig.is_default).with_for_update()
+    ):
+        row.is_default = False
+    session.flush()
+
+
+def limit_types(session: Session) -> tuple[str, ...]:
+    """The plan limits that there are, by name."""
+    return tuple(session.scalars(select(PlanLimitType.limit_type).order_by(PlanLimitType.limit_type)))
 
 
 def defaults(session: Session) -> BillingConfiguration:

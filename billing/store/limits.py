@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import date
 from typing import Any
 
-from sqlalchemy import select, text, tuple_
+from sqlalchemy import select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from billing.store.batch import as_json
+from billing.store.books import LimitKey
 from billing.store.tables import Account, Plan, PlanLimitUsage, Subscription
-
-Key = tuple[int, str, date]
-"""Account id, limit type, first day of the period."""
 
 
 def subscriptions(session: Session, account_ids: Iterable[int] | None) -> list[tuple[Account, Subscription, Plan]]:
@@ -39,7 +35,7 @@ def open_rows(session: Session, rows: Sequence[dict[str, Any]]) -> int:
     return len(session.scalars(statement, list(rows)).all())
 
 
-def find(session: Session, keys: Iterable[Key]) -> dict[Key, PlanLimitUsage]:
+def find(session: Session, keys: Iterable[LimitKey]) -> dict[LimitKey, PlanLimitUsage]:
     """The usage rows of these keys. Whoever means to change one holds its account's lock, which guards them too."""
     wanted = sorted(set(keys))
     if not wanted:
@@ -48,23 +44,3 @@ def find(session: Session, keys: Iterable[Key]) -> dict[Key, PlanLimitUsage]:
     statement = select(PlanLimitUsage).where(tuple_(*columns).in_(wanted))
     found = session.scalars(statement.execution_options(populate_existing=True))
     return {(row.account_id, row.limit_type, row.period_start): row for row in found}
-
-
-def apply(session: Session, changes: dict[Key, tuple[int, int]]) -> None:
-    """Add (used, reserved) units to each usage row; the table's CHECKs refuse to go below zero."""
-    rows = [
-        {"account_id": account, "limit_type": limit, "period_start": start, "used": used, "reserved": reserved}
-        for (account, limit, start), (used, reserved) in changes.items()
-        if used or reserved
-    ]
-    if rows:
-        session.execute(
-            text(
-                "UPDATE plan_limit_usage u SET amount_used = u.amount_used + v.used, "
-                "amount_reserved = u.amount_reserved + v.reserved, updated_at = now() "
-                "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
-                "AS v(account_id bigint, limit_type text, period_start date, used bigint, reserved bigint) "
-                "WHERE u.account_id = v.account_id AND u.limit_type = v.limit_type AND u.period_start = v.period_start"
-            ),
-            {"rows": as_json(rows)},
-        )

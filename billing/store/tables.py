@@ -271,6 +271,7 @@ class CreditUsageLog(Base):
         Index(
             "ix_credit_usage_logs_account_id_operation_type_created_at", "account_id", "operation_type", "created_at"
         ),
+        Index("ix_credit_usage_logs_operation_type_model_used_id", "operation_type", "model_used", "id"),
         Index("ix_credit_usage_logs_created_at", "created_at"),
     )
 
@@ -300,10 +301,6 @@ class PlanLimitUsage(Base):
     __tablename__ = "plan_limit_usage"
     __table_args__ = (
         UniqueConstraint("account_id", "limit_type", "period_start"),
-        CheckConstraint(
-            "limit_type IN ('content_ideas', 'content_words', 'images_basic', 'images_premium', 'image_prompts')",
-            name="limit_type",
-        ),
         CheckConstraint("amount_used >= 0 AND amount_reserved >= 0", name="not_negative"),
         CheckConstraint("period_start < period_end", name="period"),
         Index("ix_plan_limit_usage_limit_type_period_start", "limit_type", "period_start"),
@@ -311,7 +308,7 @@ class PlanLimitUsage(Base):
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
     account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
-    limit_type: Mapped[str]
+    limit_type: Mapped[str] = mapped_column(ForeignKey("plan_limit_types.limit_type"))
     amount_used: Mapped[int] = mapped_column(server_default="0")
     amount_reserved: Mapped[int] = mapped_column(server_default="0")
     period_start: Mapped[date]
@@ -324,6 +321,14 @@ class PlanLimitUsage(Base):
     def remaining_allowance(self, plan_limit: int) -> int:
         """Units of the plan's limit that were not used yet, held ones included."""
         return max(0, plan_limit - self.amount_used)
+
+    def percentage_used(self, plan_limit: int) -> int:
+        """How much of the plan's limit was used, in whole percent and at most 100; of a limit of 0, nothing."""
+        return min(100, self.amount_used * 100 // plan_limit) if plan_limit else 0
+
+    def is_current_period(self, today: date) -> bool:
+        """Whether this day, in the account's time zone, lies in the row's period; its end does not."""
+        return self.period_start <= today < self.period_end
 
 
 class RevenueRollup(Base):

@@ -6,7 +6,7 @@ The SDK never retries here. Every error is sorted by one question: could the pro
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from openai import OpenAI
 from billing.calling import Claim, Delivery, Refusal
 from billing.domain.policy import Failure
 from billing.domain.pricing import Usage
-from billing.requests import ImageParams, TextParams, read_params
+from billing.requests import EmbeddingParams, ImageParams, TextParams, read_params
 from config.integrations import Connection
 from tasks.providers.base import ProviderError, clean_json, clean_text, safe_code
 
@@ -60,7 +60,7 @@ class OpenAIProvider:
 
     def call(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery:
         """Make one wire call; raises ProviderError when it brings no result."""
-        make = {"responses": _responses, "chat_completions": _chat, "images": _images}.get(claim.api)
+        make = APIS.get(claim.api)
         if make is None:
             raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="no_adapter"))
         try:
@@ -195,14 +195,42 @@ def _images(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
         body["style"] = params.style
     answer = client.images.generate(**body, extra_headers=headers)
     images = [image.model_dump(exclude_none=True) for image in answer.data or [] if image.url or image.b64_json]
+    usage = Usage(images=len(images))
+    if claim.bills_tokens:
+        # A missing usage is an error here: the answer was paid for, and nobody knows how much.
+        usage = Usage(answer.usage.input_tokens, 0, answer.usage.output_tokens, 0, len(images))
     raw = answer.usage.model_dump(mode="json") if answer.usage is not None else {"images": len(images)}
     return Delivery(
         content={"images": clean_json(images)},
-        usage=Usage(images=len(images)),
+        usage=usage,
         raw_usage=clean_json(raw),
         request_id=safe_code(answer._request_id),
         finish_reason="stop" if len(images) >= params.n else "fewer_images",
     )
+
+
+def _embeddings(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
+    params = read_params(claim.kind, claim.params)
+    assert isinstance(params, EmbeddingParams)
+    answer = client.embeddings.create(model=claim.model_name, input=params.input, extra_headers=headers)
+    vectors = [row.embedding for row in sorted(answer.data, key=lambda row: row.index)]
+    if len(vectors) != len(params.input):
+        raise ValueError("the answer has not one vector for each input")
+    return Delivery(
+        content={"embeddings": clean_json(vectors)},
+        usage=Usage(input_tokens=answer.usage.prompt_tokens),
+        raw_usage=clean_json(answer.usage.model_dump(mode="json")),
+        request_id=safe_code(answer._request_id),
+        finish_reason="stop",
+    )
+
+
+APIS: Mapping[str, Callable[[OpenAI, Claim, dict[str, str]], Delivery]] = {
+    "responses": _responses,
+    "chat_completions": _chat,
+    "images": _images,
+    "embeddings": _embeddings,
+}
 
 
 def _text_delivery(answer: Any, text: str, usage: Usage, finish_reason: str) -> Delivery:

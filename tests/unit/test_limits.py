@@ -27,7 +27,7 @@ from billing.domain.pricing import Usage, Work
 def test_a_request_holds_the_most_that_it_can_use(unit, max_output, images, expected, rule):
     work = Work(input_tokens=500, max_output_tokens=max_output, images=images)
 
-    assert expected == estimate_units(LimitUnit(unit), work), rule
+    assert expected == estimate_units(LimitUnit(unit), work, words_per_100_tokens=75), rule
 
 
 @pytest.mark.parametrize(

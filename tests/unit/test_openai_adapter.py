@@ -35,7 +35,12 @@ IMAGE_PARAMS = {"prompt": PROMPT, "n": 4, "size": "1024x1024", "quality": "hd", 
 Handler = Callable[[httpx2.Request], httpx2.Response]
 
 
-def a_claim(api: str = "responses", **params: Any) -> Claim:
+EMBEDDING_PARAMS = {"input": [PROMPT, "Rolls."]}
+PARAMS = {"images": ("image", IMAGE_PARAMS), "embeddings": ("embedding", EMBEDDING_PARAMS)}
+
+
+def a_claim(api: str = "responses", *, bills_tokens: bool | None = None, **params: Any) -> Claim:
+    kind, usual = PARAMS.get(api, ("text", TEXT_PARAMS))
     return Claim(
         job_id=UUID(int=1),
         attempt=2,
@@ -43,10 +48,11 @@ def a_claim(api: str = "responses", **params: Any) -> Claim:
         provider="openai",
         model_name="gpt-test",
         api=api,
-        kind="image" if api == "images" else "text",
-        params=params or (IMAGE_PARAMS if api == "images" else TEXT_PARAMS),
+        kind=kind,
+        params=params or usual,
         max_output_tokens=500,
         idempotency_key="creditmill-1",
+        bills_tokens=api != "images" if bills_tokens is None else bills_tokens,
     )
 
 
@@ -151,7 +157,19 @@ def some_images(count: int) -> dict[str, Any]:
     return {"created": 1, "data": [{"url": f"https://images.example/{n}.png"} for n in range(count)]}
 
 
-ANSWERS = {"responses": a_response, "chat_completions": a_completion, "images": lambda: some_images(4)}
+def some_embeddings() -> dict[str, Any]:
+    # Out of order, as the documentation allows.
+    rows = [{"object": "embedding", "index": n, "embedding": [n / 2, 0.25]} for n in (1, 0)]
+    usage = {"prompt_tokens": 9, "total_tokens": 9}
+    return {"object": "list", "model": "gpt-test", "data": rows, "usage": usage}
+
+
+ANSWERS = {
+    "responses": a_response,
+    "chat_completions": a_completion,
+    "images": lambda: some_images(4),
+    "embeddings": some_embeddings,
+}
 DISJOINT = Usage(input_tokens=60, cached_input_tokens=40, output_tokens=250, reasoning_tokens=150)
 
 
@@ -225,8 +243,10 @@ def test_a_conversation_is_sent_turn_by_turn(api, field, before):
 )
 def test_what_was_not_asked_for_is_not_sent(api, sent):
     wire = Wire(answering(ANSWERS[api]()))
+    # Submitting completes an image's size and quality.
+    whole = {"size": "1024x1024", "quality": "standard"} if api == "images" else {}
 
-    wire.call(api, prompt=PROMPT)
+    wire.call(api, prompt=PROMPT, **whole)
 
     assert set(json.loads(wire.requests[0].content)) == sent
 
@@ -234,7 +254,7 @@ def test_what_was_not_asked_for_is_not_sent(api, sent):
 def test_an_api_without_an_adapter_is_refused_before_anything_is_sent():
     wire = Wire(answering(a_response()))
 
-    assert wire.refused("embeddings") == Refusal(Failure.NOT_CONFIGURED, provider_code="no_adapter")
+    assert wire.refused("audio") == Refusal(Failure.NOT_CONFIGURED, provider_code="no_adapter")
     assert wire.requests == []
 
 
@@ -357,6 +377,39 @@ def test_images_are_counted_as_delivered(asked, delivered, finish):
         f"https://images.example/{n}.png" for n in range(delivered)
     ]
     assert (delivery.raw_usage, delivery.finish_reason) == ({"images": delivered}, finish)
+
+
+def test_images_that_are_billed_by_tokens_bring_their_usage():
+    usage = {
+        "input_tokens": 12,
+        "input_tokens_details": {"image_tokens": 0, "text_tokens": 12},
+        "output_tokens": 4224,
+        "total_tokens": 4236,
+    }
+
+    delivery = Wire(answering({**some_images(4), "usage": usage})).call("images", bills_tokens=True)
+
+    assert delivery.usage == Usage(input_tokens=12, output_tokens=4224, images=4)
+    assert delivery.raw_usage["output_tokens"] == 4224
+
+
+def test_images_that_are_billed_by_tokens_and_bring_no_usage_are_an_unknown_outcome():
+    assert Wire(answering(some_images(4))).refused("images", bills_tokens=True).failure is Failure.UNREADABLE_ANSWER
+
+
+def test_embeddings_are_delivered_in_the_order_of_their_texts():
+    delivery = Wire(answering(some_embeddings())).call("embeddings")
+
+    assert delivery.content == {"embeddings": [[0.0, 0.25], [0.5, 0.25]]}
+    assert delivery.usage == Usage(input_tokens=9)
+
+
+def test_an_embedding_that_is_missing_makes_the_answer_unreadable():
+    answer = some_embeddings()
+
+    refusal = Wire(answering({**answer, "data": answer["data"][:1]})).refused("embeddings")
+
+    assert refusal.failure is Failure.UNREADABLE_ANSWER
 
 
 def test_an_answer_without_a_list_of_images_delivers_none():

@@ -23,6 +23,7 @@ BUCKETS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_to
 RATES = TokenRates(input=Decimal(2), cached_input=Decimal("0.5"), output=Decimal(8), reasoning=Decimal(10))
 TEXT = Price(
     model_name="gpt-test",
+    kind="text",
     tokens_per_credit=100,
     min_credits=0,
     rounding=Rounding.UP,
@@ -30,8 +31,13 @@ TEXT = Price(
     rates=RATES,
 )
 IMAGE = replace(
-    TEXT, rates=None, min_credits=1, image=ImagePrice("1024x1024", "standard", cost_usd=Decimal("0.04"), credits=5)
+    TEXT,
+    kind="image",
+    rates=None,
+    min_credits=1,
+    image=ImagePrice("1024x1024", "standard", cost_usd=Decimal("0.04"), credits=5),
 )
+TOKEN_IMAGE = replace(TEXT, kind="image", min_credits=5, tokens_per_credit=50)
 
 tokens = st.integers(min_value=0, max_value=2_000_000)
 images = st.integers(min_value=0, max_value=20)
@@ -42,7 +48,7 @@ usages = st.builds(Usage, tokens, tokens, tokens, tokens, images)
 
 
 def prices(rate: st.SearchStrategy[Decimal] = rates) -> st.SearchStrategy[Price]:
-    """Prices of both kinds, with every rounding."""
+    """Prices by the token, for text and for images, and by the image, with every rounding."""
     plain = {
         "model_name": st.just("gpt-test"),
         "tokens_per_credit": st.integers(min_value=1, max_value=10_000),
@@ -52,9 +58,9 @@ def prices(rate: st.SearchStrategy[Decimal] = rates) -> st.SearchStrategy[Price]
     }
     each = st.integers(min_value=1, max_value=500)
     image = st.builds(ImagePrice, st.just("1024x1024"), st.sampled_from(["standard", "hd"]), rate, each)
-    return st.builds(Price, **plain, rates=st.builds(TokenRates, rate, rate, rate, rate)) | st.builds(
-        Price, **plain, image=image
-    )
+    tokens = st.builds(TokenRates, rate, rate, rate, rate)
+    by_token = st.builds(Price, **plain, kind=st.sampled_from(["text", "image", "embedding"]), rates=tokens)
+    return by_token | st.builds(Price, **plain, kind=st.just("image"), image=image)
 
 
 @st.composite
@@ -112,6 +118,22 @@ def test_images_are_charged_as_delivered(asked, delivered, each, minimum, held, 
 
     assert held == pricing.estimate(Work(images=asked), price)
     assert Charge(charged, 0) == pricing.charge(Usage(images=delivered), price, held=held), rule
+
+
+@pytest.mark.parametrize(
+    ("images", "output", "charged", "rule"),
+    [
+        (1, 1056, 23, "an image of 1,056 tokens and its prompt, at 50 tokens a credit"),
+        (2, 2112, 44, "two of them"),
+        (1, 10, 5, "never under the minimum"),
+        (0, 1056, 0, "nothing delivered, nothing charged, whatever it cost"),
+    ],
+)
+def test_images_billed_by_the_token_are_charged_by_the_token(images, output, charged, rule):
+    usage = Usage(input_tokens=60, output_tokens=output, images=images)
+
+    assert Charge(charged, 0) == pricing.charge(usage, TOKEN_IMAGE, held=1000), rule
+    assert pricing.cost(usage, TOKEN_IMAGE) == (60 * 2 + output * 8) / Decimal(1_000_000)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +204,7 @@ def test_more_usage_never_charges_or_costs_less(usage, more, bucket, price):
 def test_nothing_used_charges_no_more_than_the_minimum(usage, price):
     nothing = pricing.charge(Usage(), price, held=10**12).credits
 
-    assert nothing == (0 if price.image else price.min_credits)
+    assert nothing == (0 if price.kind == "image" else price.min_credits)
 
 
 # --- The cost ---
@@ -287,9 +309,18 @@ def test_a_price_survives_its_journey_through_json(price):
     assert stored == json.dumps(read.to_json())
 
 
+@pytest.mark.parametrize(("price", "kind"), [(TEXT, "text"), (IMAGE, "image")])
+def test_a_price_that_was_stored_before_it_had_a_kind_is_still_read(price, kind):
+    stored = {name: value for name, value in price.to_json().items() if name != "kind"}
+
+    assert Price.from_json(stored) == price
+    assert price.kind == kind
+
+
 def test_a_price_is_stored_without_floats():
     assert IMAGE.to_json() == {
         "model_name": "gpt-test",
+        "kind": "image",
         "tokens_per_credit": 100,
         "min_credits": 1,
         "rounding": "up",
@@ -337,8 +368,10 @@ def test_a_price_and_a_usage_cannot_be_changed():
 
 
 def _due(usage: Usage, price: Price) -> int:
+    if price.kind == "image" and usage.images == 0:
+        return 0
     if price.image is not None:
-        return 0 if usage.images == 0 else max(price.min_credits, price.image.credits * usage.images)
+        return max(price.min_credits, price.image.credits * usage.images)
     whole, rest = divmod(sum(getattr(usage, bucket) for bucket in BUCKETS), price.tokens_per_credit)
     one_more = {
         Rounding.UP: rest > 0,

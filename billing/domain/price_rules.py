@@ -1,0 +1,110 @@
+"""What a price may be: its unit, its bounds, and what is so unlikely that somebody has to say that they mean it.
+
+A rate typed per token, or per 1,000, instead of per 1,000,000 is the mistake that these rules are made for: it would
+bill a millionth, or a thousandth, of what a provider is owed, and nothing else would notice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from billing.domain.errors import BillingError
+
+LEAST = Decimal("0.0001")
+DIGITS, DECIMALS = 10, 6
+CHANGE_MAX = 10
+"""A price that becomes this many times larger or smaller is more likely a slip than a decision."""
+
+
+class InvalidPrice(BillingError):
+    """No price can be this."""
+
+    code = "invalid_price"
+
+
+class ImplausiblePrice(BillingError):
+    """The price is possible, and so unlikely that it has to be confirmed."""
+
+    code = "implausible_price"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a price is for, between which amounts in USD it is plausible, and the other units it is mistaken for."""
+
+    name: str
+    low: Decimal
+    high: Decimal
+    mistaken: tuple[tuple[str, int], ...] = ()
+
+
+# The bounds are wide of the cheapest and dearest prices of genai-prices in November 2026: $0.005 for cached input,
+# $600 for output; $0.0006 and $0.12 for an image.
+PER_1M = Unit(
+    "USD per 1,000,000 tokens",
+    Decimal("0.004"),
+    Decimal(1_000),
+    (("per 1,000 tokens", 1_000), ("per token", 1_000_000)),
+)
+PER_IMAGE = Unit("USD per image", Decimal("0.0005"), Decimal(10))
+PER_CREDIT = Unit("USD per credit", Decimal("0.0005"), Decimal(10))
+
+
+def price(field: str, given: object, unit: Unit, *, current: Decimal | None = None, force: bool = False) -> Decimal:
+    """Read a price; raises InvalidPrice for what can be none, and ImplausiblePrice, unless forced, for what hardly is.
+
+    `current` is the price that it replaces.
+    """
+    amount = _decimal(field, given, unit)
+    if amount <= 0:
+        raise InvalidPrice(f"{field} is {_shown(amount)}; a price is more than 0 {unit.name}.")
+    if not force:
+        _plausible(field, amount, unit, current)
+    digits = amount.normalize().as_tuple()
+    assert isinstance(digits.exponent, int)
+    decimals = max(0, -digits.exponent)
+    whole = max(0, len(digits.digits) + digits.exponent)
+    if decimals > DECIMALS or whole + decimals > DIGITS or whole > DIGITS - DECIMALS:
+        raise InvalidPrice(
+            f"{field} is {_shown(amount)} {unit.name}: it has more than {DIGITS} digits, of which up to {DECIMALS} "
+            "are decimals."
+        )
+    if amount < LEAST:
+        raise InvalidPrice(f"{field} is {_shown(amount)} {unit.name}; the least is {LEAST}.")
+    return amount
+
+
+def _decimal(field: str, given: object, unit: Unit) -> Decimal:
+    try:
+        amount = Decimal(str(given).strip())
+    except InvalidOperation:
+        raise InvalidPrice(f"{field} must be a number of {unit.name}, such as 1.25.") from None
+    if not amount.is_finite():
+        raise InvalidPrice(f"{field} must be a number of {unit.name}, such as 1.25; it is {amount}.")
+    return amount
+
+
+def _plausible(field: str, amount: Decimal, unit: Unit, current: Decimal | None) -> None:
+    told = f"{field} is {_shown(amount)} {unit.name}"
+    if not unit.low <= amount <= unit.high:
+        raise ImplausiblePrice(
+            f"{told}, which is implausible (expected {unit.low} to {unit.high:,}).{_mistake(amount, unit)} "
+            "If it is right all the same, use --force."
+        )
+    if current is not None and not current / CHANGE_MAX < amount < current * CHANGE_MAX:
+        raise ImplausiblePrice(
+            f"{told} and was {_shown(current)}: a change of {CHANGE_MAX} times or more. If it is right, use --force."
+        )
+
+
+def _mistake(amount: Decimal, unit: Unit) -> str:
+    for name, factor in unit.mistaken:
+        if unit.low <= amount * factor <= unit.high:
+            return f" Was it meant {name}? Then it is {_shown(amount * factor)} {unit.name}."
+    return ""
+
+
+def _shown(amount: Decimal) -> str:
+    # An absurd exponent must not become a sentence of a million zeros.
+    return format(amount.normalize(), "f") if -20 < amount.adjusted() < 20 else f"{amount:.3e}"

@@ -1,0 +1,67 @@
+"""`FIELD=VALUE` arguments, the acting person, and what a change is answered with: for the commands that set things."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from sqlalchemy.orm import Session
+
+from billing import history
+from billing.history import FieldChange
+from config.database import transaction
+from workers.output import console, json_line, print_json, table
+
+force_option = click.option("--force", is_flag=True, help="Accept a price that looks like a slip.")
+
+
+def _read(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{each[:60]!r} is not FIELD=VALUE.")
+        if name in fields:
+            raise click.BadParameter(f"{name} is given twice.")
+        fields[name] = value
+    return fields
+
+
+def fields_argument(required: bool = True) -> Callable[[Any], Any]:
+    """The arguments FIELD=VALUE ..., as a dict."""
+    return click.argument("fields", nargs=-1, required=required, callback=_read, metavar="FIELD=VALUE...")
+
+
+@contextmanager
+def acting() -> Iterator[Session]:
+    """A transaction whose changes the history keeps under the name of the person at the keyboard."""
+    try:
+        actor = getpass.getuser()
+    except (KeyError, OSError):
+        actor = f"user {os.getuid()}"
+    with transaction() as session:
+        history.act_as(session, actor)
+        yield session
+
+
+def show_changes(changes: Sequence[FieldChange], as_json: bool) -> None:
+    """Print a history, the newest change first."""
+    if as_json:
+        for change in changes:
+            print_json(vars(change))
+        return
+    if not changes:
+        click.echo("Nothing was changed yet.")
+        return
+    rows = [
+        (
+            *(f"{change.changed_at:%Y-%m-%d %H:%M:%S}", change.actor, change.row, change.action, change.field),
+            *(value if isinstance(value, str) else json_line(value) for value in (change.old, change.new)),
+        )
+        for change in changes
+    ]
+    console().print(table("Changes", ["time (UTC)", "by", "of", "what", "field", "old", "new"], rows, left=7))
