@@ -173,6 +173,7 @@ def _cached_is_cheaper(values: dict[str, Any], row: Base | None) -> None:
     )
     if plain is not None and cached is not None and cached > plain:
         raise ImplausiblePrice(
-            f"Cached input at {cached} USD per 1,000,000 tokens would be dearer than fresh input at {plain}. "
+            f"Cached input at {cached.normalize():f} USD per 1,000,000 tokens would be dearer than fresh input at "
+            f"{plain.normalize():f}. "
             "If it is right, use --force."
         )

@@ -115,7 +115,7 @@ def _margin(operation: CreditCostConfig, price: Price, usage: Usage, worst: str,
     percent = ((revenue - cost) / revenue * 100).quantize(Decimal("0.1")) if revenue else None
     problem = None
     if cost > revenue:
-        problem = f"loses {cost - revenue:f} USD"
+        problem = f"loses {(cost - revenue).normalize():f} USD"
     elif percent is None or percent < floor:
         problem = f"earns less than the floor of {floor} %"
     return Margin(

@@ -186,7 +186,11 @@ def _typical(session: Session, examined: Examined) -> Typical:
             session, examined.operation.operation_type, examined.model.model_name, latest=HISTORY
         )
         percent = store.defaults(session).typical_output_percent
-        basis = f"the median of the last {jobs} jobs" if jobs else f"{percent} % of the longest answer"
+        basis = (
+            f"the median of the last {jobs:,} {'job' if jobs == 1 else 'jobs'}"
+            if jobs
+            else f"{percent} % of the longest answer"
+        )
         usual = divide(output * percent, 100, rounding=Rounding.UP) if median is None else median
         output = min(usual, output)
     usage = Usage(input_tokens=work.input_tokens, output_tokens=output, images=work.images)

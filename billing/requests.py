@@ -343,6 +343,7 @@ def validated(shape: type[Model], data: dict[str, Any], code: str) -> Model:
         # The name of a field may be anything, too: a line break in it must not make two lines of one.
         loc = ".".join(str(part) for part in first["loc"])[:80]
         place = "".join(letter if letter.isprintable() else "?" for letter in loc)
-        what = first["msg"].removeprefix("Value error, ")
+        unknown = first["type"] == "extra_forbidden"
+        what = "there is no such field" if unknown else first["msg"].removeprefix("Value error, ")
         sentence = f"{place}: {what}." if place else f"{what[:1].upper()}{what[1:]}."
         raise InvalidRequest(sentence, code=code) from None

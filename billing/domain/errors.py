@@ -34,7 +34,7 @@ class UnknownThing(BillingError):
         hint = f" Known: {', '.join(choices)}." if choices else ""
         shown = repr(str(name)[:80])
         super().__init__(f"There is no {kind} {shown}.{hint}")
-        self.code = f"unknown_{kind}"
+        self.code = f"unknown_{kind.replace(' ', '_')}"
 
 
 class IdempotencyConflict(BillingError):

@@ -13,6 +13,8 @@ from billing.domain.errors import BillingError
 
 LEAST = Decimal("0.0001")
 DIGITS, DECIMALS = 10, 6
+ABSURD = 20
+"""Beyond 10 to the power of this, or below its inverse, a number is not worth reading."""
 CHANGE_MAX = 10
 """A price that becomes this many times larger or smaller is more likely a slip than a decision."""
 
@@ -57,21 +59,13 @@ def price(field: str, given: object, unit: Unit, *, current: Decimal | None = No
     `current` is the price that it replaces.
     """
     amount = _decimal(field, given, unit)
-    if amount <= 0:
-        raise InvalidPrice(f"{field} is {_shown(amount)}; a price is more than 0 {unit.name}.")
-    if not force:
-        _plausible(field, amount, unit, current)
-    digits = amount.normalize().as_tuple()
-    assert isinstance(digits.exponent, int)
-    decimals = max(0, -digits.exponent)
-    whole = max(0, len(digits.digits) + digits.exponent)
-    if decimals > DECIMALS or whole + decimals > DIGITS or whole > DIGITS - DECIMALS:
-        raise InvalidPrice(
-            f"{field} is {_shown(amount)} {unit.name}: it has more than {DIGITS} digits, of which up to {DECIMALS} "
-            "are decimals."
-        )
-    if amount < LEAST:
-        raise InvalidPrice(f"{field} is {_shown(amount)} {unit.name}; the least is {LEAST}.")
+    told = f"{field} is {_shown(amount)} {unit.name}"
+    impossible = _impossible(told, amount)
+    doubt = None if force else _doubt(told, amount, unit, current)
+    if doubt is not None:
+        raise ImplausiblePrice(doubt if impossible else f"{doubt} If it is right all the same, use --force.")
+    if impossible is not None:
+        raise InvalidPrice(impossible)
     return amount
 
 
@@ -82,20 +76,31 @@ def _decimal(field: str, given: object, unit: Unit) -> Decimal:
         raise InvalidPrice(f"{field} must be a number of {unit.name}, such as 1.25.") from None
     if not amount.is_finite():
         raise InvalidPrice(f"{field} must be a number of {unit.name}, such as 1.25; it is {amount}.")
+    if amount <= 0:
+        raise InvalidPrice(f"{field} must be more than 0 {unit.name}.")
+    if abs(amount.adjusted()) > ABSURD:
+        raise InvalidPrice(f"{field} must be a number of {unit.name}, such as 1.25; no price is so large or small.")
     return amount
 
 
-def _plausible(field: str, amount: Decimal, unit: Unit, current: Decimal | None) -> None:
-    told = f"{field} is {_shown(amount)} {unit.name}"
+def _impossible(told: str, amount: Decimal) -> str | None:
+    _, digits, exponent = amount.normalize().as_tuple()
+    assert isinstance(exponent, int)
+    decimals = max(0, -exponent)
+    whole = max(0, len(digits) + exponent)
+    if decimals > DECIMALS or whole > DIGITS - DECIMALS:
+        return f"{told}: a price has at most {DIGITS} digits, {DECIMALS} of them decimals."
+    if amount < LEAST:
+        return f"{told}; the least is {LEAST}."
+    return None
+
+
+def _doubt(told: str, amount: Decimal, unit: Unit, current: Decimal | None) -> str | None:
     if not unit.low <= amount <= unit.high:
-        raise ImplausiblePrice(
-            f"{told}, which is implausible (expected {unit.low} to {unit.high:,}).{_mistake(amount, unit)} "
-            "If it is right all the same, use --force."
-        )
+        return f"{told}, which is implausible: expected {unit.low} to {unit.high:,}.{_mistake(amount, unit)}"
     if current is not None and not current / CHANGE_MAX < amount < current * CHANGE_MAX:
-        raise ImplausiblePrice(
-            f"{told} and was {_shown(current)}: a change of {CHANGE_MAX} times or more. If it is right, use --force."
-        )
+        return f"{told} and was {_shown(current)}: a change of {CHANGE_MAX} times or more."
+    return None
 
 
 def _mistake(amount: Decimal, unit: Unit) -> str:
@@ -106,5 +111,4 @@ def _mistake(amount: Decimal, unit: Unit) -> str:
 
 
 def _shown(amount: Decimal) -> str:
-    # An absurd exponent must not become a sentence of a million zeros.
-    return format(amount.normalize(), "f") if -20 < amount.adjusted() < 20 else f"{amount:.3e}"
+    return format(amount.normalize(), "f")

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Integer, UniqueConstraint, func, select, text
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Mapped, column_property, mapped_column
+from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from billing.domain import pricing
 from billing.domain.pricing import TokenRates, Usage
@@ -143,6 +143,7 @@ class AIModelConfig(Base):
         .correlate_except(ImagePriceRow)
         .scalar_subquery()
     )
+    image_prices: Mapped[list[ImagePriceRow]] = relationship(viewonly=True)
 
     @property
     def rates(self) -> TokenRates | None:
@@ -189,9 +190,11 @@ class AIModelConfig(Base):
         if self.rates is not None:
             rates = (format(rate.normalize(), "f") for rate in (self.rates.input, self.rates.output))
             return f"{self.display_name} - ${'/$'.join(rates)} per 1M"
-        if self.cost_per_image is not None:
-            return f"{self.display_name} - ${format(self.cost_per_image.normalize(), 'f')} per image"
-        return self.display_name
+        costs = sorted({row.cost_per_image_usd for row in self.image_prices})
+        if not costs:
+            return f"{self.display_name} - no price"
+        ends = (f"${format(cost.normalize(), 'f')}" for cost in dict.fromkeys((costs[0], costs[-1])))
+        return f"{self.display_name} - {' to '.join(ends)} per image"
 
 
 class CreditCostConfig(Base):
