@@ -112,7 +112,7 @@ def _most_for_the_least(price: Price, images: int) -> int:
 def _margin(operation: CreditCostConfig, price: Price, usage: Usage, worst: str, floor: int, *, per: int = 1) -> Margin:
     credits = pricing.charge(usage, price, held=UNBOUNDED).credits // per
     revenue, cost = pricing.revenue(credits, price), pricing.cost(usage, price) / per
-    percent = ((revenue - cost) / revenue * 100).quantize(Decimal("0.1")) if revenue else None
+    percent = round((revenue - cost) / revenue * 100, 1) if revenue else None
     problem = None
     if cost > revenue:
         problem = f"loses {(cost - revenue).normalize():f} USD"

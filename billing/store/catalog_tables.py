@@ -9,7 +9,18 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Integer, UniqueConstraint, func, select, text
+from sqlalchemy import (
+    CheckConstraint,
+    FetchedValue,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    UniqueConstraint,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
@@ -19,6 +30,10 @@ from config.database import Base
 
 ANY = "*"
 """In an image price: any size, or any quality."""
+
+
+SEEDED = FetchedValue()
+"""A default that the database has from its migrations, and that the code does not repeat."""
 
 
 def priced(column: str) -> str:
@@ -243,18 +258,18 @@ class BillingConfiguration(Base):
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, server_default="1")
-    default_tokens_per_credit: Mapped[int] = mapped_column(Integer, server_default="100")
-    default_credit_price_usd: Mapped[Decimal] = mapped_column(server_default="0.01")
-    enable_token_based_reporting: Mapped[bool] = mapped_column(server_default=text("true"))
-    credit_rounding_mode: Mapped[str] = mapped_column(server_default="up")
+    default_tokens_per_credit: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
+    default_credit_price_usd: Mapped[Decimal] = mapped_column(server_default=SEEDED)
+    enable_token_based_reporting: Mapped[bool] = mapped_column(server_default=SEEDED)
+    credit_rounding_mode: Mapped[str] = mapped_column(server_default=SEEDED)
     # English prose has about 75 words to 100 tokens (OpenAI's help pages); holds words before they are written.
-    words_per_100_tokens: Mapped[int] = mapped_column(Integer, server_default="75")
+    words_per_100_tokens: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     # How much of its longest answer a text typically takes, until its operation has a history on the model.
-    typical_output_percent: Mapped[int] = mapped_column(Integer, server_default="50")
+    typical_output_percent: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     # `creditmill models check` reports a price that earns less than this share of what the customer pays.
-    min_margin_percent: Mapped[int] = mapped_column(Integer, server_default="20")
+    min_margin_percent: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     # How long before its deprecation date a model begins to warn.
-    deprecation_notice_days: Mapped[int] = mapped_column(Integer, server_default="30")
+    deprecation_notice_days: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
     updated_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
 

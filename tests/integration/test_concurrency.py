@@ -26,6 +26,9 @@ from tests.factories import (
 
 pytestmark = pytest.mark.usefixtures("db")
 ROUNDS = 30
+MANY_ROUNDS = 200
+LAST_CREDITS = 11
+"""What one of these jobs reserves."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +51,20 @@ def at_once(*calls):
         return list(pool.map(run, calls))
 
 
+def race(*job_ids):
+    """Reserve the jobs side by side; returns the one that won and the one that lost."""
+    won = at_once(*(reserving(job_id) for job_id in job_ids))
+
+    assert sorted(len(ids) for ids in won) == [0, 1]
+    jobs = [the_job(job_id) for job_id in job_ids]
+    assert sorted(job.state for job in jobs) == ["rejected", "reserved"]
+    return sorted(jobs, key=lambda job: job.state, reverse=True)
+
+
+def units(account_id):
+    return rows("SELECT amount_used, amount_reserved FROM plan_limit_usage WHERE account_id = :id", id=account_id)
+
+
 def reserving(*job_ids):
     return lambda session: charging.reserve(session, job_ids, now=NOON, publish_by=MINUTE)
 
@@ -56,29 +73,46 @@ def settling(*job_ids):
     return lambda session: charging.settle(session, job_ids, now=NOON)
 
 
-def test_two_jobs_race_for_the_last_credits_and_one_wins():
-    for _ in range(ROUNDS):
-        account_id = an_account(15)
-        jobs = a_queued_job(account_id), a_queued_job(account_id)
+def test_two_jobs_race_for_the_last_credits_and_the_loser_holds_nothing_of_the_plan():
+    for _ in range(MANY_ROUNDS):
+        account_id = an_account(LAST_CREDITS)
+        a_subscription(account_id, {"content_ideas": 10})
 
-        won = at_once(*(reserving(job) for job in jobs))
+        won, lost = race(a_queued_job(account_id, "idea_generation"), a_queued_job(account_id, "idea_generation"))
 
-        assert sorted(len(ids) for ids in won) == [0, 1]
-        assert sorted(the_job(job).state for job in jobs) == ["rejected", "reserved"]
-        assert the_account(account_id).reserved == 11
+        assert (lost.error_code, lost.credits_reserved, lost.limit_reserved) == ("insufficient_credits", 0, 0)
+        assert (the_account(account_id).reserved, won.credits_reserved) == (LAST_CREDITS, LAST_CREDITS)
+        assert units(account_id) == [(0, 1)]
 
 
-def test_two_jobs_race_for_the_last_unit_of_a_limit_and_one_wins():
-    for _ in range(ROUNDS):
+def test_two_jobs_race_for_the_last_unit_of_a_limit_and_the_loser_holds_no_credits():
+    for _ in range(MANY_ROUNDS):
         account_id = an_account(1000)
         a_subscription(account_id, {"content_ideas": 1})
-        jobs = a_queued_job(account_id, "idea_generation"), a_queued_job(account_id, "idea_generation")
 
-        won = at_once(*(reserving(job) for job in jobs))
+        won, lost = race(a_queued_job(account_id, "idea_generation"), a_queued_job(account_id, "idea_generation"))
 
-        assert sorted(len(ids) for ids in won) == [0, 1]
-        (reserved,) = [the_job(job).credits_reserved for job in jobs if the_job(job).state == "reserved"]
-        assert the_account(account_id).reserved == reserved
+        assert (lost.error_code, lost.credits_reserved, lost.limit_reserved) == ("plan_limit_reached", 0, 0)
+        assert the_account(account_id).reserved == won.credits_reserved == LAST_CREDITS
+        assert units(account_id) == [(0, 1)]
+
+
+def test_a_refund_releases_credits_and_units_together_while_another_job_waits_for_them():
+    for _ in range(ROUNDS):
+        account_id = an_account(LAST_CREDITS)
+        a_subscription(account_id, {"content_ideas": 1})
+        holder = a_reserved_job(account_id, "idea_generation")
+        waiting = a_queued_job(account_id, "idea_generation")
+
+        def give_back(session, holder=holder):
+            jobs = charging.store.lock(session, [holder], {charging.State.RESERVED})
+            return charging.release(session, jobs, {holder: charging.Release("gone", "gone")}, now=NOON)
+
+        _, reserved = at_once(give_back, reserving(waiting))
+
+        # Whoever came first: the two kinds of hold are never apart.
+        held = LAST_CREDITS if reserved else 0
+        assert (the_account(account_id).reserved, units(account_id)) == (held, [(0, len(reserved))])
 
 
 def test_one_job_reserved_by_many_at_once_holds_once():
