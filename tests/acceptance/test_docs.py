@@ -24,6 +24,7 @@ PAGES = [
     "docs/explanation/money.md",
     "docs/how-to/run-on-your-servers.md",
     "docs/how-to/submit-from-an-app.md",
+    "docs/how-to/change-prices.md",
     "docs/quickstart.md",
 ]
 # What other tests run: the demo, these tests themselves, and the instance that this module starts.

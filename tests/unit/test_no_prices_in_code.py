@@ -15,8 +15,8 @@ SEEDING = ROOT / "billing" / "store" / "migrations"
 # The simulated provider is a double for tests and demos: it knows what a provider knows.
 DOUBLE = ROOT / "workers" / "simulator"
 SIZE = re.compile(r"\b\d{2,5}x\d{2,5}\b")
-# Bounds of what is plausible, a rounding step, a temperature: nothing is billed by them.
-NO_PRICES = {"billing/domain/price_rules.py", "billing/domain/money.py", "config/integrations.py"}
+# Bounds of what is plausible, and a rounding step: nothing is billed by them.
+NO_PRICES = {"billing/domain/price_rules.py", "billing/domain/money.py"}
 
 seed = import_module("billing.store.migrations.versions.0002_catalogue")
 limits = import_module("billing.store.migrations.versions.0003_prices")
