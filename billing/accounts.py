@@ -59,6 +59,14 @@ def top_up(
 
     Raises UnknownThing, InvalidRequest for an impossible amount, IdempotencyConflict when the key added another amount.
     """
+    if (
+        not description.isprintable()
+        or not idempotency_key.isprintable()
+        or max(map(len, (description, idempotency_key))) > 255
+    ):
+        raise InvalidRequest(
+            "A description and an idempotency key have 255 printable characters at most.", code="invalid_text"
+        )
     if not 1 <= credits <= CREDITS_MAX:
         raise InvalidRequest(f"A top-up adds 1 to {CREDITS_MAX} credits.", code="invalid_amount")
     get(session, account_id)

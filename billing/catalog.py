@@ -53,6 +53,11 @@ def model_for(session: Session, operation: CreditCostConfig, name: str | None, *
     return found
 
 
+def active_models(session: Session) -> list[AIModelConfig]:
+    """Every model that may be asked for, in the order in which it is offered."""
+    return [model for model in store.models(session) if model.is_active]
+
+
 def deprecation_warning(session: Session, model: AIModelConfig, *, today: date) -> str | None:
     """One sentence when the model's deprecation date is near or past, else None."""
     day = model.deprecation_date

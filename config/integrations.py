@@ -83,6 +83,13 @@ def set_connection(session: Session, provider: str, *, api_key: str | None, base
     session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
 
 
+def forget_connection(session: Session, provider: str) -> None:
+    """Take a provider's key and address away."""
+    row = session.get_one(GlobalIntegrationSettings, SINGLETON)
+    setattr(row, f"{provider}_api_key", None)
+    setattr(row, f"{provider}_base_url", None)
+
+
 def configured_providers(session: Session) -> dict[str, str | None]:
     """The providers that have a key, each with its base URL (None for the provider's own)."""
     row = session.scalar(select(GlobalIntegrationSettings))

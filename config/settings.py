@@ -83,7 +83,8 @@ def load_settings() -> Settings:
         name = _variable(field)
         if first["type"] == "missing":
             raise ConfigurationError(
-                f"{name} is not set: set it, or let `creditmill up` or `creditmill demo` start servers of its own."
+                f"{name} is not set: set it, or use the folder of a running `creditmill up`, which starts servers of "
+                "its own (here, or in CREDITMILL_FOLDER)."
             ) from None
         raise ConfigurationError(f"{name} is not valid: {first['msg']}.") from None
 

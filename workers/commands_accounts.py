@@ -70,8 +70,8 @@ def list_(limit: int, as_json: bool) -> None:
         for account in found:
             print_json(_facts(account))
         return
-    rows = [list(_facts(account).values()) for account in found]
-    console().print(table("Accounts", ["id", "name", "balance", "reserved", "available", "frozen"], rows, left=2))
+    columns = ["id", "name", "balance", "reserved", "available", "frozen", "e-mail", "time zone"]
+    console().print(table("Accounts", columns, [list(_facts(account).values()) for account in found], left=2))
 
 
 @accounts.command("top-up")
@@ -89,6 +89,7 @@ def top_up(account_id: int, credits: int, idempotency_key: str | None, descripti
     if idempotency_key is not None and not idempotency_key.strip():
         raise click.UsageError("The idempotency key is empty: without a key, each repetition adds the credits again.")
     bootstrap.connect("accounts")
+    now = utc_now()
     with transaction() as session:
         row = service.top_up(
             session,
@@ -96,17 +97,24 @@ def top_up(account_id: int, credits: int, idempotency_key: str | None, descripti
             credits,
             idempotency_key=idempotency_key or f"top-up:{uuid4()}",
             description=description,
-            now=utc_now(),
+            now=now,
         )
+    created = row.created_at == now
     facts = {
         "account_id": account_id,
         "transaction_id": row.id,
         "credits": row.amount,
         "balance_after": row.balance_after,
         "idempotency_key": row.idempotency_key,
+        "created": created,
     }
     if as_json:
         print_json(facts)
+    elif not created:
+        click.echo(
+            f"Nothing was added: account {account_id} got these {row.amount:,} credits under the same idempotency key "
+            f"on {row.created_at:%Y-%m-%d %H:%M} UTC."
+        )
     else:
         click.echo(f"Account {account_id} got {row.amount:,} credits; its balance is {row.balance_after:,}.")
 
@@ -119,6 +127,8 @@ def _facts(account: Account) -> dict[str, Any]:
         "reserved": account.reserved,
         "available": account.available,
         "frozen_reason": account.frozen_reason,
+        "billing_email": account.billing_email,
+        "time_zone": account.time_zone,
     }
 
 

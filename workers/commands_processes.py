@@ -83,11 +83,14 @@ def demo(path: str | None, faults: bool, seed: int) -> None:
     """Bill real requests end to end on this machine, with faults, and check the books.
 
     Starts real servers and workers, a simulated provider, sends the requests of examples/requests.jsonl through them,
-    and prints what became of them. Exits with 1 when the books do not balance.
+    and prints what became of them. Its data stays in .creditmill-demo (or CREDITMILL_FOLDER). Exits with 1 when the
+    books do not balance.
     """
     from workers import demo as demonstration
 
-    raise click.exceptions.Exit(demonstration.run(instance.folder(), path=path, faults=faults, seed=seed))
+    raise click.exceptions.Exit(
+        demonstration.run(instance.folder(instance.DEMO_FOLDER), path=path, faults=faults, seed=seed)
+    )
 
 
 @click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from pathlib import Path
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -75,7 +75,7 @@ def run(home: Path, *, path: str | None, faults: bool, seed: int) -> int:
                     raise click.exceptions.Abort
 
             wait_for(job_ids, timeout_s=TIMEOUT_S, watch=watch)
-        return _report(job_ids, [customer.id for customer in customers], seconds=time.monotonic() - began)
+        return _report(home, job_ids, [customer.id for customer in customers], seconds=time.monotonic() - began)
 
 
 def recomputed_charge(job: GenerationJob, usage: dict[str, int]) -> int:
@@ -86,7 +86,8 @@ def recomputed_charge(job: GenerationJob, usage: dict[str, int]) -> int:
         due = max(least, usage["images"] * Decimal(price["image"]["credits"])) if usage["images"] else Decimal(0)
     else:
         tokens = Decimal(sum(count for name, count in usage.items() if name.endswith("_tokens")))
-        due = max(least, (tokens / price["tokens_per_credit"]).to_integral_value(rounding=ROUND_CEILING))
+        rounding = {"up": ROUND_CEILING, "down": ROUND_FLOOR, "nearest": ROUND_HALF_UP}[price["rounding"]]
+        due = max(least, (tokens / price["tokens_per_credit"]).to_integral_value(rounding=rounding))
     return min(int(due), job.credits_reserved)
 
 
@@ -120,7 +121,7 @@ def _send(submissions: list[Submission]) -> list[UUID]:
     return [job.job_id for job in pipeline.submit_many(submissions)]
 
 
-def _report(job_ids: list[UUID], account_ids: list[int], *, seconds: float) -> int:
+def _report(home: Path, job_ids: list[UUID], account_ids: list[int], *, seconds: float) -> int:
     with transaction() as session:
         revenue.roll_up(session, now=utc_now())
     with transaction(isolation="REPEATABLE READ", read_only=True) as session:
@@ -143,7 +144,10 @@ def _report(job_ids: list[UUID], account_ids: list[int], *, seconds: float) -> i
     for finding in findings:
         _say(f"AUDIT: {finding.rule}: {finding.row}: {finding.problem}")
     _say(f"The audit: {'the books balance' if not findings else f'{len(findings)} findings'}.")
-    _say(f"Tell one job's story: creditmill jobs show {jobs[0].id}   (while `creditmill up` runs)")
+    _say(
+        f"Look around: export {instance.FOLDER_VARIABLE}={home}, run `creditmill up --simulator` in another terminal, "
+        f"and tell one job's story: creditmill jobs show {jobs[0].id}"
+    )
     _say(f"Done in {seconds:.0f} s.")
     return 1 if wrong or kept or findings or any(customer.reserved for customer in customers) else 0
 

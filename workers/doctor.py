@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import redis
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from billing.store import dead, schema
+from billing import catalog, margins
+from billing.store import dead, jobs, schema
 from config import database
 from config.database import transaction, utc_now
 from config.integrations import PROVIDERS, configured_providers, connection_for
@@ -19,6 +20,8 @@ from workers import bootstrap
 
 CLOCK_S = 2.0
 """How far this machine's clock may be from the database's, in seconds."""
+LATE = timedelta(minutes=5)
+"""How long the recovery task may take to get to a job."""
 WORKERS = ("billing", "generation")
 
 
@@ -51,7 +54,15 @@ def _database() -> list[Check]:
     checks = [Check("database", True, "PostgreSQL answers.")]
     if missing:
         return [*checks, Check("migrations", False, f"{len(missing)} are missing: run `creditmill migrate`.")]
-    return [*checks, Check("migrations", True, "The schema is up to date."), _clock(), *_keys(), _set_aside()]
+    return [
+        *checks,
+        Check("migrations", True, "The schema is up to date."),
+        _clock(),
+        *_keys(),
+        _models(),
+        _set_aside(),
+        _overdue(),
+    ]
 
 
 def _clock() -> Check:
@@ -86,6 +97,32 @@ def _set_aside() -> Check:
     return Check("messages", True, sentence)
 
 
+def _models() -> Check:
+    today = utc_now().date()
+    with transaction() as session:
+        near = [catalog.deprecation_warning(session, model, today=today) for model in catalog.active_models(session)]
+        poor = sum(margin.problem is not None for margin in margins.check(session))
+    warnings = [warning for warning in near if warning is not None]
+    if poor:
+        warnings.append(
+            f"{poor} {'price earns' if poor == 1 else 'prices earn'} too little: run `creditmill models check`."
+        )
+    return Check("models", not warnings, " ".join(warnings) or "Every model is offered, and every price earns.")
+
+
+def _overdue() -> Check:
+    with transaction() as session:
+        count, since = jobs.overdue(session, before=utc_now() - LATE)
+    if not count:
+        return Check("jobs", True, "No job waits longer than it should.")
+    waits = "job waits" if count == 1 else "jobs wait"
+    return Check(
+        "jobs",
+        False,
+        f"{count} {waits} to be looked at since {since:%Y-%m-%d %H:%M} UTC: are workers and beat running?",
+    )
+
+
 def _broker(settings: Settings) -> list[Check]:
     url = settings.broker_url.get_secret_value()
     if not url.startswith(("redis://", "rediss://", "redis+socket://")):
@@ -98,13 +135,33 @@ def _broker(settings: Settings) -> list[Check]:
     if policy not in (None, "noeviction"):
         sentence = f"Redis may evict queued messages ({policy}): set its maxmemory-policy to noeviction."
         checks.append(Check("eviction", False, sentence))
-    return [*checks, *_workers()]
+    return [*checks, _redelivery(settings), _queues(url), *_workers()]
+
+
+def _redelivery(settings: Settings) -> Check:
+    longest = max(settings.lease_s(kind) for kind in ("text", "image"))
+    if settings.visibility_timeout_s <= longest:
+        sentence = (
+            f"Messages of running calls are delivered again: set CREDITMILL_VISIBILITY_TIMEOUT_S above {longest:g}."
+        )
+        return Check("redelivery", False, sentence)
+    return Check("redelivery", True, "A message is delivered again only when its call has long ended.")
+
+
+def _queues(url: str) -> Check:
+    with _client(url) as client:
+        waiting = {queue.name: client.llen(queue.name) for queue in app.conf.task_queues}
+    filled = {name: length for name, length in waiting.items() if length}
+    told = ", ".join(f"{name} {length:,}" for name, length in filled.items())
+    return Check("queues", True, f"Messages wait in queues: {told}." if filled else "No message waits in a queue.")
+
+
+def _client(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url.replace("redis+socket", "unix"), socket_timeout=3, socket_connect_timeout=3)
 
 
 def _eviction_policy(url: str) -> str | None:
-    with redis.Redis.from_url(
-        url.replace("redis+socket", "unix"), socket_timeout=3, socket_connect_timeout=3
-    ) as client:
+    with _client(url) as client:
         client.ping()
         try:
             return client.config_get("maxmemory-policy").get("maxmemory-policy")

@@ -18,12 +18,14 @@ from workers.private_files import write_private
 
 FOLDER_VARIABLE = "CREDITMILL_FOLDER"
 DEFAULT_FOLDER = ".creditmill"
+DEMO_FOLDER = ".creditmill-demo"
+"""The demonstration's accounts and jobs stay apart from those of `up`."""
 NAMES = ("DATABASE_URL", "BROKER_URL", "CREDITMILL_SECRET_KEY")
 
 
-def folder() -> Path:
+def folder(default: str = DEFAULT_FOLDER) -> Path:
     """Where this machine's instance lives: `CREDITMILL_FOLDER`, or `.creditmill` in the working directory."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).absolute()
+    return Path(os.environ.get(FOLDER_VARIABLE) or default).absolute()
 
 
 @contextmanager

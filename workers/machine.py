@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TextIO
 
 import click
+from sqlalchemy.orm import Session
 
 from billing.store import schema
 from config import database
 from config.database import transaction
-from config.integrations import configured_providers, connection_for, set_connection
+from config.integrations import configured_providers, connection_for, forget_connection, set_connection
 from config.settings import Settings
-from workers import bootstrap, instance
+from workers import bootstrap, instance, processes
 from workers.signals import stop_signals
 from workers.supervisor import Program, Supervisor
 
@@ -28,9 +29,13 @@ def run_until_stopped(home: Path, *, simulator: bool, flower: bool) -> None:
     """Run every process until a signal; then finish the calls in flight and stop, the servers last."""
     with stop_signals() as stop, instance.running(home):
         settings = prepare()
+        if flower:
+            processes.require_free_port(settings)
         port = free_port()
         if simulator:
             point_to_simulator(port)
+        else:
+            forget_simulator()
         programs = [*workers(settings), program("beat", ["beat"], stop_order=1)]
         if flower:
             programs.append(program("flower", ["flower"], stop_order=1))
@@ -65,12 +70,23 @@ def point_to_simulator(port: int) -> None:
     """Let the OpenAI adapter call the simulator on this port; raises ClickException rather than replace a real key."""
     with transaction() as session:
         current = configured_providers(session)
-        if "openai" in current and connection_for(session, "openai", "text").api_key != SIMULATOR_KEY:
+        if "openai" in current and not _is_simulated(session):
             raise click.ClickException(
                 "This database has a real OpenAI connection, which the simulator would replace. "
                 f"Use another folder ({instance.FOLDER_VARIABLE}) or another DATABASE_URL."
             )
         set_connection(session, "openai", api_key=SIMULATOR_KEY, base_url=f"http://127.0.0.1:{port}/v1")
+
+
+def forget_simulator() -> None:
+    """Take the connection to an earlier run's simulator away: nobody answers there any more."""
+    with transaction() as session:
+        if "openai" in configured_providers(session) and _is_simulated(session):
+            forget_connection(session, "openai")
+
+
+def _is_simulated(session: Session) -> bool:
+    return connection_for(session, "openai", "text").api_key == SIMULATOR_KEY
 
 
 def workers(settings: Settings) -> list[Program]:

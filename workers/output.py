@@ -36,7 +36,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], 
     """A table whose first `left` columns are text and whose others are amounts."""
     made = Table(title=title, title_justify="left", header_style="bold")
     for number, name in enumerate(columns):
-        made.add_column(name, justify="left" if number < left else "right", overflow="fold")
+        # The first column is what a person copies: it stays whole on the narrowest terminal.
+        made.add_column(name, justify="left" if number < left else "right", overflow="fold", no_wrap=number == 0)
     for row in rows:
         made.add_row(*(_shown(value) for value in row))
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import warnings
 
 import structlog
@@ -44,13 +45,26 @@ def run_beat() -> None:
 def run_flower() -> None:
     """Flower: the operators' view of queues and tasks. Beyond loopback it asks for a password.
 
-    Raises ConfigurationError when it would be open to the network without one.
+    Raises ConfigurationError when it would be open to the network without one, or when its port is taken.
     """
     settings = bootstrap.connect("flower")
     configure_logging(settings.log_level, settings.log_format)
     app = bootstrap.set_up_tasks(settings)
     os.environ.update(flower_environment(settings))
+    require_free_port(settings)
     app.start(argv=["flower"])
+
+
+def require_free_port(settings: Settings) -> None:
+    """Raise ConfigurationError when another program listens where Flower would."""
+    try:
+        with socket.create_server((settings.flower_address, settings.flower_port)):
+            return
+    except OSError as error:
+        raise ConfigurationError(
+            f"Flower cannot listen on {settings.flower_address}:{settings.flower_port} ({error.strerror}): set "
+            "CREDITMILL_FLOWER_PORT to a free port."
+        ) from None
 
 
 def flower_environment(settings: Settings) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 
 from billing.domain.errors import BillingError
 
@@ -33,11 +34,15 @@ class ImplausiblePrice(BillingError):
 
 @dataclass(frozen=True)
 class Unit:
-    """What a price is for, between which amounts in USD it is plausible, and the other units it is mistaken for."""
+    """What a price is for, between which amounts in USD it is plausible, and the other units it is mistaken for.
+
+    `usual` is what most prices are near to: of two units that could have been meant, the one is likelier.
+    """
 
     name: str
     low: Decimal
     high: Decimal
+    usual: Decimal
     mistaken: tuple[tuple[str, int], ...] = ()
 
 
@@ -47,10 +52,11 @@ PER_1M = Unit(
     "USD per 1,000,000 tokens",
     Decimal("0.004"),
     Decimal(1_000),
+    Decimal(2),
     (("per 1,000 tokens", 1_000), ("per token", 1_000_000)),
 )
-PER_IMAGE = Unit("USD per image", Decimal("0.0005"), Decimal(10))
-PER_CREDIT = Unit("USD per credit", Decimal("0.0005"), Decimal(10))
+PER_IMAGE = Unit("USD per image", Decimal("0.0005"), Decimal(10), Decimal("0.04"))
+PER_CREDIT = Unit("USD per credit", Decimal("0.0005"), Decimal(10), Decimal("0.01"))
 
 
 def price(field: str, given: object, unit: Unit, *, current: Decimal | None = None, force: bool = False) -> Decimal:
@@ -75,7 +81,9 @@ def _decimal(field: str, given: object, unit: Unit) -> Decimal:
     except InvalidOperation:
         raise InvalidPrice(f"{field} must be a number of {unit.name}, such as 1.25.") from None
     if not amount.is_finite():
-        raise InvalidPrice(f"{field} must be a number of {unit.name}, such as 1.25; it is {amount}.")
+        # Without its payload, which may be a thousand digits.
+        shown = ("sNaN" if amount.is_snan() else "NaN") if amount.is_nan() else str(amount)
+        raise InvalidPrice(f"{field} must be a number of {unit.name}, such as 1.25; it is {shown}.")
     if amount <= 0:
         raise InvalidPrice(f"{field} must be more than 0 {unit.name}.")
     if abs(amount.adjusted()) > ABSURD:
@@ -84,11 +92,8 @@ def _decimal(field: str, given: object, unit: Unit) -> Decimal:
 
 
 def _impossible(told: str, amount: Decimal) -> str | None:
-    _, digits, exponent = amount.normalize().as_tuple()
-    assert isinstance(exponent, int)
-    decimals = max(0, -exponent)
-    whole = max(0, len(digits) + exponent)
-    if decimals > DECIMALS or whole > DIGITS - DECIMALS:
+    # Exactly: arithmetic of Decimals, normalize() included, rounds to 28 digits.
+    if (Fraction(amount) * 10**DECIMALS).denominator > 1 or amount >= 10 ** (DIGITS - DECIMALS):
         return f"{told}: a price has at most {DIGITS} digits, {DECIMALS} of them decimals."
     if amount < LEAST:
         return f"{told}; the least is {LEAST}."
@@ -104,10 +109,11 @@ def _doubt(told: str, amount: Decimal, unit: Unit, current: Decimal | None) -> s
 
 
 def _mistake(amount: Decimal, unit: Unit) -> str:
-    for name, factor in unit.mistaken:
-        if unit.low <= amount * factor <= unit.high:
-            return f" Was it meant {name}? Then it is {_shown(amount * factor)} {unit.name}."
-    return ""
+    meant = [(name, amount * factor) for name, factor in unit.mistaken if unit.low <= amount * factor <= unit.high]
+    if not meant:
+        return ""
+    name, likely = min(meant, key=lambda each: max(each[1] / unit.usual, unit.usual / each[1]))
+    return f" Was it meant {name}? Then it is {_shown(likely)} {unit.name}."
 
 
 def _shown(amount: Decimal) -> str:

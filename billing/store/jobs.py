@@ -8,11 +8,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, select, text, tuple_, update
+from sqlalchemy import Select, bindparam, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from billing.domain.states import Event, State, leaving, target
+from billing.domain.states import TERMINAL, Event, State, leaving, target
 from billing.store.batch import as_json, recordset
 from billing.store.tables import GenerationJob
 
@@ -78,6 +78,15 @@ def due(session: Session, state: State, *, now: datetime, limit: int) -> list[Ge
         .execution_options(populate_existing=True)
     )
     return sorted(session.scalars(statement), key=lambda job: job.id)
+
+
+def overdue(session: Session, *, before: datetime) -> tuple[int, datetime | None]:
+    """How many jobs should have been looked at before this time, and since when the first of them waits."""
+    waiting = select(func.count(), func.min(GenerationJob.next_at)).where(
+        GenerationJob.state.in_([state for state in State if state not in TERMINAL]), GenerationJob.next_at < before
+    )
+    count, since = session.execute(waiting).one()
+    return count, since
 
 
 def postpone(session: Session, rows: Sequence[dict[str, Any]]) -> None:

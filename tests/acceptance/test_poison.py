@@ -61,6 +61,7 @@ SET_ASIDE: Mapping[str, str] = {
     "an empty body": item(""),
     "keyword arguments that are a list": item('[[], ["bread"], {}]'),
     "time limits that are texts": item(TEXT, headers={"timelimit": ["x", "y"]}),
+    "a task of Celery's own": item(TEXT, task="celery.accumulate"),
     "time limits of a moment": item(TEXT, headers={"timelimit": [0.0001, 0.0001]}),
     "a time in the next millennium": item(TEXT, headers={"eta": "2999-01-01T00:00:00+00:00"}),
     "a time that is none": item(TEXT, headers={"eta": "soon"}),

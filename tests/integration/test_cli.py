@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import json
 import sys
+from datetime import timedelta
 from uuid import uuid4
 
 import click
 import pytest
+import redis
 from sqlalchemy import text
 
 from billing import charging, revenue
-from config.database import transaction
+from config.database import transaction, utc_now
 from tests.conftest import SECRET_KEY
 from tests.factories import NOON, a_generated_job, a_queued_job, a_reserved_job, an_account, rows, the_account, the_job
 from workers import cli
@@ -82,13 +84,26 @@ def test_an_account_is_created_shown_and_topped_up(run):
     assert code == 0
     account_id = lines(out)[0]["id"]
 
-    for _ in range(2):
-        assert run("accounts", "top-up", account_id, 250, "--idempotency-key", "k")[0] == 0
+    told = [run("accounts", "top-up", account_id, 250, "--idempotency-key", "k")[:2] for _ in range(2)]
+    assert told[0] == (0, f"Account {account_id} got 250 credits; its balance is 750.\n")
+    assert (told[1][0], told[1][1].split(":")[0]) == (0, "Nothing was added")
 
     shown = lines(run("accounts", "show", account_id, "--json")[1])[0]
     assert (shown["balance"], shown["reserved"], shown["available"]) == (750, 0, 750)
     assert "750 credits" in run("accounts", "show", account_id)[1]
     assert "Corner Bakery" in run("accounts", "list")[1]
+
+
+@pytest.mark.parametrize("option", ["--description", "--idempotency-key"])
+@pytest.mark.parametrize("given", ["\x1b[2Jgone", "two\nlines", "x" * 256])
+def test_a_top_up_cannot_be_described_by_what_a_terminal_obeys(run, option, given):
+    account_id = an_account(0)
+
+    code, _, err = run("accounts", "top-up", account_id, 250, option, given)
+
+    assert code == 2
+    assert_one_sentence(err, "invalid_text")
+    assert the_account(account_id).balance == 0
 
 
 def test_a_conflicting_top_up_is_refused(run):
@@ -331,10 +346,34 @@ def test_the_doctor_says_what_to_do_about_each_problem(run):
     health = {check["name"]: check["healthy"] for check in report["checks"]}
     assert (code, report["healthy"]) == (1, False)
     assert health == {
-        "settings": True, "database": True, "migrations": True, "clock": True, "keys": False, "messages": True,
-        "broker": True, "billing": False, "generation": False,
+        "settings": True, "database": True, "migrations": True, "clock": True, "keys": False, "models": True,
+        "messages": True, "jobs": True, "broker": True, "redelivery": True, "queues": True, "billing": False,
+        "generation": False,
     }  # fmt: skip
     assert "creditmill integrations set openai" in out
+
+
+def test_the_doctor_sees_what_waits_too_long_and_what_earns_too_little(run, env, broker_url):
+    a_queued_job(an_account(), now=utc_now() - timedelta(hours=2))
+    env.setenv("CREDITMILL_VISIBILITY_TIMEOUT_S", "60")
+    with redis.Redis.from_url(broker_url) as client:
+        client.lpush("text", "a message")
+    with transaction() as session:
+        session.execute(text("UPDATE image_prices SET credits_per_image = 5 WHERE model_name = 'google:4@2'"))
+        session.execute(text("UPDATE ai_model_config SET deprecation_date = '2026-01-01' WHERE model_name = 'gpt-4o'"))
+
+    (report,) = lines(run("doctor", "--json")[1])
+
+    told = {check["name"]: (check["healthy"], check["sentence"]) for check in report["checks"]}
+    assert told["jobs"][0] is False
+    assert told["jobs"][1].startswith("1 job waits to be looked at since ")
+    assert told["models"] == (
+        False,
+        "The provider has taken gpt-4o away on 2026-01-01: use another model. "
+        "1 price earns too little: run `creditmill models check`.",
+    )
+    assert told["redelivery"][0] is False
+    assert told["queues"] == (True, "Messages wait in queues: text 1.")
 
 
 @pytest.mark.parametrize(

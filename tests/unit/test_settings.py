@@ -67,7 +67,8 @@ def test_a_missing_variable_is_named_in_one_sentence(monkeypatch, name):
     monkeypatch.delenv(name)
 
     assert wrong() == (
-        f"{name} is not set: set it, or let `creditmill up` or `creditmill demo` start servers of its own."
+        f"{name} is not set: set it, or use the folder of a running `creditmill up`, which starts servers of its own "
+        "(here, or in CREDITMILL_FOLDER)."
     )
 
 
