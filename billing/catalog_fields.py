@@ -131,7 +131,7 @@ def read(shape: type[Fields], given: Mapping[str, Any], row: Base | None, *, for
             raise InvalidRequest(
                 f"There is no field {str(name)[:40]!r}. Known: {', '.join(shape.model_fields)}.", code="unknown_field"
             )
-    kept = {name: value for name, value in given.items() if not _is_cleared(value)}
+    kept = {name: value for name, value in given.items() if not is_cleared(value)}
     if not given:
         raise InvalidRequest("There is nothing to change: give a field and its value.", code="nothing_to_change")
     values = _validated(shape, kept) | {name: None for name in given if name not in kept}
@@ -154,7 +154,8 @@ def one_of(pattern: Any, name: str, given: str) -> str:
     return checked
 
 
-def _is_cleared(value: object) -> bool:
+def is_cleared(value: object) -> bool:
+    """Whether what was typed empties its field."""
     return value is None or (isinstance(value, str) and value.strip().lower() in ("", CLEARED))
 
 

@@ -15,6 +15,7 @@ from billing.store.catalog_tables import ChangeHistory
 MODEL = ("ai_model_config", "image_prices")
 OPERATION = ("credit_cost_config",)
 DEFAULTS = ("billing_configuration",)
+PLAN = ("plans",)
 UNTOLD = frozenset({"id", "created_at", "updated_at", "updated_by", "previous_tokens_per_credit"})
 """Columns whose change says nothing that another's does not."""
 

@@ -66,6 +66,20 @@ def allowances(
     }
 
 
+def current(
+    session: Session, account_id: int, *, now: datetime
+) -> list[tuple[str, int, Period, PlanLimitUsage | None]]:
+    """Each limit of an account's plan: its type, what is allowed, the current period, and its row if it was opened."""
+    found = []
+    for account, subscription, plan in store.subscriptions(session, [account_id]):
+        period = current_period(account, subscription, now)
+        rows = store.find(session, [(account.id, limit_type, period.start) for limit_type in plan.limits])
+        for limit_type, allowed in sorted(plan.limits.items()):
+            if allowed is not None:
+                found.append((limit_type, allowed, period, rows.get((account.id, limit_type, period.start))))
+    return found
+
+
 def open_current_periods(session: Session, *, now: datetime) -> int:
     """Open the current period's usage rows of every live subscription; returns how many were new."""
     rows = []

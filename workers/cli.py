@@ -19,6 +19,7 @@ from workers import (
     commands_jobs,
     commands_models,
     commands_operate,
+    commands_plans,
     commands_processes,
     commands_quote,
     instance,
@@ -49,6 +50,7 @@ for group in (
     commands_quote,
     commands_models,
     commands_catalog,
+    commands_plans,
     commands_operate,
 ):
     for command in group.COMMANDS:

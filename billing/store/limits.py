@@ -27,6 +27,21 @@ def subscriptions(session: Session, account_ids: Iterable[int] | None) -> list[t
     return [(account, subscription, plan) for account, subscription, plan in session.execute(statement)]
 
 
+def plans(session: Session) -> list[Plan]:
+    """Every plan, by its price."""
+    return list(session.scalars(select(Plan).order_by(Plan.price, Plan.slug)))
+
+
+def plan(session: Session, slug: str) -> Plan | None:
+    """The plan of this name."""
+    return session.scalar(select(Plan).where(Plan.slug == slug))
+
+
+def subscription(session: Session, account_id: int) -> Subscription | None:
+    """The account's subscription, whatever its status."""
+    return session.scalar(select(Subscription).where(Subscription.account_id == account_id))
+
+
 def open_rows(session: Session, rows: Sequence[dict[str, Any]]) -> int:
     """Open usage rows for their periods; returns how many were new. A row that exists is left alone."""
     if not rows:

@@ -1,0 +1,157 @@
+"""Commands about plans: what they include and limit, who is subscribed, and what is left in the current period."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from billing import history, plans
+from billing.store import limits as store
+from billing.store.tables import Plan
+from config.database import transaction, utc_now
+from workers import bootstrap
+from workers.assignments import acting, fields_argument, show_changes
+from workers.output import as_json, console, plain, print_json, table
+
+
+@click.group("plans")
+def group() -> None:
+    """List and change plans, subscribe accounts to them, and see what is left of their limits."""
+
+
+@group.command("list")
+@as_json
+def list_(as_json: bool) -> None:
+    """List every plan with its limits; a limit that is not named is unlimited.
+
+    \b
+    Example:  creditmill plans list
+    """
+    bootstrap.connect("plans")
+    with transaction() as session:
+        found = [_facts(plan) for plan in store.plans(session)]
+    if as_json:
+        for facts in found:
+            print_json(facts)
+        return
+    rows = [
+        (
+            *(facts[name] for name in ("slug", "name", "is_active")),
+            _limits(facts),
+            facts["price"],
+            facts["included_credits"],
+        )
+        for facts in found
+    ]
+    columns = ["plan", "name", "active", "limits", "USD a period", "credits included"]
+    console().print(table("Plans", columns, rows, left=4))
+
+
+@group.command("set")
+@click.argument("slug")
+@fields_argument()
+@as_json
+def set_(slug: str, fields: dict[str, str], as_json: bool) -> None:
+    """Add or change a plan: name, price (USD a period), included_credits, is_active, and its limits in units a period.
+
+    A new limit holds at once, for what the period has already used too; `none` makes it unlimited.
+
+    \b
+    Example:  creditmill plans set starter name=Starter price=29 images_basic=100 content_words=50000
+              creditmill plans set starter images_premium=0
+    """
+    bootstrap.connect("plans")
+    with acting() as session:
+        facts = _facts(plans.set_plan(session, slug, fields))
+    if as_json:
+        print_json(facts)
+        return
+    for name, value in {**facts, "limits": _limits(facts)}.items():
+        click.echo(f"{name:<18} {plain(value)}")
+
+
+@group.command()
+@click.argument("account_id", type=int)
+@click.argument("slug")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="The day from which periods are counted; else today.")
+@as_json
+def subscribe(account_id: int, slug: str, since: datetime | None, as_json: bool) -> None:
+    """Subscribe an account to a plan, or move it to another one.
+
+    \b
+    Example:  creditmill plans subscribe 1 starter
+    """
+    bootstrap.connect("plans")
+    with acting() as session:
+        made = plans.subscribe(session, account_id, slug, anchor=since and since.date(), now=utc_now())
+        facts = {
+            "account_id": account_id,
+            "plan": slug,
+            "status": made.status,
+            "anchor_date": made.anchor_date,
+            "current_period_start": made.current_period_start,
+            "current_period_end": made.current_period_end,
+        }
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(
+            f"Account {account_id} is subscribed to {slug}; its period runs from {made.current_period_start} up to "
+            f"{made.current_period_end}."
+        )
+
+
+@group.command()
+@click.argument("account_id", type=int)
+@as_json
+def usage(account_id: int, as_json: bool) -> None:
+    """Show what an account has used, and may still use, of each limit of its plan in the current period.
+
+    \b
+    Example:  creditmill plans usage 1
+    """
+    bootstrap.connect("plans")
+    with transaction() as session:
+        found = plans.standing(session, account_id, now=utc_now())
+    if as_json:
+        for each in found:
+            print_json(vars(each))
+    elif not found:
+        click.echo(f"Account {account_id} has no plan with limits.")
+    else:
+        rows = [
+            (each.limit_type, each.allowed, each.used, each.reserved, each.remaining, f"{each.percentage_used} %")
+            for each in found
+        ]
+        title = f"From {found[0].period_start} up to {found[0].period_end}"
+        console().print(table(title, ["limit", "allowed", "used", "held", "left", "used"], rows))
+
+
+@group.command("history")
+@click.argument("slug")
+@as_json
+def history_(slug: str, as_json: bool) -> None:
+    """Show every change of a plan: old and new values, time, and who made it.
+
+    \b
+    Example:  creditmill plans history starter
+    """
+    bootstrap.connect("plans")
+    with transaction() as session:
+        plans.named(session, slug)
+        changes = history.changes(session, history.PLAN, slug)
+    show_changes(changes, as_json)
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    names = ("slug", "name", "price", "included_credits", "is_active", "limits")
+    return {name: getattr(plan, name) for name in names}
+
+
+def _limits(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {units:,}" for name, units in sorted(facts["limits"].items())) or "none"
+
+
+COMMANDS = [group]
