@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -116,14 +117,10 @@ def succeed(session: Session, claim: Claim, delivery: Delivery, *, now: datetime
     assert call is not None, "the call was written before it was made"
     if call.outcome == "succeeded":
         return True
-    cost = pricing.cost(delivery.usage, Price.from_json(job.price or {}))
-    # A guess at the cost of an unknown outcome gives way to the fact.
-    job_cost = job.cost_usd - call.cost_usd + cost
     row = {
         "id": job.id,
         "attempts": claim.attempt,
         "lease_until": None,
-        "cost_usd": job_cost,
         "generated_at": now,
         "next_at": now + publish_by,
         "republished": 0,
@@ -142,14 +139,14 @@ def succeed(session: Session, claim: Claim, delivery: Delivery, *, now: datetime
             "provider_request_id": delivery.request_id,
             "usage": delivery.usage.to_json(),
             "raw_usage": delivery.raw_usage,
-            "cost_usd": cost,
+            # A guess at the cost of an unknown outcome gives way to the fact.
+            "cost_usd": pricing.cost(delivery.usage, Price.from_json(job.price or {})),
             "exposure": not on_time,
         },
     )
+    store.sum_cost(session, job.id)
     if on_time:
         call_store.keep_result(session, job.id, delivery.content, delivery.finish_reason)
-    else:
-        store.set_cost(session, job.id, job_cost)
     return on_time
 
 
@@ -163,10 +160,8 @@ def fail(
     """
     (job,) = store.lock(session, [claim.job_id], set(State))
     decided = policy.verdict(refusal.failure, attempts=claim.attempt, budget=budget)
-    if decided is not Verdict.UNKNOWN:
-        _withdraw_exposure(session, job, claim.attempt)
     _finish_call(session, claim.call_id, refusal, unknown=decided is Verdict.UNKNOWN, now=now)
-    if refusal.usage is not None:
+    if decided is not Verdict.UNKNOWN:
         _count_cost(session, job, claim, refusal.usage)
     if job.state != State.CALLING or job.attempts != claim.attempt:
         return None
@@ -233,22 +228,16 @@ def expose(session: Session, job: GenerationJob) -> None:
     if call is None or call.outcome != "unknown" or call.exposure:
         return
     worst = pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {}))
-    store.set_cost(session, job.id, job.cost_usd - call.cost_usd + worst)
     call_store.complete(session, call.id, {"cost_usd": worst, "exposure": True})
+    store.sum_cost(session, job.id)
 
 
-def _count_cost(session: Session, job: GenerationJob, claim: Claim, usage: Usage) -> None:
-    cost = pricing.cost(usage, Price.from_json(job.price or {}))
-    call_store.complete(session, claim.call_id, {"cost_usd": cost, "usage": usage.to_json(), "exposure": True})
-    store.set_cost(session, job.id, job.cost_usd + cost)
-
-
-def _withdraw_exposure(session: Session, job: GenerationJob, attempt: int) -> None:
-    # The call came back late, after it had been given up as unknown: it is known now that nothing was executed.
-    call = call_store.latest(session, job.id, attempt)
-    if call is not None and call.exposure:
-        store.set_cost(session, job.id, job.cost_usd - call.cost_usd)
-        call_store.complete(session, call.id, {"cost_usd": 0, "exposure": False})
+def _count_cost(session: Session, job: GenerationJob, claim: Claim, usage: Usage | None) -> None:
+    """What the provider reports for a refused call, else nothing; a guess that was counted as exposure gives way."""
+    cost = Decimal(0) if usage is None else pricing.cost(usage, Price.from_json(job.price or {}))
+    used = None if usage is None else usage.to_json()
+    call_store.complete(session, claim.call_id, {"cost_usd": cost, "usage": used, "exposure": False})
+    store.sum_cost(session, job.id)
 
 
 def _finish_call(session: Session, call_id: int, refusal: Refusal, *, unknown: bool, now: datetime) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import date
 
 from sqlalchemy.orm import Session
 
@@ -61,7 +61,7 @@ def active_models(session: Session) -> list[AIModelConfig]:
 def deprecation_warning(session: Session, model: AIModelConfig, *, today: date) -> str | None:
     """One sentence when the model's deprecation date is near or past, else None."""
     day = model.deprecation_date
-    if day is None or day - timedelta(days=store.defaults(session).deprecation_notice_days) > today:
+    if day is None or (day - today).days > store.defaults(session).deprecation_notice_days:
         return None
     gone = day <= today
     return f"The provider {'has taken' if gone else 'takes'} {model.model_name} away on {day}: use another model."

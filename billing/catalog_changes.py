@@ -21,6 +21,7 @@ from billing.catalog_fields import (
     OperationFields,
     QualityOrAny,
     SizeOrAny,
+    is_text,
     one_of,
     read,
 )
@@ -45,7 +46,7 @@ APIS = {"text": "responses", "image": "images", "embedding": "embeddings"}
 
 def model_named(session: Session, name: str) -> AIModelConfig:
     """The model, active or not; raises UnknownThing when there is none of that name."""
-    found = store.model(session, name)
+    found = store.model(session, name) if is_text(name) else None
     if found is None:
         raise UnknownThing("model", name, choices=tuple(model.model_name for model in store.models(session)))
     return found
@@ -53,7 +54,7 @@ def model_named(session: Session, name: str) -> AIModelConfig:
 
 def operation_named(session: Session, operation_type: str) -> CreditCostConfig:
     """The operation, active or not; raises UnknownThing when there is none of that name."""
-    found = store.operation(session, operation_type)
+    found = store.operation(session, operation_type) if is_text(operation_type) else None
     if found is None:
         known = tuple(operation.operation_type for operation in store.operations(session))
         raise UnknownThing("operation", operation_type, choices=known)
@@ -62,18 +63,25 @@ def operation_named(session: Session, operation_type: str) -> CreditCostConfig:
 
 def add_model(session: Session, name: str, fields: Mapping[str, Any], *, force: bool = False) -> AIModelConfig:
     """Add a model. Raises a BillingError, InvalidPrice and ImplausiblePrice among them, and then adds nothing."""
+    one_of(Name, "the name", name)
     if store.model(session, name) is not None:
         raise InvalidRequest(f"There is a model {name} already.", code="model_exists")
     values = read(NewModelFields, fields, None, force=force)
     values["api"] = values.get("api") or APIS[values["model_type"]]
-    row = AIModelConfig(model_name=one_of(Name, "the name", name), model_type=values["model_type"])
+    row = AIModelConfig(model_name=name, model_type=values["model_type"])
     return _save(session, row, {"display_name": name, **values})
 
 
 def set_model(session: Session, name: str, fields: Mapping[str, Any], *, force: bool = False) -> AIModelConfig:
     """Change a model's fields; raises a BillingError and then changes nothing. Rates are USD per 1,000,000 tokens."""
     row = model_named(session, name)
-    return _save(session, row, read(ModelFields, fields, row, force=force))
+    values = read(ModelFields, fields, row, force=force)
+    if values.get("is_default", row.is_default) and not values.get("is_active", row.is_active):
+        raise InvalidRequest(
+            f"{name} is the default {row.model_type} model, which stays active: make another one the default first.",
+            code="default_stays_active",
+        )
+    return _save(session, row, values)
 
 
 def set_image_price(
@@ -105,6 +113,8 @@ def set_image_price(
 def remove_image_price(session: Session, name: str, size: str, quality: str) -> None:
     """Take an image price away; raises PriceNotConfigured when there is none of exactly this size and quality."""
     model_named(session, name)
+    one_of(SizeOrAny, "size", size)
+    one_of(QualityOrAny, "quality", quality)
     row = store.exact_image_price(session, name, size, quality)
     if row is None:
         raise PriceNotConfigured(f"{name} has no price for exactly this size and quality.")
@@ -116,10 +126,11 @@ def add_operation(
     session: Session, operation_type: str, fields: Mapping[str, Any], *, force: bool = False
 ) -> CreditCostConfig:
     """Add an operation; raises a BillingError and then adds nothing."""
+    one_of(Name, "the name", operation_type)
     if store.operation(session, operation_type) is not None:
         raise InvalidRequest(f"There is an operation {operation_type} already.", code="operation_exists")
     values = read(NewOperationFields, fields, None, force=force)
-    row = CreditCostConfig(operation_type=one_of(Name, "the name", operation_type))
+    row = CreditCostConfig(operation_type=operation_type)
     return _save(session, row, {"display_name": operation_type, **values})
 
 
@@ -148,7 +159,7 @@ def _save(session: Session, row: Row, values: Mapping[str, Any]) -> Row:
     try:
         with session.begin_nested():
             if isinstance(row, AIModelConfig) and values.get("is_default"):
-                store.unset_default(session, row.model_type)
+                store.unset_default(session, row.model_type, but=row)
             for name, value in values.items():
                 setattr(row, name, value)
             session.add(row)

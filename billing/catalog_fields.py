@@ -141,7 +141,7 @@ def read(shape: type[Fields], given: Mapping[str, Any], row: Base | None, *, for
     if values.get("valid_sizes") is not None:
         values["valid_sizes"] = values["valid_sizes"].split(",")
     if not force:
-        _cached_is_cheaper(values, row)
+        check_cached_is_cheaper(values, row)
     return values
 
 
@@ -152,6 +152,11 @@ def one_of(pattern: Any, name: str, given: str) -> str:
     except ValidationError:
         raise InvalidRequest(f"{name} is not of its form: {given[:40]!r}.", code="invalid_field") from None
     return checked
+
+
+def is_text(given: str) -> bool:
+    """Whether the database can be asked for it: bytes that are no UTF-8 come from a shell as lone surrogates."""
+    return given.isprintable()
 
 
 def is_cleared(value: object) -> bool:
@@ -168,7 +173,8 @@ def _validated(shape: type[Fields], given: dict[str, Any]) -> dict[str, Any]:
         raise InvalidRequest(f"{place}: {first['msg']}.", code="invalid_field") from None
 
 
-def _cached_is_cheaper(values: dict[str, Any], row: Base | None) -> None:
+def check_cached_is_cheaper(values: Mapping[str, Any], row: Base | None) -> None:
+    """Raise ImplausiblePrice when cached input would cost more than fresh input, these values laid over the row's."""
     plain, cached = (
         values.get(name, getattr(row, name, None)) for name in ("input_cost_per_1m", "cached_input_cost_per_1m")
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import select, text
@@ -53,10 +54,24 @@ def changes(session: Session, tables: Sequence[str], name: str, *, limit: int | 
 def _fields(row: ChangeHistory) -> list[FieldChange]:
     old, new = row.old or {}, row.new or {}
     return [
-        FieldChange(row.changed_at, row.actor, row.table_name, _label(row), row.action, name, old.get(name), value)
+        FieldChange(
+            row.changed_at,
+            row.actor,
+            row.table_name,
+            _label(row),
+            row.action,
+            name,
+            _exact(old.get(name)),
+            _exact(value),
+        )
         for name in {**old, **new}
         if name not in UNTOLD and old.get(name) != (value := new.get(name))
     ]
+
+
+def _exact(value: Any) -> Any:
+    # Only prices have decimals in these tables, and a float keeps all of their digits.
+    return Decimal(str(value)) if isinstance(value, float) else value
 
 
 def _label(row: ChangeHistory) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from billing import catalog
 from billing.domain import pricing
-from billing.domain.pricing import ImagePrice, Price, Usage
+from billing.domain.pricing import USAGE_MAX, ImagePrice, Price, Usage
 from billing.store import catalog as store
 from billing.store.catalog_tables import ANY, AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
 
@@ -102,7 +102,7 @@ def _most_for_the_least(price: Price, images: int) -> int:
     def charged(tokens: int) -> int:
         return pricing.charge(Usage(output_tokens=tokens, images=images), price, held=UNBOUNDED).credits
 
-    low, high = 1, (charged(1) + 2) * price.tokens_per_credit
+    low, high = 1, min((charged(1) + 2) * price.tokens_per_credit, USAGE_MAX)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if charged(middle) == charged(1) else (low, middle - 1)
@@ -112,11 +112,11 @@ def _most_for_the_least(price: Price, images: int) -> int:
 def _margin(operation: CreditCostConfig, price: Price, usage: Usage, worst: str, floor: int, *, per: int = 1) -> Margin:
     credits = pricing.charge(usage, price, held=UNBOUNDED).credits // per
     revenue, cost = pricing.revenue(credits, price), pricing.cost(usage, price) / per
-    percent = round((revenue - cost) / revenue * 100, 1) if revenue else None
+    share = (revenue - cost) / revenue * 100 if revenue else None
     problem = None
     if cost > revenue:
         problem = f"loses {(cost - revenue).normalize():f} USD"
-    elif percent is None or percent < floor:
+    elif share is None or share < floor:
         problem = f"earns less than the floor of {floor} %"
     return Margin(
         operation=operation.operation_type,
@@ -126,7 +126,7 @@ def _margin(operation: CreditCostConfig, price: Price, usage: Usage, worst: str,
         revenue_usd=revenue,
         cost_usd=cost,
         margin_usd=revenue - cost,
-        margin_percent=percent,
+        margin_percent=None if share is None else round(share, 1),
         problem=problem,
     )
 

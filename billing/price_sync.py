@@ -6,7 +6,7 @@ catalogue and are only pointed out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -16,8 +16,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from billing import catalog_changes
-from billing.catalog_fields import ModelFields, read
+from billing.catalog_fields import UNITS, check_cached_is_cheaper
 from billing.domain.errors import BillingError
+from billing.domain.price_rules import price
 from billing.store import catalog as store
 from billing.store.catalog_tables import AIModelConfig
 
@@ -62,7 +63,7 @@ def compare(session: Session, *, now: datetime) -> Comparison:
             left_out[model.model_name] = published
             continue
         found = [
-            RateChange(model.model_name, field, getattr(model, field), rate, _objection(model, field, rate))
+            RateChange(model.model_name, field, getattr(model, field), rate, _objection(model, field, published))
             for field, rate in published.items()
             if getattr(model, field) != rate
         ]
@@ -74,6 +75,11 @@ def compare(session: Session, *, now: datetime) -> Comparison:
 
 def apply(session: Session, changes: Sequence[RateChange], *, force: bool = False) -> None:
     """Write these changes; raises ImplausiblePrice for one that would have to be forced, and then writes none."""
+    with session.begin_nested():
+        _apply(session, changes, force=force)
+
+
+def _apply(session: Session, changes: Sequence[RateChange], *, force: bool) -> None:
     by_model: dict[str, dict[str, Any]] = {}
     for change in changes:
         by_model.setdefault(change.model, {})[change.field] = change.published
@@ -96,12 +102,15 @@ def _published(model: AIModelConfig, now: datetime) -> dict[str, Decimal] | str:
     rates = {ours: getattr(prices, theirs, None) for ours, theirs in PUBLISHED.items()}
     if any(isinstance(rate, TieredPrices) for rate in rates.values()):
         return "has prices that depend on the length of the request"
-    return {ours: Decimal(rate) for ours, rate in rates.items() if isinstance(rate, Decimal)}
+    return {ours: rate for ours, rate in rates.items() if rate is not None} or "is published without rates by the token"
 
 
-def _objection(model: AIModelConfig, field: str, rate: Decimal) -> str | None:
+def _objection(model: AIModelConfig, field: str, published: Mapping[str, Decimal]) -> str | None:
+    """Why this rate would be refused unless forced, all of the model's published rates taken together."""
     try:
-        read(ModelFields, {field: rate}, model, force=False)
+        price(field, published[field], UNITS[field], current=getattr(model, field))
+        if field == "cached_input_cost_per_1m":
+            check_cached_is_cheaper(published, model)
     except BillingError as error:
         return error.message
     return None

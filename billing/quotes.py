@@ -191,7 +191,7 @@ def _typical(session: Session, examined: Examined) -> Typical:
             if jobs
             else f"{percent} % of the longest answer"
         )
-        usual = divide(output * percent, 100, rounding=Rounding.UP) if median is None else median
-        output = min(usual, output)
+        # Longer than the longest answer is charged no more than it: a charge never exceeds its reservation.
+        output = divide(output * percent, 100, rounding=Rounding.UP) if median is None else median
     usage = Usage(input_tokens=work.input_tokens, output_tokens=output, images=work.images)
     return Typical(pricing.charge(usage, price, held=examined.credits_estimated).credits, basis)

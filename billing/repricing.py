@@ -1,8 +1,12 @@
-"""What past usage would have been charged and cost at other prices: today's, or proposed ones. Nothing is written."""
+"""What past usage would have been charged and cost at other prices: today's, or proposed ones.
+
+A proposal is made as a change would be, by the same rules, in a savepoint that is undone as soon as its prices are
+read: nothing is written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -11,26 +15,15 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from billing import catalog, catalog_changes
-from billing.catalog_fields import (
-    DefaultsFields,
-    Fields,
-    ImagePriceFields,
-    ModelFields,
-    OperationFields,
-    QualityOrAny,
-    SizeOrAny,
-    one_of,
-    read,
-)
+from billing.catalog_fields import DefaultsFields, Fields, ImagePriceFields, ModelFields, OperationFields
 from billing.domain import pricing
-from billing.domain.errors import InvalidRequest
-from billing.domain.pricing import ImagePrice, Price, Usage, Work
+from billing.domain.errors import InvalidRequest, PriceNotConfigured
+from billing.domain.pricing import Price, Usage, Work
 from billing.store import catalog as store
 from billing.store import usage as usage_store
-from billing.store.catalog_tables import ANY, AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
+from billing.store.catalog_tables import ANY
 from billing.store.tables import CreditUsageLog, GenerationJob
-
-SHAPES: tuple[type[Fields], ...] = (ModelFields, ImagePriceFields, OperationFields, DefaultsFields)
+from billing.store.usage import PricedBy, Span
 
 
 @dataclass(frozen=True)
@@ -92,16 +85,18 @@ def reprice(
 ) -> list[Repriced]:
     """Recompute the charge and cost of every job settled in this span, by operation and model.
 
-    Raises a BillingError for a proposal that could not be made. Run it in a read-only transaction.
+    Raises a BillingError for a proposal that could not be made.
     """
-    prices = _Proposed(session, proposal, force=force)
+    if proposal.model is not None:
+        catalog_changes.model_named(session, proposal.model)
+    if proposal.operation is not None:
+        catalog_changes.operation_named(session, proposal.operation)
+    span = Span(since, until, proposal.operation, proposal.model)
+    prices = _proposed_prices(session, proposal, usage_store.priced_by(session, span), force=force)
     found: dict[tuple[str, str], Repriced] = {}
-    settled = usage_store.settled(
-        session, since=since, until=until, operation_type=proposal.operation, model_name=proposal.model
-    )
-    for log, job in settled:
+    for log, job in usage_store.settled(session, span):
         key = (log.operation_type, log.model_used)
-        found.setdefault(key, Repriced(*key)).add(_repriced(log, job, prices.price_for(job)))
+        found.setdefault(key, Repriced(*key)).add(_repriced(log, job, prices[usage_store.priced_by_of(job)]))
     return [found[key] for key in sorted(found)]
 
 
@@ -137,93 +132,60 @@ def _repriced(log: CreditUsageLog, job: GenerationJob, price: Price | None) -> R
     return before
 
 
-class _Proposed:
-    """The catalogue with the proposal laid over it; its rows belong to no session, so that none can be written."""
-
-    def __init__(self, session: Session, proposal: Proposal, *, force: bool) -> None:
-        self.session = session
-        self.proposal = proposal
-        self.given = {shape: _of(shape, proposal.fields) for shape in SHAPES}
-        self._refuse_strays()
-        self.defaults: BillingConfiguration = store.defaults(session)
-        self.models = {model.model_name: model for model in store.models(session)}
-        self.operations = {operation.operation_type: operation for operation in store.operations(session)}
-        self.image = self._image_row()
-        session.expunge_all()
-        self._lay(ModelFields, self.models.get(proposal.model or ""), force)
-        self._lay(OperationFields, self.operations.get(proposal.operation or ""), force)
-        self._lay(DefaultsFields, self.defaults, force)
-        self._lay(ImagePriceFields, self.image, force)
-        self.found: dict[tuple[str, str, str, str], Price | None] = {}
-
-    def price_for(self, job: GenerationJob) -> Price | None:
-        """The price of a job's usage; None when the catalogue has none for it any more."""
-        size, quality = job.params.get("size", ""), job.params.get("quality", "")
-        key = (job.operation_type, job.model_name, size, quality)
-        if key not in self.found:
-            operation, model = self.operations[job.operation_type], self.models[job.model_name]
-            self.found[key] = self._price(operation, model, size, quality)
-        return self.found[key]
-
-    def _price(self, operation: CreditCostConfig, model: AIModelConfig, size: str, quality: str) -> Price | None:
-        image = None
-        if model.bills_images:
-            row = store.image_price(self.session, model.model_name, size, quality)
-            if self._overrules(row, model.model_name, size, quality):
-                row = self.image
-            if row is None:
-                return None
-            image = ImagePrice(size, quality, cost_usd=row.cost_per_image_usd, credits=row.credits_per_image)
-        return catalog.price_from(operation, model, self.defaults, image)
-
-    def _overrules(self, row: ImagePriceRow | None, model: str, size: str, quality: str) -> bool:
-        mine = self.image
-        if (
-            mine is None
-            or mine.model_name != model
-            or mine.size not in (size, ANY)
-            or mine.quality not in (quality, ANY)
-        ):
-            return False
-        return row is None or store.specificity(mine, size, quality) >= store.specificity(row, size, quality)
-
-    def _image_row(self) -> ImagePriceRow | None:
-        if not self.given[ImagePriceFields]:
-            return None
-        proposal = self.proposal
-        model = catalog_changes.model_named(self.session, proposal.model or "")
-        one_of(SizeOrAny, "size", proposal.size)
-        one_of(QualityOrAny, "quality", proposal.quality)
-        row = store.exact_image_price(self.session, model.model_name, proposal.size, proposal.quality)
-        if row is None and len(self.given[ImagePriceFields]) < len(ImagePriceFields.model_fields):
-            raise InvalidRequest(
-                "A new image price needs cost_per_image_usd and credits_per_image.", code="invalid_price"
-            )
-        return row or ImagePriceRow(model_name=model.model_name, size=proposal.size, quality=proposal.quality)
-
-    def _lay(self, shape: type[Fields], row: Any, force: bool) -> None:
-        if self.given[shape]:
-            for name, value in read(shape, self.given[shape], row, force=force).items():
-                setattr(row, name, value)
-
-    def _refuse_strays(self) -> None:
-        known = [name for shape in SHAPES for name in shape.model_fields]
-        strays = [name for name in self.proposal.fields if name not in known]
-        if strays:
-            raise InvalidRequest(
-                f"There is no field {strays[0][:40]!r}. Known: {', '.join(known)}.", code="unknown_field"
-            )
-        if self.given[ModelFields] or self.given[ImagePriceFields] or self.proposal.model is not None:
-            catalog_changes.model_named(self.session, self._named("model"))
-        if self.given[OperationFields] or self.proposal.operation is not None:
-            catalog_changes.operation_named(self.session, self._named("operation"))
-
-    def _named(self, what: str) -> str:
-        name: str | None = getattr(self.proposal, what)
-        if name is None:
-            raise InvalidRequest(f"Say which {what} these fields belong to: --{what}.", code=f"no_{what}")
-        return name
+def _proposed_prices(
+    session: Session, proposal: Proposal, wanted: Iterable[PricedBy], *, force: bool
+) -> dict[PricedBy, Price | None]:
+    """The price of each (operation, model, size, quality) as if the proposal were made; None where there is none."""
+    with session.begin_nested() as savepoint:
+        _propose(session, proposal, force=force)
+        prices = {each: _price(session, *each) for each in wanted}
+        savepoint.rollback()
+    session.expire_all()
+    return prices
 
 
-def _of(shape: type[Fields], fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name in shape.model_fields}
+def _price(session: Session, operation_type: str, model_name: str, size: str, quality: str) -> Price | None:
+    # Neither has to be active any more: what was used was used.
+    operation, model = store.operation(session, operation_type), store.model(session, model_name)
+    if operation is None or model is None:
+        return None
+    try:
+        return catalog.price_of(session, operation, model, size=size, quality=quality)
+    except PriceNotConfigured:
+        return None
+
+
+def _propose(session: Session, proposal: Proposal, *, force: bool) -> None:
+    """Make the proposal's changes, each field where it belongs."""
+    for shape, fields in _sorted_out(proposal).items():
+        if shape is OperationFields:
+            catalog_changes.set_operation(session, _named(proposal, "operation"), fields, force=force)
+        elif shape is ModelFields:
+            catalog_changes.set_model(session, _named(proposal, "model"), fields, force=force)
+        elif shape is ImagePriceFields:
+            model = _named(proposal, "model")
+            catalog_changes.set_image_price(session, model, proposal.size, proposal.quality, fields, force=force)
+        else:
+            catalog_changes.set_defaults(session, fields, force=force)
+
+
+def _sorted_out(proposal: Proposal) -> dict[type[Fields], dict[str, Any]]:
+    """The proposed fields by what they belong to; what operations and models share belongs to the one that is named."""
+    shapes: list[type[Fields]] = [ModelFields, OperationFields, ImagePriceFields, DefaultsFields]
+    if proposal.operation is not None:
+        shapes[:2] = [OperationFields, ModelFields]
+    found: dict[type[Fields], dict[str, Any]] = {}
+    for name, value in proposal.fields.items():
+        shape = next((shape for shape in shapes if name in shape.model_fields), None)
+        if shape is None:
+            known = dict.fromkeys(field for shape in shapes for field in shape.model_fields)
+            raise InvalidRequest(f"There is no field {name[:40]!r}. Known: {', '.join(known)}.", code="unknown_field")
+        found.setdefault(shape, {})[name] = value
+    return found
+
+
+def _named(proposal: Proposal, what: str) -> str:
+    name: str | None = getattr(proposal, what)
+    if name is None:
+        raise InvalidRequest(f"Say which {what} these fields belong to: --{what}.", code=f"no_{what}")
+    return name

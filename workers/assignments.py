@@ -11,10 +11,11 @@ from typing import Any
 import click
 from sqlalchemy.orm import Session
 
-from billing import history
+from billing import history, margins
 from billing.history import FieldChange
+from billing.margins import Margin
 from config.database import transaction
-from workers.output import console, json_line, print_json, table
+from workers.output import console, json_line, plain, print_json, table
 
 force_option = click.option("--force", is_flag=True, help="Accept a price that looks like a slip.")
 
@@ -60,8 +61,28 @@ def show_changes(changes: Sequence[FieldChange], as_json: bool) -> None:
     rows = [
         (
             *(f"{change.changed_at:%Y-%m-%d %H:%M:%S}", change.actor, change.row, change.action, change.field),
-            *(value if isinstance(value, str) else json_line(value) for value in (change.old, change.new)),
+            *(_told(value) for value in (change.old, change.new)),
         )
         for change in changes
     ]
     console().print(table("Changes", ["time (UTC)", "by", "of", "what", "field", "old", "new"], rows, left=7))
+
+
+def _told(value: Any) -> str:
+    return json_line(value) if isinstance(value, dict) else plain(value)
+
+
+def poor_margins(session: Session, *, model: str | None = None, operation: str | None = None) -> list[Margin]:
+    """What a change makes of the margins of this model or operation, or of all: those that are too small."""
+    return [
+        margin
+        for margin in margins.check(session)
+        if margin.problem and model in (None, margin.model) and operation in (None, margin.operation)
+    ]
+
+
+def warn_of(poor: list[Margin]) -> None:
+    """Say on stderr which prices lose money or earn too little."""
+    for margin in poor:
+        told = f"{margin.operation} on {margin.model} {margin.problem} ({margin.worst})"
+        click.echo(f"creditmill: {told}. [poor_margin]", err=True)

@@ -11,7 +11,7 @@ from billing.store import catalog as store
 from billing.store.catalog_tables import BillingConfiguration, CreditCostConfig
 from config.database import Base, transaction
 from workers import bootstrap
-from workers.assignments import acting, fields_argument, force_option, show_changes
+from workers.assignments import acting, fields_argument, force_option, poor_margins, show_changes, warn_of
 from workers.output import as_json, console, plain, print_json, table
 
 DEFAULTS = "defaults"
@@ -58,7 +58,9 @@ def add(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     bootstrap.connect("operations")
     with acting() as session:
         facts = _facts(catalog_changes.add_operation(session, name, fields, force=force))
+        poor = poor_margins(session, operation=name)
     _show(facts, as_json)
+    warn_of(poor)
 
 
 @operations.command("set")
@@ -76,7 +78,9 @@ def set_(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     bootstrap.connect("operations")
     with acting() as session:
         facts = _facts(catalog_changes.set_operation(session, name, fields, force=force))
+        poor = poor_margins(session, operation=name)
     _show(facts, as_json)
+    warn_of(poor)
 
 
 @operations.command()
@@ -93,7 +97,9 @@ def defaults(fields: dict[str, str], force: bool, as_json: bool) -> None:
     with acting() as session:
         row = catalog_changes.set_defaults(session, fields, force=force) if fields else store.defaults(session)
         facts = _columns(row, BillingConfiguration)
+        poor = poor_margins(session) if fields else []
     _show(facts, as_json)
+    warn_of(poor)
 
 
 @operations.command("history")

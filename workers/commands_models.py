@@ -19,7 +19,7 @@ from billing.store import catalog as store
 from billing.store.catalog_tables import ANY, AIModelConfig
 from config.database import transaction, utc_now
 from workers import bootstrap
-from workers.assignments import acting, fields_argument, force_option, show_changes
+from workers.assignments import acting, fields_argument, force_option, poor_margins, show_changes, warn_of
 from workers.output import as_json, console, plain, print_json, table, usd
 
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -88,9 +88,9 @@ def add(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     bootstrap.connect("models")
     with acting() as session:
         facts = _facts(session, catalog_changes.add_model(session, name, fields, force=force))
-        poor = _poor(session, name)
+        poor = poor_margins(session, model=name)
     _show(facts, as_json)
-    _warn(poor)
+    warn_of(poor)
 
 
 @models.command("set")
@@ -110,9 +110,9 @@ def set_(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     bootstrap.connect("models")
     with acting() as session:
         facts = _facts(session, catalog_changes.set_model(session, name, fields, force=force))
-        poor = _poor(session, name)
+        poor = poor_margins(session, model=name)
     _show(facts, as_json)
-    _warn(poor)
+    warn_of(poor)
 
 
 @models.command()
@@ -139,9 +139,9 @@ def price(name: str, size: str, quality: str, remove: bool, fields: dict[str, st
         else:
             catalog_changes.set_image_price(session, name, size, quality, fields, force=force)
         facts = _facts(session, catalog_changes.model_named(session, name))
-        poor = _poor(session, name)
+        poor = poor_margins(session, model=name)
     _show(facts, as_json)
-    _warn(poor)
+    warn_of(poor)
 
 
 @models.command()
@@ -203,7 +203,7 @@ def reprice(
     begin, end = since.replace(tzinfo=UTC), until.replace(tzinfo=UTC) if until else utc_now()
     if end < begin:
         raise InvalidRequest("The span ends before it begins.", code="invalid_span")
-    with transaction(isolation="REPEATABLE READ", read_only=True) as session:
+    with transaction(isolation="REPEATABLE READ") as session:
         found = repricing.reprice(session, since=begin, until=end, proposal=proposal, force=force)
     whole = repricing.total(found)
     if as_json:
@@ -266,9 +266,8 @@ def history_(name: str, as_json: bool) -> None:
     """
     bootstrap.connect("models")
     with transaction() as session:
+        catalog_changes.model_named(session, name)
         changes = history.changes(session, history.MODEL, name)
-        if not changes:
-            catalog_changes.model_named(session, name)
     show_changes(changes, as_json)
 
 
@@ -301,19 +300,6 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
     if facts["image_prices"]:
         rows = [tuple(price.values()) for price in facts["image_prices"]]
         console().print(table("Image prices", ["size", "quality", "USD to the provider", "credits"], rows, left=2))
-
-
-def _poor(session: Session, name: str) -> list[Margin]:
-    session.flush()
-    return [margin for margin in margins.check(session) if margin.problem and margin.model == name]
-
-
-def _warn(poor: list[Margin]) -> None:
-    for margin in poor:
-        click.echo(
-            f"creditmill: {margin.operation} on {margin.model} {margin.problem} ({margin.worst}). [poor_margin]",
-            err=True,
-        )
 
 
 def _margins(title: str, found: list[Margin]) -> Any:

@@ -60,11 +60,6 @@ def image_price(session: Session, model_name: str, size: str, quality: str) -> I
     )
 
 
-def specificity(row: ImagePriceRow, size: str, quality: str) -> int:
-    """How closely a row fits an image, as `image_price` ranks the rows that cover it."""
-    return 2 * (row.size == size) + (row.quality == quality)
-
-
 def exact_image_price(session: Session, model_name: str, size: str, quality: str) -> ImagePriceRow | None:
     """The row of exactly this size and quality, `*` included."""
     return session.scalar(
@@ -82,12 +77,12 @@ def image_prices(session: Session, model_name: str | None = None) -> list[ImageP
     return list(session.scalars(statement))
 
 
-def unset_default(session: Session, model_type: str) -> None:
-    """Make no model of this type the default one; whoever sets another does so in the same transaction."""
+def unset_default(session: Session, model_type: str, *, but: AIModelConfig) -> None:
+    """Make no other model of this type the default one; whoever sets it does so in the same transaction."""
     for row in session.scalars(
         select(AIModelConfig).where(AIModelConfig.model_type == model_type, AIModelConfig.is_default).with_for_update()
     ):
-        row.is_default = False
+        row.is_default = row is but
     session.flush()
 
 

@@ -202,8 +202,9 @@ class AIModelConfig(Base):
 
     def get_display_with_pricing(self) -> str:
         """The name with its price, for lists to choose from."""
-        if self.rates is not None:
-            rates = (format(rate.normalize(), "f") for rate in (self.rates.input, self.rates.output))
+        if self.rates is not None and not self.bills_images:
+            costs = [self.rates.input] if self.output_cost_per_1m is None else [self.rates.input, self.rates.output]
+            rates = (format(rate.normalize(), "f") for rate in costs)
             return f"{self.display_name} - ${'/$'.join(rates)} per 1M"
         costs = sorted({row.cost_per_image_usd for row in self.image_prices})
         if not costs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from billing.domain.states import TERMINAL, Event, State, leaving, target
 from billing.store.batch import as_json, recordset
-from billing.store.tables import GenerationJob
+from billing.store.tables import GenerationJob, ProviderCall
 
 _TABLE = GenerationJob.metadata.tables[GenerationJob.__tablename__]
 
@@ -126,7 +125,8 @@ def note_verdict(session: Session, job_id: UUID, code: str, message: str, *, due
     session.execute(statement, execution_options={"synchronize_session": False})
 
 
-def set_cost(session: Session, job_id: UUID, cost_usd: Decimal) -> None:
-    """Set what the provider is owed for a locked job, in USD, whatever its state."""
-    statement = update(GenerationJob).where(GenerationJob.id == job_id).values(cost_usd=cost_usd)
+def sum_cost(session: Session, job_id: UUID) -> None:
+    """Let a locked job's cost be the sum of its calls, in USD, whatever its state: a repeat changes nothing."""
+    calls = select(func.coalesce(func.sum(ProviderCall.cost_usd), 0)).where(ProviderCall.job_id == job_id)
+    statement = update(GenerationJob).where(GenerationJob.id == job_id).values(cost_usd=calls.scalar_subquery())
     session.execute(statement, execution_options={"synchronize_session": False})

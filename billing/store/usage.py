@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from billing.store.tables import CreditUsageLog, GenerationJob
 
 PAGE = 1_000
+
+PricedBy = tuple[str, str, str, str]
+"""Operation, model, and for images size and quality."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Usage from `since` up to `until`, of one operation or model, or of all."""
+
+    since: datetime
+    until: datetime
+    operation_type: str | None = None
+    model_name: str | None = None
 
 
 def median_output(session: Session, operation_type: str, model_name: str, *, latest: int) -> tuple[int | None, int]:
@@ -28,19 +43,41 @@ def median_output(session: Session, operation_type: str, model_name: str, *, lat
     return found, jobs
 
 
-def settled(
-    session: Session, *, since: datetime, until: datetime, operation_type: str | None, model_name: str | None
-) -> Iterator[tuple[CreditUsageLog, GenerationJob]]:
+def priced_by(session: Session, span: Span) -> list[PricedBy]:
+    """Everything that the usage of this span is priced by, once each."""
+    return [
+        (operation, model, size, quality)
+        for operation, model, size, quality in session.execute(
+            _in(
+                span,
+                select(
+                    GenerationJob.operation_type,
+                    GenerationJob.model_name,
+                    func.coalesce(GenerationJob.params["size"].astext, ""),
+                    func.coalesce(GenerationJob.params["quality"].astext, ""),
+                ).distinct(),
+            )
+        )
+    ]
+
+
+def priced_by_of(job: GenerationJob) -> PricedBy:
+    """What one job's usage is priced by."""
+    return job.operation_type, job.model_name, job.params.get("size") or "", job.params.get("quality") or ""
+
+
+def settled(session: Session, span: Span) -> Iterator[tuple[CreditUsageLog, GenerationJob]]:
     """The usage of every job settled in this span, with the job itself, a page at a time."""
-    statement = (
-        select(CreditUsageLog, GenerationJob)
-        .join(GenerationJob, GenerationJob.id == CreditUsageLog.job_id)
-        .where(CreditUsageLog.created_at >= since, CreditUsageLog.created_at < until)
-        .order_by(CreditUsageLog.id)
-        .execution_options(yield_per=PAGE)
+    statement = _in(span, select(CreditUsageLog, GenerationJob)).order_by(CreditUsageLog.id)
+    yield from ((log, job) for log, job in session.execute(statement.execution_options(yield_per=PAGE)))
+
+
+def _in(span: Span, statement: Any) -> Select[Any]:
+    statement = statement.join_from(CreditUsageLog, GenerationJob, GenerationJob.id == CreditUsageLog.job_id).where(
+        CreditUsageLog.created_at >= span.since, CreditUsageLog.created_at < span.until
     )
-    if operation_type is not None:
-        statement = statement.where(CreditUsageLog.operation_type == operation_type)
-    if model_name is not None:
-        statement = statement.where(CreditUsageLog.model_used == model_name)
-    yield from ((log, job) for log, job in session.execute(statement))
+    if span.operation_type is not None:
+        statement = statement.where(CreditUsageLog.operation_type == span.operation_type)
+    if span.model_name is not None:
+        statement = statement.where(CreditUsageLog.model_used == span.model_name)
+    return statement

@@ -257,7 +257,33 @@ def test_a_refusal_after_paid_work_is_counted_as_the_platforms_cost():
     refund(job_id)
 
     assert the_job(job_id).cost_usd == Decimal("0.001")
-    assert rows("SELECT outcome, exposure, cost_usd FROM provider_calls") == [("failed", True, Decimal("0.0010000000"))]
+    assert rows("SELECT outcome, exposure, cost_usd FROM provider_calls") == [
+        ("failed", False, Decimal("0.0010000000"))
+    ]
+
+
+def test_a_refusal_after_paid_work_that_is_recorded_twice_is_counted_once():
+    job_id = a_reserved_job(an_account(1000))
+    claim = a_claim(job_id)
+
+    for _ in range(2):
+        fail(claim, Failure.CONTENT_POLICY, usage=Usage(output_tokens=100))
+
+    assert the_job(job_id).cost_usd == Decimal("0.001")
+    assert rows("SELECT sum(cost_usd) FROM provider_calls") == [(Decimal("0.001"),)]
+
+
+def test_a_late_refusal_after_paid_work_takes_the_place_of_the_guess():
+    job_id = a_reserved_job(an_account(1000))
+    claim = a_claim(job_id)
+    fail(claim, Failure.TIMED_OUT)
+    with transaction() as session:
+        calling.expose(session, the_job(job_id))
+
+    fail(claim, Failure.CONTENT_POLICY, usage=Usage(output_tokens=100))
+
+    assert the_job(job_id).cost_usd == Decimal("0.001")
+    assert rows("SELECT outcome, exposure, cost_usd FROM provider_calls") == [("failed", False, Decimal("0.001"))]
 
 
 @pytest.mark.parametrize("state", ["queued", "reserved", "calling", "generated", "settled"])
