@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
 from billing.store.books import Books, Change, LimitChange
 from config.database import transaction
-from tests.factories import a_reserved_job, a_subscription, an_account, rows, the_account
+from tests.factories import NOON, a_reserved_job, a_subscription, an_account, rows, the_account, the_job
 
 FIRST = date(2026, 11, 1)
 OPENING, HELD = 1000, 11
@@ -74,6 +74,18 @@ def test_units_are_given_back_even_when_the_plan_allows_fewer_by_now(account_id)
     post(account_id, Change(reserved=-HELD), LimitChange(reserved=-1))
 
     assert standing(account_id) == (OPENING, 0, 0, 0)
+
+
+def test_units_are_given_back_to_the_period_that_they_were_held_in(account_id):
+    later = a_reserved_job(account_id, "idea_generation", now=NOON + timedelta(days=31))
+
+    post(account_id, Change(reserved=-HELD), LimitChange(reserved=-1))
+
+    assert the_job(later).limit_period_start == date(2026, 12, 1)
+    assert rows("SELECT period_start, amount_reserved FROM plan_limit_usage ORDER BY 1") == [
+        (FIRST, 0),
+        (date(2026, 12, 1), 1),
+    ]
 
 
 def test_nothing_is_written_for_nothing(account_id):

@@ -7,7 +7,7 @@ from threading import Barrier
 
 import pytest
 
-from billing import audit, calling, charging
+from billing import audit, calling, charging, plans
 from config.database import transaction
 from tests.factories import (
     MINUTE,
@@ -113,6 +113,17 @@ def test_a_refund_releases_credits_and_units_together_while_another_job_waits_fo
         # Whoever came first: the two kinds of hold are never apart.
         held = LAST_CREDITS if reserved else 0
         assert (the_account(account_id).reserved, units(account_id)) == (held, [(0, len(reserved))])
+
+
+def test_an_account_that_is_subscribed_by_many_at_once_has_one_subscription():
+    account_id = an_account(1000)
+    with transaction() as session:
+        plans.set_plan(session, "starter", {"content_ideas": "5"})
+
+    made = at_once(*[lambda session: plans.subscribe(session, account_id, "starter", now=NOON).id] * 4)
+
+    assert len(set(made)) == 1
+    assert rows("SELECT count(*) FROM subscriptions") == [(1,)]
 
 
 def test_one_job_reserved_by_many_at_once_holds_once():
