@@ -6,7 +6,7 @@ and refunded. Several may run at once; each job is looked at by one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -22,6 +22,7 @@ from billing.domain.states import State
 from billing.store import calls as call_store
 from billing.store import jobs as store
 from billing.store.tables import GenerationJob
+from config.database import DATABASE_TROUBLE
 
 BATCH = 200
 
@@ -44,10 +45,17 @@ class Recovered:
     lost: list[UUID] = field(default_factory=list)
     expired: list[UUID] = field(default_factory=list)
     resolved: list[UUID] = field(default_factory=list)
+    # What could not be worked on, each with the name of its error.
+    blocked: dict[UUID, str] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """How many jobs of each sort, without the empty sorts."""
         return {name: len(ids) for name, ids in vars(self).items() if ids}
+
+    def add(self, other: Recovered) -> None:
+        """Count another's jobs too."""
+        for name, ids in vars(other).items():
+            (self.blocked.update if name == "blocked" else getattr(self, name).extend)(ids)
 
 
 @dataclass(frozen=True)
@@ -58,12 +66,45 @@ class Patience:
     unknown_wait: timedelta
 
 
-Step = Callable[[Session, Recovered, datetime, Patience], None]
+Handler = Callable[[Session, Sequence[GenerationJob], Recovered, datetime, Patience], None]
+"""What is done with jobs of one state whose time has come; it writes their ids into a `Recovered`."""
 
 
-def steps() -> list[Step]:
-    """The steps of one run; the caller gives each a transaction of its own, so that one cannot undo another."""
-    return [_queued, _reserved, _calling, _unknown, _generated]
+def states() -> list[State]:
+    """The states that are looked after; the caller gives each a transaction of its own."""
+    return list(_HANDLERS)
+
+
+def recover(session: Session, state: State, done: Recovered, *, now: datetime, patience: Patience) -> None:
+    """Bring the due jobs of this state on, a batch at a time; several may run at once.
+
+    A job that cannot be worked on never blocks the others: it is put off, and its id is in `done.blocked`.
+    """
+    jobs = store.due(session, state, now=now, limit=BATCH)
+    if not jobs or _handled(session, state, jobs, done, now, patience) is None:
+        return
+    for job in jobs:
+        error = _handled(session, state, [job], done, now, patience)
+        if error is not None:
+            done.blocked[job.id] = type(error).__name__
+            _publish_again(session, [job], now, patience)
+
+
+def _handled(
+    session: Session, state: State, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
+) -> Exception | None:
+    """Handle these jobs in a savepoint of their own; returns the error that undid it."""
+    mine = Recovered()
+    try:
+        with session.begin_nested():
+            _HANDLERS[state](session, jobs, mine, now, patience)
+    except DATABASE_TROUBLE:
+        # The database itself is in trouble, which is no fault of a row.
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one row, the others go on
+        return error
+    done.add(mine)
+    return None
 
 
 def release_if_reserved(session: Session, job_id: UUID, *, now: datetime) -> None:
@@ -79,24 +120,27 @@ def release_if_reserved(session: Session, job_id: UUID, *, now: datetime) -> Non
         raise NotCancellable(job_id, found[0].state)
 
 
-def _queued(session: Session, done: Recovered, now: datetime, patience: Patience) -> None:
-    jobs = store.due(session, State.QUEUED, now=now, limit=BATCH)
+def _queued(
+    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
+) -> None:
     late = [job.id for job in jobs if job.deadline_at <= now]
     expired = InvalidRequest("The job was not started before its deadline.", code=EXPIRED.code)
     done.expired += charging.reject(session, late, expired, now=now)
     done.started += _publish_again(session, [job for job in jobs if job.deadline_at > now], now, patience)
 
 
-def _reserved(session: Session, done: Recovered, now: datetime, patience: Patience) -> None:
-    jobs = store.due(session, State.RESERVED, now=now, limit=BATCH)
+def _reserved(
+    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
+) -> None:
     late = [job for job in jobs if job.deadline_at <= now]
     done.expired += charging.release(session, late, {job.id: EXPIRED for job in late}, now=now)
     done.called += _publish_again(session, [job for job in jobs if job.deadline_at > now], now, patience)
 
 
-def _calling(session: Session, done: Recovered, now: datetime, patience: Patience) -> None:
+def _calling(
+    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
+) -> None:
     """A claim past its lease: its verdict is acted on if it has one; else nobody knows what the provider did."""
-    jobs = store.due(session, State.CALLING, now=now, limit=BATCH)
     lost: list[GenerationJob] = []
     retry: list[GenerationJob] = []
     failed: list[GenerationJob] = []
@@ -113,16 +157,19 @@ def _calling(session: Session, done: Recovered, now: datetime, patience: Patienc
     done.refunded += _publish_again(session, failed, now, patience)
 
 
-def _unknown(session: Session, done: Recovered, now: datetime, patience: Patience) -> None:
+def _unknown(
+    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
+) -> None:
     """Past the provider's longest time: the customer is refunded, and the estimate stays as our exposure."""
-    jobs = store.due(session, State.UNKNOWN, now=now, limit=BATCH)
     for job in jobs:
         calling.expose(session, job)
     done.resolved += charging.release(session, jobs, {job.id: UNRESOLVED for job in jobs}, now=now)
 
 
-def _generated(session: Session, done: Recovered, now: datetime, patience: Patience) -> None:
-    done.settled += _publish_again(session, store.due(session, State.GENERATED, now=now, limit=BATCH), now, patience)
+def _generated(
+    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
+) -> None:
+    done.settled += _publish_again(session, jobs, now, patience)
 
 
 def _publish_again(session: Session, jobs: Sequence[GenerationJob], now: datetime, patience: Patience) -> list[UUID]:
@@ -136,3 +183,12 @@ def _publish_again(session: Session, jobs: Sequence[GenerationJob], now: datetim
     ]
     store.postpone(session, rows)
     return [job.id for job in jobs]
+
+
+_HANDLERS: Mapping[State, Handler] = {
+    State.QUEUED: _queued,
+    State.RESERVED: _reserved,
+    State.CALLING: _calling,
+    State.UNKNOWN: _unknown,
+    State.GENERATED: _generated,
+}

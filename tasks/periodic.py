@@ -18,13 +18,15 @@ log = structlog.get_logger(__name__)
 def recover_jobs() -> dict[str, int]:
     """Bring lost work to its end: publish it again, give it up, or refund it."""
     done = Recovered()
-    for step in recovery.steps():
+    for state in recovery.states():
         with transaction() as session:
-            step(session, done, utc_now(), runtime().patience)
+            recovery.recover(session, state, done, now=utc_now(), patience=runtime().patience)
     pipeline.start(pipeline.kinds(done.started))
     pipeline.call(pipeline.kinds(done.called))
     pipeline.settle(done.settled)
     pipeline.refund(done.refunded)
+    for job_id, error in done.blocked.items():
+        log.error("job_blocked", job_id=str(job_id), error=error, hint="it is tried again later, and later each time")
     if done.counts():
         log.info("recovered", **done.counts())
     return done.counts()

@@ -7,12 +7,16 @@ from decimal import Decimal
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text, update
+from sqlalchemy.exc import OperationalError
 
 from billing import audit, calling, charging, recovery
 from billing.calling import Refusal
 from billing.domain.errors import NotCancellable, UnknownThing
 from billing.domain.policy import Failure, RetryBudget
+from billing.domain.states import State
 from billing.recovery import Patience, Recovered
+from billing.store.tables import GenerationJob
 from config.database import transaction
 from tests.factories import (
     HOUR,
@@ -36,9 +40,9 @@ SECOND = timedelta(seconds=1)
 
 def recover(now):
     done = Recovered()
-    for step in recovery.steps():
+    for state in recovery.states():
         with transaction() as session:
-            step(session, done, now, PATIENCE)
+            recovery.recover(session, state, done, now=now, patience=PATIENCE)
     with transaction(isolation="REPEATABLE READ", read_only=True) as session:
         assert audit.audit(session, now=now) == []
     return done
@@ -158,14 +162,58 @@ def test_two_recoveries_at_once_share_the_work():
     account_id = an_account()
     jobs = [a_queued_job(account_id) for _ in range(4)]
     first, second = Recovered(), Recovered()
-    queued = recovery.steps()[0]
+    later = NOON + MINUTE
 
     with transaction() as one:
-        queued(one, first, NOON + MINUTE, PATIENCE)
+        recovery.recover(one, State.QUEUED, first, now=later, patience=PATIENCE)
         with transaction() as other:
-            queued(other, second, NOON + MINUTE, PATIENCE)
+            recovery.recover(other, State.QUEUED, second, now=later, patience=PATIENCE)
 
     assert (sorted(first.started), second.started) == (sorted(jobs), [])
+
+
+def test_a_row_that_cannot_be_worked_on_does_not_block_the_others():
+    account_id = an_account()
+    jobs = [a_reserved_job(account_id) for _ in range(3)]
+    for job_id in jobs:
+        fail(a_claim(job_id), Failure.TIMED_OUT)
+    with transaction() as session:
+        session.execute(text("UPDATE generation_jobs SET price = '{}' WHERE id = :id"), {"id": jobs[1]})
+
+    done = recover(NOON + UNKNOWN_WAIT)
+
+    assert sorted(done.resolved) == sorted([jobs[0], jobs[2]])
+    assert done.blocked == {jobs[1]: "KeyError"}
+    assert the_job(jobs[1]).state == "unknown"
+    assert the_account(account_id).reserved == 11
+
+
+def test_a_row_that_cannot_be_worked_on_is_tried_again_later_and_later():
+    job_id = a_reserved_job(an_account())
+    fail(a_claim(job_id), Failure.TIMED_OUT)
+    with transaction() as session:
+        price = the_job(job_id).price
+        session.execute(text("UPDATE generation_jobs SET price = '{}'"))
+    now = NOON + UNKNOWN_WAIT
+
+    assert recover(now).blocked
+    assert recover(now + MINUTE).counts() == {}
+    assert recover(now + 2 * MINUTE).blocked
+    with transaction() as session:
+        session.execute(update(GenerationJob).values(price=price))
+    assert recover(now + 6 * MINUTE).resolved == [job_id]
+
+
+def test_trouble_of_the_database_is_not_blamed_on_a_row(monkeypatch):
+    a_queued_job(an_account())
+
+    def fail_as_a_whole(*_):
+        raise OperationalError("SELECT 1", {}, Exception("the server is gone"))
+
+    monkeypatch.setitem(recovery._HANDLERS, State.QUEUED, fail_as_a_whole)
+
+    with pytest.raises(OperationalError):
+        recover(NOON + MINUTE)
 
 
 def test_cancelling_a_reserved_job_releases_its_hold_once():
