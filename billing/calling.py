@@ -21,15 +21,21 @@ from billing.domain.states import Event, State
 from billing.store import calls as call_store
 from billing.store import catalog as catalog_store
 from billing.store import jobs as store
-from billing.store.tables import GenerationJob
+from billing.store.tables import GenerationJob, ProviderCall
 
 
 @dataclass(frozen=True)
-class Claim:
-    """The right to make one wire call for a job, until the lease ends."""
+class Attempt:
+    """One wire call of a job, by its number."""
 
     job_id: UUID
     attempt: int
+
+
+@dataclass(frozen=True)
+class Claim(Attempt):
+    """The right to make one wire call for a job, until the lease ends."""
+
     call_id: int
     provider: str
     model_name: str
@@ -110,16 +116,16 @@ def claim(session: Session, job_id: UUID, *, now: datetime, lease: timedelta, ag
     )
 
 
-def succeed(session: Session, claim: Claim, delivery: Delivery, *, now: datetime, publish_by: timedelta) -> bool:
+def succeed(session: Session, made: Attempt, delivery: Delivery, *, now: datetime, publish_by: timedelta) -> bool:
     """Record what was delivered and its cost; False when the job was given up meanwhile and nobody pays for it."""
-    (job,) = store.lock(session, [claim.job_id], set(State))
-    call = call_store.latest(session, claim.job_id, claim.attempt)
+    (job,) = store.lock(session, [made.job_id], set(State))
+    call = call_store.latest(session, made.job_id, made.attempt)
     assert call is not None, "the call was written before it was made"
     if call.outcome == "succeeded":
         return True
     row = {
         "id": job.id,
-        "attempts": claim.attempt,
+        "attempts": made.attempt,
         "lease_until": None,
         "generated_at": now,
         "next_at": now + publish_by,
@@ -130,7 +136,7 @@ def succeed(session: Session, claim: Claim, delivery: Delivery, *, now: datetime
     on_time = bool(store.move(session, Event.GENERATE, [row]))
     call_store.complete(
         session,
-        claim.call_id,
+        call.id,
         {
             "outcome": "succeeded",
             "failure": None,
@@ -229,6 +235,23 @@ def expose(session: Session, job: GenerationJob) -> None:
         return
     worst = pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {}))
     call_store.complete(session, call.id, {"cost_usd": worst, "exposure": True})
+    store.sum_cost(session, job.id)
+
+
+def correct_cost(
+    session: Session, job: GenerationJob, call: ProviderCall, *, usage: Usage | None, executed: bool
+) -> None:
+    """Let what was found out about an unknown call take the place of the guess at its cost.
+
+    What was executed for nobody is exposure: its usage's cost, or the most that it can have been.
+    """
+    price = Price.from_json(job.price or {})
+    cost = Decimal(0)
+    if executed:
+        cost = pricing.worst_cost(Work(**job.work), price) if usage is None else pricing.cost(usage, price)
+    known = {"usage": usage.to_json()} if usage is not None else {}
+    outcome = "unknown" if executed else "failed"
+    call_store.complete(session, call.id, {"outcome": outcome, "cost_usd": cost, "exposure": executed, **known})
     store.sum_cost(session, job.id)
 
 

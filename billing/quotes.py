@@ -93,14 +93,10 @@ class UsageQuote:
     margin_usd: Decimal
 
 
-class _Priced(BaseModel):
-    """A usage as plain data: its operation, its model, and what was used."""
+class _Used(BaseModel):
+    """What was used, as plain data."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
-    operation: Annotated[str, StringConstraints(min_length=1, max_length=50)]
-    model: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
-    size: Size | None = None
-    quality: Quality | None = None
     input_tokens: Count = 0
     cached_input_tokens: Count = 0
     output_tokens: Count = 0
@@ -110,6 +106,15 @@ class _Priced(BaseModel):
     def usage(self) -> Usage:
         """The usage itself."""
         return Usage(**self.model_dump(include=set(Usage.__dataclass_fields__)))
+
+
+class _Priced(_Used):
+    """A usage with what it is priced by: its operation, its model, for images their size and quality."""
+
+    operation: Annotated[str, StringConstraints(min_length=1, max_length=50)]
+    model: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    size: Size | None = None
+    quality: Quality | None = None
 
 
 def quote(session: Session, submission: Submission, *, now: datetime) -> Quote:
@@ -148,6 +153,11 @@ def quote_usage(session: Session, data: dict[str, Any], *, now: datetime) -> Usa
         size, quality = size or usual_size, quality or usual_quality
     price = catalog.price_of(session, operation, model, size=size or "", quality=quality or "")
     return quote_at(priced.usage(), price)
+
+
+def read_usage(data: dict[str, Any]) -> Usage:
+    """A usage given as plain data; raises InvalidRequest when it cannot be read."""
+    return validated(_Used, data, "invalid_usage").usage()
 
 
 def quote_at(usage: Usage, price: Price) -> UsageQuote:

@@ -37,15 +37,19 @@ def fields_argument(required: bool = True) -> Callable[[Any], Any]:
     return click.argument("fields", nargs=-1, required=required, callback=_read, metavar="FIELD=VALUE...")
 
 
+def actor() -> str:
+    """The person at the keyboard, as the machine knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
 @contextmanager
 def acting() -> Iterator[Session]:
     """A transaction whose changes the history keeps under the name of the person at the keyboard."""
-    try:
-        actor = getpass.getuser()
-    except (KeyError, OSError):
-        actor = f"user {os.getuid()}"
     with transaction() as session:
-        history.act_as(session, actor)
+        history.act_as(session, actor())
         yield session
 
 

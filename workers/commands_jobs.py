@@ -1,26 +1,31 @@
-"""Commands about jobs: list them, tell the story of one, cancel one."""
+"""Commands about jobs: list them, tell the story of one, cancel one, resolve what is not known."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, TextIO
 from uuid import UUID
 
 import click
 
-from billing import recovery, requests
-from billing.domain.errors import NotCancellable
+from billing import quotes, recovery, requests, resolving
+from billing.domain.errors import InvalidRequest, NotCancellable
 from billing.domain.states import State
+from billing.resolving import Found, Open, Outcome
 from billing.store import jobs as store
 from billing.store.tables import GenerationJob
 from config.database import transaction, utc_now
+from tasks import pipeline
+from tasks.runtime import runtime
 from workers import bootstrap, timeline
+from workers.assignments import actor
 from workers.commands_submit import submit
 from workers.output import as_json, console, print_json, table, usd
 
 
 @click.group()
 def jobs() -> None:
-    """List jobs, tell the story of one, cancel one."""
+    """List jobs, tell the story of one, cancel one, resolve one whose outcome is not known."""
 
 
 @jobs.command("list")
@@ -99,6 +104,101 @@ def cancel(job_id: UUID) -> None:
         with transaction() as session:
             recovery.release_if_reserved(session, job_id, now=now)
     click.echo(f"Job {job_id} is cancelled.")
+
+
+@jobs.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@as_json
+def unknown(limit: int, as_json: bool) -> None:
+    """List the jobs whose outcome is not known, the oldest first, with what each may cost at most.
+
+    \b
+    Example:  creditmill jobs unknown --json
+    """
+    bootstrap.connect("jobs")
+    with transaction() as session:
+        found = [_open_facts(each) for each in resolving.unresolved(session, limit=limit)]
+    if as_json:
+        for each in found:
+            print_json(each)
+        return
+    columns = ["job", "account", "provider", "why", "since (UTC)", "given up at", "reserved", "cost at most"]
+    rows = [
+        (
+            *(each[name] for name in ("job_id", "account_id", "provider", "failure")),
+            *(f"{each[name]:%m-%d %H:%M:%S}" for name in ("called_at", "given_up_at")),
+            *(each["credits_reserved"], usd(each["worst_cost_usd"], 6)),
+        )
+        for each in found
+    ]
+    console().print(table("Outcomes that are not known", columns, rows, left=6))
+
+
+@jobs.command()
+@click.argument("job_id", type=click.UUID)
+@click.option(
+    "--outcome",
+    required=True,
+    type=click.Choice([outcome.value for outcome in Outcome]),
+    help="delivered: charge it; executed: the result is lost; not_executed: nobody pays.",
+)
+@click.option("--evidence", required=True, help="How you know: it stays with the call for good.")
+@click.option("--usage", help='What was used, as JSON: {"input_tokens": 900, "output_tokens": 300}.')
+@click.option("--content", type=click.File("r", encoding="utf-8"), help="The result, as a JSON object in a file.")
+@as_json
+def resolve(
+    job_id: UUID, outcome: str, evidence: str, usage: str | None, content: TextIO | None, as_json: bool
+) -> None:
+    """Say what became of a call whose outcome is not known, and how you know.
+
+    \b
+    Example:  creditmill jobs resolve JOB --outcome not_executed --evidence "Not in the provider's log of 20 November"
+              creditmill jobs resolve JOB --outcome delivered --evidence "Ticket 4711" \\
+                --usage '{"input_tokens": 900, "output_tokens": 300}' --content result.json
+    """
+    bootstrap.publisher("jobs")
+    found = Found(
+        outcome=Outcome(outcome),
+        evidence=evidence,
+        actor=actor(),
+        usage=None if usage is None else quotes.read_usage(_json_object(usage, "--usage")),
+        content=None if content is None else _json_object(content.read(), "--content"),
+    )
+    with transaction() as session:
+        job = resolving.resolve(session, job_id, found, now=utc_now(), publish_by=runtime().publish_by)
+    if job.state == State.GENERATED:
+        pipeline.settle([job_id])
+    if as_json:
+        print_json(facts(job))
+    else:
+        click.echo(f"Job {job_id} is {job.state}.")
+
+
+def _json_object(given: str, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(given)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidRequest(f"{name} must be a JSON object.", code="invalid_json")
+    return found
+
+
+def _open_facts(found: Open) -> dict[str, Any]:
+    return {
+        "job_id": found.job.id,
+        "account_id": found.job.account_id,
+        "model": found.job.model_name,
+        "provider": found.call.provider,
+        "attempt": found.call.attempt,
+        "failure": found.call.failure,
+        "provider_request_id": found.call.provider_request_id,
+        "idempotency_key": found.call.idempotency_key,
+        "called_at": found.call.started_at,
+        "given_up_at": found.job.next_at,
+        "credits_reserved": found.job.credits_reserved,
+        "worst_cost_usd": found.worst_cost_usd,
+    }
 
 
 def facts(job: GenerationJob) -> dict[str, Any]:

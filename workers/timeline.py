@@ -56,6 +56,10 @@ def tell(session: Session, job_id: UUID) -> Story:
         entries.append(Entry(job.reserved_at, "reserved", "the estimate is held", credits=job.credits_reserved))
     for call in call_store.of_job(session, job_id):
         entries += _of_call(call)
+        resolved = call_store.resolution(session, call.id)
+        if resolved is not None:
+            detail = f"{resolved.outcome.replace('_', ' ')}, by {resolved.actor}: {resolved.evidence}"
+            entries.append(Entry(resolved.resolved_at, "resolved", detail, attempt=call.attempt))
     for row in account_store.transactions_of_job(session, job_id):
         entries.append(_of_transaction(row))
     if job.finished_at is not None and job.state != State.SETTLED:

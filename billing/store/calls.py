@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,8 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from billing.store.tables import GenerationResult, ProviderCall
+from billing.domain.states import State
+from billing.store.tables import GenerationJob, GenerationResult, ProviderCall, Resolution
 
 
 def add(session: Session, row: dict[str, Any]) -> int:
@@ -34,6 +36,34 @@ def complete(session: Session, call_id: int, values: dict[str, Any]) -> None:
     statement = update(ProviderCall).where(ProviderCall.id == call_id).values(**values)
     # What was read stays as it was read: callers compare with it.
     session.execute(statement, execution_options={"synchronize_session": False})
+
+
+def of_unknown_jobs(session: Session, *, limit: int) -> list[tuple[GenerationJob, ProviderCall]]:
+    """Jobs whose outcome is not known, each with its latest call, the oldest first."""
+    statement = (
+        select(GenerationJob, ProviderCall)
+        .join(
+            ProviderCall,
+            (ProviderCall.job_id == GenerationJob.id) & (ProviderCall.attempt == GenerationJob.attempts),
+        )
+        .where(GenerationJob.state == State.UNKNOWN)
+        .order_by(ProviderCall.started_at, GenerationJob.id)
+        .limit(limit)
+    )
+    return [(job, call) for job, call in session.execute(statement)]
+
+
+def resolution(session: Session, call_id: int) -> Resolution | None:
+    """What somebody found out about this call."""
+    return session.scalar(select(Resolution).where(Resolution.call_id == call_id))
+
+
+def keep_resolution(
+    session: Session, call_id: int, outcome: str, evidence: str, actor: str, resolved_at: datetime
+) -> None:
+    """Keep what was found out about a call; a call is resolved once."""
+    row = {"call_id": call_id, "outcome": outcome, "evidence": evidence, "actor": actor, "resolved_at": resolved_at}
+    session.execute(insert(Resolution), [row])
 
 
 def keep_result(session: Session, job_id: UUID, content: dict[str, Any], finish_reason: str | None) -> None:

@@ -221,6 +221,24 @@ class ProviderCall(Base):
     exposure: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
+class Resolution(Base):
+    """What somebody found out about a call of unknown outcome, and how they know. Rows are only ever added."""
+
+    __tablename__ = "resolutions"
+    __table_args__ = (
+        UniqueConstraint("call_id"),
+        CheckConstraint("outcome IN ('delivered', 'executed', 'not_executed')", name="outcome"),
+        CheckConstraint("length(evidence) BETWEEN 1 AND 2000", name="evidence"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    call_id: Mapped[int] = mapped_column(ForeignKey("provider_calls.id"))
+    outcome: Mapped[str]
+    evidence: Mapped[str]
+    actor: Mapped[str]
+    resolved_at: Mapped[datetime]
+
+
 class CreditTransaction(Base):
     """One change of a balance. Rows are only ever added: a trigger refuses UPDATE and DELETE."""
 

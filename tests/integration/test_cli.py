@@ -11,9 +11,20 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from billing import charging, revenue
+from billing import calling, charging, revenue
+from billing.domain.policy import Failure
 from config.database import transaction, utc_now
-from tests.factories import NOON, a_generated_job, a_queued_job, a_reserved_job, an_account, rows, the_account, the_job
+from tests.factories import (
+    NOON,
+    a_claim,
+    a_generated_job,
+    a_queued_job,
+    a_reserved_job,
+    an_account,
+    rows,
+    the_account,
+    the_job,
+)
 from workers import cli
 
 PLANTED = "planted-prompt"
@@ -273,6 +284,32 @@ def test_a_generated_job_cannot_be_cancelled(run):
 
     assert code == 2
     assert_one_sentence(err, "not_cancellable")
+
+
+def test_an_unknown_outcome_is_listed_and_resolved_with_its_evidence(run, home):
+    account_id = an_account(1000)
+    job_id = a_reserved_job(account_id)
+    a_claim(job_id)
+    with transaction() as session:
+        calling.lose(session, [the_job(job_id)], Failure.WORKER_LOST, now=NOON, unknown_wait=timedelta(minutes=10))
+    (home / "result.json").write_text('{"text": "bread"}')
+    usage = '{"input_tokens": 100, "output_tokens": 400}'
+
+    listed = lines(run("jobs", "unknown", "--json")[1])
+    refused = run("jobs", "resolve", job_id, "--outcome", "delivered", "--evidence", "Ticket 4711", "--usage", "[]")
+    code, out, _ = run(
+        "jobs", "resolve", job_id, "--outcome", "delivered", "--evidence", "Ticket 4711",
+        "--usage", usage, "--content", home / "result.json", "--json",
+    )  # fmt: skip
+
+    assert [(each["job_id"], each["failure"], each["worst_cost_usd"]) for each in listed] == [
+        (str(job_id), "worker_lost", "0.0100312500")
+    ]
+    assert refused[0] == 2
+    assert_one_sentence(refused[2], "invalid_json")
+    assert (code, lines(out)[0]["state"], lines(out)[0]["cost_usd"]) == (0, "generated", "0.0041250000")
+    assert "Ticket 4711" in run("jobs", "show", job_id)[1]
+    assert lines(run("jobs", "unknown", "--json")[1]) == []
 
 
 def test_the_audit_exits_with_0_only_when_the_books_balance(run):

@@ -1,0 +1,125 @@
+"""Resolving an unknown outcome by hand: somebody found out what the provider did, and says how they know.
+
+The same steps follow as if the worker had learned it in time; the evidence stays with the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from billing import calling, charging
+from billing.calling import Attempt, Delivery
+from billing.charging import Release
+from billing.domain import pricing
+from billing.domain.errors import InvalidRequest, UnknownThing
+from billing.domain.pricing import Price, Usage, Work
+from billing.domain.states import State
+from billing.store import calls as call_store
+from billing.store import jobs as store
+from billing.store.tables import GenerationJob, ProviderCall
+
+EVIDENCE_MAX = 2_000
+
+
+class Outcome(StrEnum):
+    """What was found out about a call whose outcome was not known."""
+
+    # The work was done and its result is at hand: the customer pays for it.
+    DELIVERED = "delivered"
+    # The work was done and its result is lost: the cost is ours.
+    EXECUTED = "executed"
+    # The provider did nothing: nobody pays.
+    NOT_EXECUTED = "not_executed"
+
+
+RELEASES = {
+    Outcome.EXECUTED: Release(
+        "result_lost", "The provider did the work and its result is lost; the credits were released, the cost is ours."
+    ),
+    Outcome.NOT_EXECUTED: Release("not_executed", "The provider did not do the work; the credits were released."),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What somebody found out, how they know, and who they are; a delivery comes with its usage and its content."""
+
+    outcome: Outcome
+    evidence: str
+    actor: str
+    usage: Usage | None = None
+    content: dict[str, Any] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Open:
+    """A call whose outcome is not known: since when, when it is given up, and the most that it may cost in USD."""
+
+    job: GenerationJob
+    call: ProviderCall
+    worst_cost_usd: Decimal
+
+
+def unresolved(session: Session, *, limit: int) -> list[Open]:
+    """The jobs whose outcome is not known, the oldest first."""
+    return [
+        Open(job, call, pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {})))
+        for job, call in call_store.of_unknown_jobs(session, limit=limit)
+    ]
+
+
+def resolve(session: Session, job_id: UUID, found: Found, *, now: datetime, publish_by: timedelta) -> GenerationJob:
+    """Write down what was found out, and let follow what follows: a charge, or the release of the hold.
+
+    A job that was given up meanwhile keeps its refund, and only its cost is corrected. Raises UnknownThing, or
+    InvalidRequest when there is nothing to resolve or something is missing.
+    """
+    _check(found)
+    locked = store.lock(session, [job_id], set(State))
+    if not locked:
+        raise UnknownThing("job", job_id)
+    (job,) = locked
+    call = call_store.latest(session, job_id, job.attempts)
+    if call is None or call.outcome != "unknown" or call_store.resolution(session, call.id):
+        raise InvalidRequest(f"Job {job_id} has no call whose outcome is unknown.", code="nothing_to_resolve")
+    call_store.keep_resolution(session, call.id, found.outcome, found.evidence, found.actor, now)
+    if found.outcome is Outcome.DELIVERED:
+        _deliver(session, job, found, now=now, publish_by=publish_by)
+    else:
+        _give_up(session, job, call, found, now=now)
+    return store.find(session, [job_id])[0]
+
+
+def _check(found: Found) -> None:
+    if not found.evidence.strip() or len(found.evidence) > EVIDENCE_MAX or not found.evidence.isprintable():
+        raise InvalidRequest(
+            f"Say how you know: the evidence has 1 to {EVIDENCE_MAX:,} printable characters.", code="no_evidence"
+        )
+    if found.outcome is Outcome.DELIVERED and (found.usage is None or found.content is None):
+        raise InvalidRequest("A delivery needs its usage and its content.", code="no_delivery")
+    if found.outcome is Outcome.NOT_EXECUTED and found.usage is not None:
+        raise InvalidRequest("What was not executed has no usage.", code="invalid_usage")
+
+
+def _deliver(session: Session, job: GenerationJob, found: Found, *, now: datetime, publish_by: timedelta) -> None:
+    assert found.usage is not None
+    assert found.content is not None
+    delivery = Delivery(
+        content=found.content, usage=found.usage, raw_usage={}, request_id=None, finish_reason="resolved"
+    )
+    calling.succeed(session, Attempt(job.id, job.attempts), delivery, now=now, publish_by=publish_by)
+
+
+def _give_up(session: Session, job: GenerationJob, call: ProviderCall, found: Found, *, now: datetime) -> None:
+    executed = found.outcome is Outcome.EXECUTED
+    calling.correct_cost(session, job, call, usage=found.usage, executed=executed)
+    waiting: Sequence[GenerationJob] = [job] if job.state == State.UNKNOWN else []
+    charging.release(session, waiting, {job.id: RELEASES[found.outcome]}, now=now)
