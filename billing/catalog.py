@@ -53,6 +53,11 @@ def model_for(session: Session, operation: CreditCostConfig, name: str | None, *
     return found
 
 
+def defaults(session: Session) -> BillingConfiguration:
+    """The platform's billing defaults and bounds."""
+    return store.defaults(session)
+
+
 def active_models(session: Session) -> list[AIModelConfig]:
     """Every model that may be asked for, in the order in which it is offered."""
     return [model for model in store.models(session) if model.is_active]

@@ -119,6 +119,8 @@ class DefaultsFields(Fields):
     typical_output_percent: Annotated[int, Field(ge=1, le=100)] | None = None
     min_margin_percent: Annotated[int, Field(ge=0, le=99)] | None = None
     deprecation_notice_days: Annotated[int, Field(ge=0, le=3_650)] | None = None
+    max_open_jobs_per_account: Count | None = None
+    max_open_jobs: Count | None = None
 
 
 def read(shape: type[Fields], given: Mapping[str, Any], row: Base | None, *, force: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from sqlalchemy.orm import Session
 
 from billing import accounts, catalog, tokens
-from billing.domain.errors import IdempotencyConflict, InvalidRequest, NotCancellable, UnknownThing
+from billing.domain.errors import IdempotencyConflict, InvalidRequest, NotCancellable, TooManyOpenJobs, UnknownThing
 from billing.domain.pricing import Price, Work, estimate
 from billing.domain.states import Event, State
 from billing.store import jobs as store
@@ -187,12 +188,14 @@ def submit(
     """Turn requests into queued jobs, all or none; the same request again returns the same job.
 
     `deadline` is how long a job may stay open, `publish_by` how long its message may take before it is sent again.
-    Raises a BillingError for the first request that cannot be done, IdempotencyConflict among them.
+    Raises a BillingError for the first request that cannot be done, IdempotencyConflict among them, and TooManyOpenJobs
+    when there is no room for all; the caller's transaction then undoes what was added.
     """
     rows = [
         _row(examine(session, each, now=now), now=now, deadline=deadline, publish_by=publish_by) for each in submissions
     ]
     created = store.add(session, rows)
+    _check_bounds(session, rows, created)
     standing = store.find_by_keys(session, [(row["account_id"], row["idempotency_key"]) for row in rows])
     return [_submitted(row, standing.get((row["account_id"], row["idempotency_key"])), created) for row in rows]
 
@@ -312,6 +315,20 @@ def _row(examined: Examined, *, now: datetime, deadline: timedelta, publish_by: 
         "deadline_at": now + deadline,
         "created_at": now,
     }
+
+
+def _check_bounds(session: Session, rows: Sequence[dict[str, Any]], created: set[UUID]) -> None:
+    """Count after adding: what came twice adds nothing, so a repeat is never refused."""
+    if not created:
+        return
+    bounds = catalog.defaults(session)
+    new = Counter(row["account_id"] for row in rows if row["id"] in created)
+    for account_id, asked in sorted(new.items()):
+        limit = bounds.max_open_jobs_per_account
+        if store.unfinished(session, account_id=account_id, up_to=limit + 1) > limit:
+            raise TooManyOpenJobs(f"Account {account_id}", asked=asked, limit=limit)
+    if store.unfinished(session, account_id=None, up_to=bounds.max_open_jobs + 1) > bounds.max_open_jobs:
+        raise TooManyOpenJobs("This installation", asked=len(created), limit=bounds.max_open_jobs)
 
 
 def _submitted(row: dict[str, Any], job: GenerationJob | None, created: set[UUID]) -> Submitted:

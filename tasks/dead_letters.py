@@ -45,7 +45,7 @@ def as_text(body: object) -> str:
     if isinstance(body, bytes):
         text = body.decode(errors="replace")
     else:
-        text = body if isinstance(body, str) else json.dumps(body, default=repr)
+        text = body if isinstance(body, str) else json.dumps(body, default=repr, ensure_ascii=False)
     return text.encode("utf-8", "replace").decode()
 
 

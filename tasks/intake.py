@@ -41,7 +41,7 @@ def take_in(args: tuple[Any, ...], kwargs: dict[str, Any], *, message_id: str | 
     try:
         if args:
             raise InvalidRequest("generation.submit takes keyword arguments only.")
-        submission = _with_key(requests.parse(kwargs), message_id)
+        submission = with_key(requests.parse(kwargs), message_id)
         return [job.job_id for job in pipeline.submit_many([submission])]
     except BillingError as error:
         dead_letters.set_aside(
@@ -55,7 +55,8 @@ def take_in(args: tuple[Any, ...], kwargs: dict[str, Any], *, message_id: str | 
         return []
 
 
-def _with_key(submission: Submission, message_id: str | None) -> Submission:
+def with_key(submission: Submission, message_id: str | None) -> Submission:
+    """The request with an idempotency key: its own, or its message's id."""
     # The broker may deliver one message twice: without a key of the app's, the message's own id is the key.
     if submission.idempotency_key is None and submission.job_id is None and message_id is not None:
         return submission.model_copy(update={"idempotency_key": f"message:{message_id}"})

@@ -12,10 +12,12 @@ from billing import quotes, recovery, requests, resolving
 from billing.domain.errors import InvalidRequest, NotCancellable
 from billing.domain.states import State
 from billing.resolving import Found, Open, Outcome
+from billing.store import dead as dead_store
 from billing.store import jobs as store
 from billing.store.tables import GenerationJob
 from config.database import transaction, utc_now
 from tasks import pipeline
+from tasks import redrive as redriving
 from tasks.runtime import runtime
 from workers import bootstrap, timeline
 from workers.assignments import actor
@@ -172,6 +174,47 @@ def resolve(
         print_json(facts(job))
     else:
         click.echo(f"Job {job_id} is {job.state}.")
+
+
+@jobs.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@as_json
+def dead(limit: int, as_json: bool) -> None:
+    """List the messages that were set aside, the newest first, each with its reason; never what they say.
+
+    \b
+    Example:  creditmill jobs dead --json
+    """
+    bootstrap.connect("jobs")
+    with transaction() as session:
+        found = dead_store.newest(session, limit=limit)
+    names = ("id", "created_at", "task_name", "code", "reason", "job_id", "times_seen")
+    facts = [{name: getattr(message, name) for name in names} for message in found]
+    if as_json:
+        for each in facts:
+            print_json(each)
+        return
+    rows = [(each["id"], f"{each['created_at']:%Y-%m-%d %H:%M:%S}", *list(each.values())[2:5]) for each in facts]
+    console().print(
+        table("Messages that were set aside", ["number", "time (UTC)", "task", "code", "reason"], rows, left=5)
+    )
+
+
+@jobs.command()
+@click.argument("number", type=int)
+@as_json
+def redrive(number: int, as_json: bool) -> None:
+    """Have a message that was set aside worked on, once its reason is gone; `jobs dead` shows the numbers.
+
+    \b
+    Example:  creditmill jobs redrive 12
+    """
+    bootstrap.publisher("jobs")
+    job_ids = redriving.redrive(number)
+    if as_json:
+        print_json({"number": number, "job_ids": job_ids})
+    else:
+        click.echo(f"Message {number} is worked on: {', '.join(map(str, job_ids))}.")
 
 
 def _json_object(given: str, name: str) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def _keys() -> list[Check]:
 def _set_aside() -> Check:
     with transaction() as session:
         count = dead.count(session)
-    sentence = f"{count} messages were set aside: see dead_messages." if count else "No message was set aside."
+    were = "message was" if count == 1 else "messages were"
+    sentence = f"{count} {were} set aside: run `creditmill jobs dead`." if count else "No message was set aside."
     return Check("messages", True, sentence)
 
 

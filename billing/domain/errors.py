@@ -112,6 +112,21 @@ class AccountFrozen(BillingError):
         super().__init__(f"Account {account_id} is frozen: it can start no new jobs until an operator looks into it.")
 
 
+class TooManyOpenJobs(BillingError):
+    """There are as many unfinished jobs as there may be: whoever asks for more should ask again later."""
+
+    code = "too_many_open_jobs"
+
+    def __init__(self, whose: str, *, asked: int, limit: int) -> None:
+        more = "one more" if asked == 1 else f"{asked:,} more"
+        super().__init__(f"{whose} may have {limit:,} unfinished jobs; {more} would exceed that. Try again later.")
+        self.asked, self.limit = asked, limit
+
+    def facts(self) -> dict[str, object]:
+        """How many jobs were asked for, and how many may be unfinished at once."""
+        return {"asked": self.asked, "limit": self.limit}
+
+
 class NotCancellable(BillingError):
     """The job has gone too far to be cancelled."""
 

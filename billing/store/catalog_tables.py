@@ -256,6 +256,8 @@ class BillingConfiguration(Base):
         CheckConstraint("typical_output_percent BETWEEN 1 AND 100", name="typical_output_percent"),
         CheckConstraint("min_margin_percent BETWEEN 0 AND 99", name="min_margin_percent"),
         CheckConstraint("deprecation_notice_days >= 0", name="deprecation_notice_days"),
+        CheckConstraint("max_open_jobs >= 1", name="max_open_jobs"),
+        CheckConstraint("max_open_jobs_per_account >= 1", name="max_open_jobs_per_account"),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, server_default="1")
@@ -271,6 +273,9 @@ class BillingConfiguration(Base):
     min_margin_percent: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     # How long before its deprecation date a model begins to warn.
     deprecation_notice_days: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
+    # How many unfinished jobs there may be, of one account and of all; a request beyond that is refused.
+    max_open_jobs_per_account: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
+    max_open_jobs: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
     updated_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from billing.store.tables import DeadMessage
 from config.secrets import encrypt
 
-BODY_MAX_CHARACTERS = 100_000
+BODY_MAX_CHARACTERS = 1_100_000
+"""A request has 1,000,000 bytes at most, and is kept whole, so that it can be worked on after all."""
 
 
 def set_aside(
@@ -35,7 +37,15 @@ def set_aside(
     )
     session.execute(
         statement.on_conflict_do_update(
-            index_elements=["message_id"], set_={"times_seen": DeadMessage.times_seen + 1, "reason": reason}
+            index_elements=["message_id"],
+            # The same message again is set aside again, also after it was worked on once.
+            set_={
+                "times_seen": DeadMessage.times_seen + 1,
+                "code": code,
+                "reason": reason,
+                "body_encrypted": statement.excluded.body_encrypted,
+                "redriven_at": None,
+            },
         )
     )
 
@@ -46,5 +56,21 @@ def of_job(session: Session, job_id: UUID) -> DeadMessage | None:
 
 
 def count(session: Session) -> int:
-    """How many messages were set aside."""
-    return session.scalar(select(func.count()).select_from(DeadMessage)) or 0
+    """How many messages are set aside."""
+    return session.scalar(select(func.count()).where(DeadMessage.redriven_at.is_(None))) or 0
+
+
+def newest(session: Session, *, limit: int) -> list[DeadMessage]:
+    """The messages that are set aside, the newest first."""
+    statement = select(DeadMessage).where(DeadMessage.redriven_at.is_(None)).order_by(DeadMessage.id.desc())
+    return list(session.scalars(statement.limit(limit)))
+
+
+def find(session: Session, dead_id: int) -> DeadMessage | None:
+    """The message of this number."""
+    return session.get(DeadMessage, dead_id) if 0 < dead_id < 2**63 else None
+
+
+def mark_redriven(session: Session, dead_id: int, *, now: datetime) -> None:
+    """Note that a message was worked on after all; the row stays as evidence, its body does not."""
+    session.execute(update(DeadMessage).where(DeadMessage.id == dead_id).values(redriven_at=now, body_encrypted=None))

@@ -79,6 +79,26 @@ def due(session: Session, state: State, *, now: datetime, limit: int) -> list[Ge
     return sorted(session.scalars(statement), key=lambda job: job.id)
 
 
+def unfinished(session: Session, *, account_id: int | None, up_to: int) -> int:
+    """How many jobs of an account, or of all, are not finished; it stops counting at `up_to`."""
+    some = select(GenerationJob.id).where(GenerationJob.finished_at.is_(None)).limit(up_to)
+    if account_id is not None:
+        some = some.where(GenerationJob.account_id == account_id)
+    return session.scalar(select(func.count()).select_from(some.subquery())) or 0
+
+
+def look_again(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    """Have the recovery task look at these jobs at once, where they wait for a message; returns those."""
+    waiting = [State.QUEUED, State.RESERVED, State.GENERATED]
+    statement = (
+        update(GenerationJob)
+        .where(GenerationJob.id.in_(sorted(set(job_ids))), GenerationJob.state.in_(waiting))
+        .values(next_at=now, republished=0)
+        .returning(GenerationJob.id)
+    )
+    return list(session.scalars(statement.execution_options(synchronize_session=False)))
+
+
 def overdue(session: Session, *, before: datetime) -> tuple[int, datetime | None]:
     """How many jobs should have been looked at before this time, and since when the first of them waits."""
     waiting = select(func.count(), func.min(GenerationJob.next_at)).where(

@@ -127,6 +127,8 @@ class GenerationJob(Base):
             postgresql_where=text("state IN ('queued', 'reserved', 'calling', 'unknown', 'generated')"),
         ),
         Index("ix_generation_jobs_finished_at", "finished_at"),
+        # What the bound on open jobs counts.
+        Index("ix_generation_jobs_unfinished", "account_id", postgresql_where=text("finished_at IS NULL")),
         {"postgresql_with": {"fillfactor": 70}},
     )
 
@@ -388,3 +390,5 @@ class DeadMessage(Base):
     body_encrypted: Mapped[str | None]
     times_seen: Mapped[int] = mapped_column(Integer, server_default="1")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # When an operator had it worked on after all.
+    redriven_at: Mapped[datetime | None]

@@ -1,4 +1,4 @@
-"""Unknown outcomes that an operator resolved by hand, each with its evidence."""
+"""For operators: unknown outcomes resolved by hand, messages worked on after all, and a bound on open jobs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -7,6 +7,8 @@ revision = "0004_resolutions"
 down_revision = "0003_prices"
 branch_labels = None
 depends_on = None
+
+BOUNDS = {"max_open_jobs_per_account": "10000", "max_open_jobs": "100000"}
 
 
 def upgrade() -> None:
@@ -37,8 +39,24 @@ def upgrade() -> None:
         "CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON resolutions "
         "FOR EACH STATEMENT EXECUTE FUNCTION resolutions_append_only()"
     )
+    op.add_column("dead_messages", sa.Column("redriven_at", sa.DateTime(timezone=True), nullable=True))
+    op.create_index(
+        "ix_generation_jobs_unfinished",
+        "generation_jobs",
+        ["account_id"],
+        postgresql_where=sa.text("finished_at IS NULL"),
+    )
+    for column, default in BOUNDS.items():
+        op.add_column("billing_configuration", sa.Column(column, sa.Integer(), server_default=default, nullable=False))
+        op.create_check_constraint(
+            op.f(f"ck_billing_configuration_{column}"), "billing_configuration", f"{column} >= 1"
+        )
 
 
 def downgrade() -> None:
+    for column in BOUNDS:
+        op.drop_column("billing_configuration", column)
+    op.drop_index("ix_generation_jobs_unfinished", table_name="generation_jobs")
+    op.drop_column("dead_messages", "redriven_at")
     op.drop_table("resolutions")
     op.execute("DROP FUNCTION resolutions_append_only")
