@@ -106,15 +106,31 @@ RULES: Sequence[Rule] = (
     Rule(
         "plan_usage_is_sum_of_jobs",
         "What a plan limit counts is what the jobs of its period used and hold.",
-        f"""SELECT 'plan_limit_usage ' || u.id, 'used ' || u.amount_used || ' and reserved ' || u.amount_reserved
-                   || ', jobs used ' || coalesce(sum(j.limit_used), 0) || ' and hold '
-                   || coalesce(sum(j.limit_reserved) FILTER (WHERE j.state IN ({_OPEN})), 0)
+        f"""SELECT 'plan_limit_usage of account ' || account_id || ', ' || limit_type || ' from ' || period_start,
+                   'used ' || coalesce(u.amount_used, 0) || ' and reserved ' || coalesce(u.amount_reserved, 0)
+                   || ', jobs used ' || coalesce(j.used, 0) || ' and hold ' || coalesce(j.held, 0)
             FROM plan_limit_usage u
-            LEFT JOIN generation_jobs j ON j.account_id = u.account_id AND j.limit_type = u.limit_type
-                                       AND j.limit_period_start = u.period_start
-            GROUP BY u.id
-            HAVING u.amount_used <> coalesce(sum(j.limit_used), 0) OR u.amount_reserved
-                   <> coalesce(sum(j.limit_reserved) FILTER (WHERE j.state IN ({_OPEN})), 0)""",  # noqa: S608
+            FULL JOIN (SELECT account_id, limit_type, limit_period_start AS period_start, sum(limit_used) AS used,
+                              sum(limit_reserved) FILTER (WHERE state IN ({_OPEN})) AS held
+                       FROM generation_jobs WHERE limit_period_start IS NOT NULL GROUP BY 1, 2, 3) j
+                 USING (account_id, limit_type, period_start)
+            WHERE coalesce(u.amount_used, 0) <> coalesce(j.used, 0)
+               OR coalesce(u.amount_reserved, 0) <> coalesce(j.held, 0)""",  # noqa: S608
+    ),
+    Rule(
+        "usage_logs_say_what_was_delivered",
+        "A usage log has the account, tokens, images and revenue of the call that its job was charged for.",
+        """SELECT 'usage log ' || l.id, 'of job ' || j.id || ' differs from the call that delivered'
+           FROM credit_usage_logs l
+           JOIN generation_jobs j ON j.id = l.job_id
+           JOIN provider_calls c ON c.job_id = j.id AND c.outcome = 'succeeded' AND NOT c.exposure
+           WHERE (l.account_id, l.operation_type, l.model_used, l.tokens_input, l.tokens_input_cached, l.tokens_output,
+                  l.tokens_reasoning, l.images)
+                 IS DISTINCT FROM
+                 (j.account_id, j.operation_type, j.model_name, (c.usage ->> 'input_tokens')::bigint,
+                  (c.usage ->> 'cached_input_tokens')::bigint, (c.usage ->> 'output_tokens')::bigint,
+                  (c.usage ->> 'reasoning_tokens')::bigint, (c.usage ->> 'images')::bigint)
+              OR l.revenue_usd <> l.credits_used * l.price_per_credit_usd""",
     ),
     Rule(
         "nothing_open_past_its_deadline",

@@ -165,6 +165,10 @@ def fail(
     refund step. UNKNOWN keeps the hold until the outcome is resolved, `unknown_wait` later at the latest.
     """
     (job,) = store.lock(session, [claim.job_id], set(State))
+    call = call_store.latest(session, claim.job_id, claim.attempt)
+    if call is not None and call.outcome == "succeeded":
+        # It was delivered and recorded: nothing that comes later makes it a failure.
+        return None
     decided = policy.verdict(refusal.failure, attempts=claim.attempt, budget=budget)
     _finish_call(session, claim.call_id, refusal, unknown=decided is Verdict.UNKNOWN, now=now)
     if decided is not Verdict.UNKNOWN:

@@ -18,9 +18,11 @@ PriceOf = Callable[[str, str, str, str], Price]
 
 
 def operation_named(session: Session, operation_type: str) -> CreditCostConfig:
-    """The active operation; raises UnknownThing when there is none of that name."""
+    """The active operation; raises UnknownThing when there is none of that name, InvalidRequest when it is off."""
     found = store.operation(session, operation_type)
-    if found is None or not found.is_active:
+    if found is not None and not found.is_active:
+        raise InvalidRequest(f"The operation {found.operation_type} is switched off.", code="operation_inactive")
+    if found is None:
         known = tuple(row.operation_type for row in store.operations(session) if row.is_active)
         raise UnknownThing("operation", operation_type, choices=known)
     return found
@@ -61,6 +63,12 @@ def defaults(session: Session) -> BillingConfiguration:
 def active_models(session: Session) -> list[AIModelConfig]:
     """Every model that may be asked for, in the order in which it is offered."""
     return [model for model in store.models(session) if model.is_active]
+
+
+def types_without_default(session: Session) -> list[str]:
+    """The types of the active operations for which no model is the default."""
+    wanted = {operation.model_type for operation in store.operations(session) if operation.is_active}
+    return sorted(kind for kind in wanted if store.default_model(session, kind) is None)
 
 
 def deprecation_warning(session: Session, model: AIModelConfig, *, today: date) -> str | None:

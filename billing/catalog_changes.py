@@ -19,6 +19,7 @@ from billing.catalog_fields import (
     NewModelFields,
     NewOperationFields,
     OperationFields,
+    OperationName,
     QualityOrAny,
     SizeOrAny,
     is_text,
@@ -28,6 +29,7 @@ from billing.catalog_fields import (
 from billing.domain.errors import InvalidRequest, PriceNotConfigured, UnknownThing
 from billing.store import catalog as store
 from billing.store.catalog_tables import ANY, AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
+from billing.tokens import TOKENIZERS
 
 Row = TypeVar("Row", AIModelConfig, ImagePriceRow, CreditCostConfig, BillingConfiguration)
 
@@ -36,6 +38,11 @@ REFUSALS: Mapping[str, str] = {
     "context_window and max_output_tokens.",
     "ck_ai_model_config_token_images_have_rates": "An image model that bills by tokens needs input_cost_per_1m, "
     "output_cost_per_1m and max_output_tokens, the most that one image takes.",
+    "ck_ai_model_config_default_is_active": "The default model of a type is an active one: make another one the "
+    "default first.",
+    "ck_ai_model_config_api_fits_type": "A text model speaks responses or chat_completions, an image model images, an "
+    "embedding model embeddings.",
+    "ck_credit_cost_config_limit_unit_fits_type": "Words are counted of texts, images of images, requests of anything.",
     "ck_ai_model_config_embedding_has_rate_and_limit": "An embedding model needs input_cost_per_1m and context_window.",
 }
 """What the database's own rules say, in words."""
@@ -64,6 +71,7 @@ def operation_named(session: Session, operation_type: str) -> CreditCostConfig:
 def add_model(session: Session, name: str, fields: Mapping[str, Any], *, force: bool = False) -> AIModelConfig:
     """Add a model. Raises a BillingError, InvalidPrice and ImplausiblePrice among them, and then adds nothing."""
     one_of(Name, "the name", name)
+    store.lock(session)
     if store.model(session, name) is not None:
         raise InvalidRequest(f"There is a model {name} already.", code="model_exists")
     values = read(NewModelFields, fields, None, force=force)
@@ -74,12 +82,13 @@ def add_model(session: Session, name: str, fields: Mapping[str, Any], *, force: 
 
 def set_model(session: Session, name: str, fields: Mapping[str, Any], *, force: bool = False) -> AIModelConfig:
     """Change a model's fields; raises a BillingError and then changes nothing. Rates are USD per 1,000,000 tokens."""
+    store.lock(session)
     row = model_named(session, name)
     values = read(ModelFields, fields, row, force=force)
-    if values.get("is_default", row.is_default) and not values.get("is_active", row.is_active):
+    if row.is_default and values.get("is_default") is False:
         raise InvalidRequest(
-            f"{name} is the default {row.model_type} model, which stays active: make another one the default first.",
-            code="default_stays_active",
+            f"{name} is the default {row.model_type} model: make another one the default instead.",
+            code="default_needed",
         )
     return _save(session, row, values)
 
@@ -88,6 +97,7 @@ def set_image_price(
     session: Session, name: str, size: str, quality: str, fields: Mapping[str, Any], *, force: bool = False
 ) -> ImagePriceRow:
     """Set what an image of this model, size and quality costs in USD and is charged in credits; `*` means any."""
+    store.lock(session)
     model = model_named(session, name)
     if not model.bills_images:
         raise InvalidRequest(f"{name} is not billed by the image.", code="not_billed_by_image")
@@ -112,6 +122,7 @@ def set_image_price(
 
 def remove_image_price(session: Session, name: str, size: str, quality: str) -> None:
     """Take an image price away; raises PriceNotConfigured when there is none of exactly this size and quality."""
+    store.lock(session)
     model_named(session, name)
     one_of(SizeOrAny, "size", size)
     one_of(QualityOrAny, "quality", quality)
@@ -126,7 +137,8 @@ def add_operation(
     session: Session, operation_type: str, fields: Mapping[str, Any], *, force: bool = False
 ) -> CreditCostConfig:
     """Add an operation; raises a BillingError and then adds nothing."""
-    one_of(Name, "the name", operation_type)
+    one_of(OperationName, "the name", operation_type)
+    store.lock(session)
     if store.operation(session, operation_type) is not None:
         raise InvalidRequest(f"There is an operation {operation_type} already.", code="operation_exists")
     values = read(NewOperationFields, fields, None, force=force)
@@ -138,21 +150,35 @@ def set_operation(
     session: Session, operation_type: str, fields: Mapping[str, Any], *, force: bool = False
 ) -> CreditCostConfig:
     """Change an operation's fields; raises a BillingError and then changes nothing."""
+    store.lock(session)
     row = operation_named(session, operation_type)
-    return _save(session, row, read(OperationFields, fields, row, force=force))
+    defaults = store.defaults(session)
+    usual = {
+        "tokens_per_credit": defaults.default_tokens_per_credit,
+        "price_per_credit_usd": defaults.default_credit_price_usd,
+    }
+    return _save(session, row, read(OperationFields, fields, row, force=force, usual=usual))
 
 
 def set_defaults(session: Session, fields: Mapping[str, Any], *, force: bool = False) -> BillingConfiguration:
     """Change the platform's defaults; raises a BillingError and then changes nothing."""
+    store.lock(session)
     row = store.defaults(session)
     return _save(session, row, read(DefaultsFields, fields, row, force=force))
 
 
 def _save(session: Session, row: Row, values: Mapping[str, Any]) -> Row:
     """Write the values to the row; a refusal of the database undoes them and becomes one sentence."""
-    for name in ("limit_type",):
-        if values.get(name) is not None and values[name] not in store.limit_types(session):
-            raise UnknownThing("plan limit", values[name], choices=store.limit_types(session))
+    limit_type, tokenizer = values.get("limit_type"), values.get("tokenizer")
+    if limit_type is not None and limit_type not in store.limit_types(session):
+        raise UnknownThing("plan limit", limit_type, choices=store.limit_types(session))
+    if limit_type is not None and not _carries_limit(row, values):
+        raise InvalidRequest(
+            "The limit of images stands on their model, that of everything else on the operation.",
+            code="limit_elsewhere",
+        )
+    if tokenizer is not None and tokenizer not in TOKENIZERS:
+        raise UnknownThing("tokenizer", tokenizer, choices=tuple(sorted(TOKENIZERS)))
     empty = [name for name, value in values.items() if value is None and not row.__table__.c[name].nullable]
     if empty:
         raise InvalidRequest(f"{empty[0]} cannot be empty.", code="invalid_field")
@@ -170,3 +196,8 @@ def _save(session: Session, row: Row, values: Mapping[str, Any]) -> Row:
         raise InvalidRequest(sentence, code="invalid_field") from None
     session.refresh(row)
     return row
+
+
+def _carries_limit(row: Row, values: Mapping[str, Any]) -> bool:
+    kind = values.get("model_type") or getattr(row, "model_type", None)
+    return (kind == "image") == isinstance(row, AIModelConfig)

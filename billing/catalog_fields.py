@@ -9,22 +9,31 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from billing.domain.errors import InvalidRequest
 from billing.domain.money import Rounding
-from billing.domain.price_rules import PER_1M, PER_CREDIT, PER_IMAGE, ImplausiblePrice, Unit, price
+from billing.domain.price_rules import CHANGE_MAX, PER_1M, PER_CREDIT, PER_IMAGE, ImplausiblePrice, Unit, price
 from config.database import Base
 
 CLEARED = "none"
 """Typed as a value, it empties the field."""
 
+
+def _printable(given: str) -> str:
+    # No line of its own, no colour, no letters that turn the direction of what stands beside them.
+    if not given.isprintable():
+        raise ValueError("only printable characters are allowed, on one line")
+    return given
+
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,99}$")]
 Shown = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_printable)
 ]
-Prose = Annotated[str, StringConstraints(max_length=2_000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$")]
+Prose = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(_printable)]
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
+OperationName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,49}$")]
 Kind = Literal["text", "image", "embedding"]
 Sizes = Annotated[str, StringConstraints(pattern=r"^[0-9]{2,5}x[0-9]{2,5}(,[0-9]{2,5}x[0-9]{2,5})*$")]
 SizeOrAny = Annotated[str, StringConstraints(pattern=r"^([0-9]{2,5}x[0-9]{2,5}|\*)$")]
@@ -40,6 +49,9 @@ UNITS: Mapping[str, Unit] = {
     "default_credit_price_usd": PER_CREDIT,
 }
 """The fields that are prices, each with what it is for."""
+RATIOS = ("tokens_per_credit", "default_tokens_per_credit", "credits_per_image")
+"""The fields that prices in credits are made of."""
+MIN_CREDITS_DOUBTED = 1_000
 
 
 class Fields(BaseModel):
@@ -86,7 +98,7 @@ class ImagePriceFields(Fields):
     """What an image price says."""
 
     cost_per_image_usd: Any = None
-    credits_per_image: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    credits_per_image: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
 class OperationFields(Fields):
@@ -95,7 +107,7 @@ class OperationFields(Fields):
     display_name: Shown | None = None
     description: Prose | None = None
     tokens_per_credit: Count | None = None
-    min_credits: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    min_credits: Annotated[int, Field(ge=0, le=100_000)] | None = None
     price_per_credit_usd: Any = None
     limit_type: Name | None = None
     limit_unit: Literal["requests", "words", "images"] | None = None
@@ -123,8 +135,17 @@ class DefaultsFields(Fields):
     max_open_jobs: Count | None = None
 
 
-def read(shape: type[Fields], given: Mapping[str, Any], row: Base | None, *, force: bool) -> dict[str, Any]:
+def read(
+    shape: type[Fields],
+    given: Mapping[str, Any],
+    row: Base | None,
+    *,
+    force: bool,
+    usual: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The given fields as the values of columns; `row` is what they change, None for something new.
+
+    `usual` is what applies where the row's own field is empty: a change is judged by it, too.
 
     Raises InvalidRequest, InvalidPrice, or ImplausiblePrice unless forced, for the first field that is wrong.
     """
@@ -139,10 +160,11 @@ def read(shape: type[Fields], given: Mapping[str, Any], row: Base | None, *, for
     values = _validated(shape, kept) | {name: None for name in given if name not in kept}
     for name, unit in UNITS.items():
         if values.get(name) is not None:
-            values[name] = price(name, values[name], unit, current=getattr(row, name, None), force=force)
+            values[name] = price(name, values[name], unit, current=_current(row, name, usual), force=force)
     if values.get("valid_sizes") is not None:
         values["valid_sizes"] = values["valid_sizes"].split(",")
     if not force:
+        _check_ratios(values, row, usual)
         check_cached_is_cheaper(values, row)
     return values
 
@@ -172,7 +194,28 @@ def _validated(shape: type[Fields], given: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequest(f"{place}: {first['msg']}.", code="invalid_field") from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{place}: {what}.", code="invalid_field") from None
+
+
+def _current(row: Base | None, name: str, usual: Mapping[str, Any] | None) -> Any:
+    own = getattr(row, name, None)
+    return (usual or {}).get(name) if own is None else own
+
+
+def _check_ratios(values: Mapping[str, Any], row: Base | None, usual: Mapping[str, Any] | None) -> None:
+    if (values.get("min_credits") or 0) >= MIN_CREDITS_DOUBTED:
+        raise ImplausiblePrice(
+            f"min_credits is {values['min_credits']:,}: the smallest job would cost as much. "
+            "If it is right all the same, use --force."
+        )
+    for name in RATIOS:
+        new, current = values.get(name), _current(row, name, usual)
+        if new and current and not current / CHANGE_MAX < new < current * CHANGE_MAX:
+            raise ImplausiblePrice(
+                f"{name} is {new:,} and was {current:,}: a change of {CHANGE_MAX} times or more. "
+                "If it is right all the same, use --force."
+            )
 
 
 def check_cached_is_cheaper(values: Mapping[str, Any], row: Base | None) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from billing import catalog, limits
 from billing.domain import pricing
 from billing.domain.decisions import Limit, Reservation, Standing, decide
-from billing.domain.errors import BillingError
+from billing.domain.errors import BillingError, PriceNotConfigured
 from billing.domain.limits import LimitUnit, used_units
 from billing.domain.pricing import Price, Usage, Work
 from billing.domain.states import Event, State
@@ -78,7 +78,8 @@ def reserve(session: Session, job_ids: Sequence[UUID], *, now: datetime, publish
         books.accounts[job.account_id].reserved += outcome.credits
         allowance = allowances.get((job.account_id, job.limit_type or ""))
         if allowance is not None:
-            allowance.remaining -= outcome.limit_units
+            if allowance.remaining is not None:
+                allowance.remaining -= outcome.limit_units
             held = books.limits[(job.account_id, allowance.limit_type, allowance.period_start)]
             held.reserved += outcome.limit_units
             held.allowed = allowance.allowed
@@ -198,10 +199,14 @@ class _Decider:
             )
         except BillingError as error:
             return error
+        work = Work(**job.work)
+        if price.kind == "image" and price.rates is not None and not work.max_output_tokens:
+            # The model was billed by the image when this was submitted: nobody counted the tokens that it may take.
+            return PriceNotConfigured(f"{job.model_name} is billed by the token by now: submit the request again.")
         allowance = self.allowances.get((job.account_id, job.limit_type or ""))
         return decide(
             Standing(account.id, account.balance, available, account.frozen_reason is not None),
-            Work(**job.work),
+            work,
             price,
             None if allowance is None else Limit(allowance.limit_type, _unit(job), allowance.remaining),
             words_per_100_tokens=self.words_per_100_tokens,

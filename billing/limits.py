@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy.orm import Session
 
 from billing.domain.periods import Period, period_containing
+from billing.store import catalog as catalog_store
 from billing.store import limits as store
 from billing.store.books import LimitKey
 from billing.store.tables import Account, PlanLimitUsage, Subscription
@@ -18,12 +19,15 @@ from billing.store.tables import Account, PlanLimitUsage, Subscription
 
 @dataclass
 class Allowance:
-    """What one account may still use of one limit in the current period; `remaining` shrinks as a batch is decided."""
+    """What one account may still use of one limit in the current period; `remaining` shrinks as a batch is decided.
+
+    Both are None where the plan sets no limit: what is used is counted all the same, for a limit may come.
+    """
 
     limit_type: str
     period_start: date
-    allowed: int
-    remaining: int
+    allowed: int | None
+    remaining: int | None
 
 
 Allowances = dict[tuple[int, str], Allowance]
@@ -37,21 +41,20 @@ def current_period(account: Account, subscription: Subscription, now: datetime) 
 def allowances(
     session: Session, wanted: Collection[tuple[int, str]], *, now: datetime, opening: bool = True
 ) -> Allowances:
-    """What is left of each wanted (account id, limit type); a pair without a limit is absent.
+    """What is left of each wanted (account id, limit type); without a subscription, nothing is counted.
 
     Who means to hold units has locked the accounts. The period's row is opened on first use, so no reset ever has to
     come in time; without `opening`, nothing is written.
     """
     if not wanted:
         return {}
-    limited: dict[LimitKey, int] = {}
+    limited: dict[LimitKey, int | None] = {}
     rows = []
     for account, subscription, plan in store.subscriptions(session, {account for account, _ in wanted}):
         period = current_period(account, subscription, now)
-        for limit_type, allowed in plan.limits.items():
-            if (account.id, limit_type) in wanted and allowed is not None:
-                limited[(account.id, limit_type, period.start)] = allowed
-                rows.append(_row(account.id, limit_type, period))
+        for limit_type in sorted(limit_type for owner, limit_type in wanted if owner == account.id):
+            limited[(account.id, limit_type, period.start)] = plan.limits.get(limit_type)
+            rows.append(_row(account.id, limit_type, period))
     if opening:
         store.open_rows(session, rows)
     used = store.find(session, limited)
@@ -60,7 +63,7 @@ def allowances(
             limit_type=limit_type,
             period_start=start,
             allowed=allowed,
-            remaining=_left(allowed, used.get((account, limit_type, start))),
+            remaining=None if allowed is None else _left(allowed, used.get((account, limit_type, start))),
         )
         for (account, limit_type, start), allowed in limited.items()
     }
@@ -83,11 +86,11 @@ def current(
 def open_current_periods(session: Session, *, now: datetime) -> int:
     """Open the current period's usage rows of every live subscription; returns how many were new."""
     rows = []
+    known = set(catalog_store.limit_types(session))
     for account, subscription, plan in store.subscriptions(session, None):
         period = current_period(account, subscription, now)
-        rows += [
-            _row(account.id, limit_type, period) for limit_type, allowed in plan.limits.items() if allowed is not None
-        ]
+        limited = {limit_type for limit_type, allowed in plan.limits.items() if allowed is not None}
+        rows += [_row(account.id, limit_type, period) for limit_type in sorted(known & limited)]
     return store.open_rows(session, rows)
 
 

@@ -133,6 +133,4 @@ def _margin(operation: CreditCostConfig, price: Price, usage: Usage, worst: str,
 
 def _unpriced(operation: CreditCostConfig, model: AIModelConfig, size: str) -> Margin:
     nothing = Decimal(0)
-    return Margin(
-        operation.operation_type, model.model_name, size, 0, nothing, nothing, nothing, None, f"has no price for {size}"
-    )
+    return Margin(operation.operation_type, model.model_name, size, 0, nothing, nothing, nothing, None, "has no price")

@@ -13,7 +13,7 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from billing import accounts, limits
-from billing.catalog_fields import Fields, Name, Shown, is_cleared, one_of, read
+from billing.catalog_fields import Fields, Name, Shown, is_cleared, is_text, one_of, read
 from billing.domain.errors import InvalidRequest, UnknownThing
 from billing.domain.periods import period_containing
 from billing.store import accounts as account_store
@@ -50,7 +50,7 @@ class LimitStanding:
 
 def named(session: Session, slug: str) -> Plan:
     """The plan; raises UnknownThing when there is none of that name."""
-    found = store.plan(session, slug)
+    found = store.plan(session, slug) if is_text(slug) else None
     if found is None:
         raise UnknownThing("plan", slug, choices=tuple(plan.slug for plan in store.plans(session)))
     return found
@@ -62,6 +62,7 @@ def set_plan(session: Session, slug: str, fields: Mapping[str, Any]) -> Plan:
     Raises InvalidRequest or UnknownThing, and then changes nothing.
     """
     one_of(Name, "the plan's name", slug)
+    catalog_store.lock(session)
     types = catalog_store.limit_types(session)
     limited = {name: value for name, value in fields.items() if name in types}
     own = {name: value for name, value in fields.items() if name not in types}
@@ -69,6 +70,10 @@ def set_plan(session: Session, slug: str, fields: Mapping[str, Any]) -> Plan:
     allowed = {**plan.limits, **{name: _units(name, value) for name, value in limited.items()}}
     # A new value, not a changed one: SQLAlchemy sees no change inside of JSON.
     changes = {"limits": {name: units for name, units in allowed.items() if units is not None}}
+    strays = [name for name in own if name not in PlanFields.model_fields]
+    if strays:
+        known = ", ".join([*PlanFields.model_fields, *types])
+        raise InvalidRequest(f"There is no field {strays[0][:40]!r}. Known: {known}.", code="unknown_field")
     if own or not limited:
         changes |= read(PlanFields, own, None, force=False)
     empty = [name for name, value in changes.items() if value is None]

@@ -7,10 +7,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from billing import accounts, catalog, limits, requests
+from billing.catalog_fields import Name, OperationName
 from billing.domain import pricing
 from billing.domain.decisions import Limit, Standing, decide
 from billing.domain.errors import BillingError, InvalidRequest
@@ -111,8 +112,8 @@ class _Used(BaseModel):
 class _Priced(_Used):
     """A usage with what it is priced by: its operation, its model, for images their size and quality."""
 
-    operation: Annotated[str, StringConstraints(min_length=1, max_length=50)]
-    model: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    operation: OperationName
+    model: Name | None = None
     size: Size | None = None
     quality: Quality | None = None
 
@@ -143,8 +144,8 @@ def quote_usage(session: Session, data: dict[str, Any], *, now: datetime) -> Usa
     priced = validated(_Priced, data, "invalid_usage")
     operation = catalog.operation_named(session, priced.operation)
     model = catalog.model_for(session, operation, priced.model, today=now.date())
-    if model.bills_images and "images" not in priced.model_fields_set:
-        raise InvalidRequest(f"{model.model_name} is billed by the image: say how many images.", code="invalid_usage")
+    if operation.model_type == "image" and "images" not in priced.model_fields_set:
+        raise InvalidRequest(f"{model.model_name} makes images: say how many images.", code="invalid_usage")
     if operation.model_type != "image" and priced.images:
         raise InvalidRequest(f"{model.model_name} makes no images.", code="invalid_usage")
     size, quality = priced.size, priced.quality
@@ -181,7 +182,13 @@ def _limit(
     if allowance is None:
         return LimitNeed(limit_type, unit, needed, None, None), None
     return (
-        LimitNeed(limit_type, unit, needed, allowance.allowed, max(0, allowance.remaining)),
+        LimitNeed(
+            limit_type,
+            unit,
+            needed,
+            allowance.allowed,
+            None if allowance.remaining is None else max(0, allowance.remaining),
+        ),
         Limit(limit_type, unit, allowance.remaining),
     )
 

@@ -264,7 +264,8 @@ def _embedding(
     session: Session, submission: Submission, operation: CreditCostConfig, model: AIModelConfig
 ) -> Understood:
     params = validated(EmbeddingParams, submission.params, "invalid_params")
-    counted = _counted(params.input, model, output=0)
+    # Each text is read by itself: the model's limit is that of one.
+    counted = sum(_counted([each], model, output=0) for each in params.input)
     return submission.params, Work(input_tokens=counted), catalog.price_of(session, operation, model)
 
 

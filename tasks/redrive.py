@@ -9,7 +9,7 @@ from billing import requests
 from billing.domain.errors import InvalidRequest, UnknownThing
 from billing.store import dead
 from billing.store import jobs as job_store
-from billing.store.tables import DeadMessage
+from billing.store.operator_tables import DeadMessage
 from config.database import transaction, utc_now
 from config.secrets import decrypt
 from tasks import intake, pipeline

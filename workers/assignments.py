@@ -40,9 +40,10 @@ def fields_argument(required: bool = True) -> Callable[[Any], Any]:
 def actor() -> str:
     """The person at the keyboard, as the machine knows them."""
     try:
-        return getpass.getuser()
+        name = getpass.getuser()
     except (KeyError, OSError):
-        return f"user {os.getuid()}"
+        name = f"user {os.getuid()}"
+    return "".join(letter if letter.isprintable() else "?" for letter in name)[:100]
 
 
 @contextmanager

@@ -28,6 +28,8 @@ from workers.embedded import EmbeddedServerError
 from workers.supervisor import SupervisorError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+TRY_AGAIN = ("40001", "40P01", "55P03")
+"""PostgreSQL's codes for a serialization failure, a deadlock and a lock that was not available in time."""
 OUR_ERRORS = (ConfigurationError, EmbeddedServerError, SupervisorError)
 
 
@@ -78,8 +80,8 @@ def main() -> None:
     except OUR_ERRORS as error:
         _say(getattr(error, "code", "environment_error"), str(error))
         sys.exit(1)
-    except OperationalError:
-        _say("database_unreachable", "The database cannot be reached: check DATABASE_URL, or run `creditmill doctor`.")
+    except OperationalError as error:
+        _say(*_trouble(error))
         sys.exit(1)
     except DBAPIError as error:
         _say(
@@ -94,6 +96,12 @@ def main() -> None:
         # Whoever read our output has seen enough.
         sys.stderr.close()
         sys.exit(141)
+
+
+def _trouble(error: OperationalError) -> tuple[str, str]:
+    if getattr(error.orig, "pgcode", None) in TRY_AGAIN:
+        return "try_again", "Somebody else is changing the same thing: try again."
+    return "database_unreachable", "The database cannot be reached: check DATABASE_URL, or run `creditmill doctor`."
 
 
 def _say(code: str, sentence: str) -> None:

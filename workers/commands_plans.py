@@ -126,7 +126,7 @@ def usage(account_id: int, as_json: bool) -> None:
             for each in found
         ]
         title = f"From {found[0].period_start} up to {found[0].period_end}"
-        console().print(table(title, ["limit", "allowed", "used", "held", "left", "used"], rows))
+        console().print(table(title, ["limit", "allowed", "used", "held", "left", "share used"], rows))
 
 
 @group.command("history")

@@ -103,7 +103,11 @@ def _models() -> Check:
     with transaction() as session:
         near = [catalog.deprecation_warning(session, model, today=today) for model in catalog.active_models(session)]
         poor = sum(margin.problem is not None for margin in margins.check(session))
+        orphaned = catalog.types_without_default(session)
     warnings = [warning for warning in near if warning is not None]
+    warnings += [
+        f"No {kind} model is the default: run `creditmill models set NAME is_default=yes`." for kind in orphaned
+    ]
     if poor:
         warnings.append(
             f"{poor} {'price earns' if poor == 1 else 'prices earn'} too little: run `creditmill models check`."

@@ -18,8 +18,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 
 def console() -> Console:
     """Where tables are drawn: stdout, at least wide enough for a ledger row when it is not a terminal."""
-    found = Console(soft_wrap=False, highlight=False)
-    return found if found.is_terminal else Console(width=140, highlight=False)
+    # No markup: a customer may be called "[/b]".
+    found = Console(soft_wrap=False, highlight=False, markup=False, emoji=False)
+    return found if found.is_terminal else Console(width=140, highlight=False, markup=False, emoji=False)
 
 
 def json_line(value: Any) -> str:

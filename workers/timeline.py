@@ -61,7 +61,7 @@ def tell(session: Session, job_id: UUID) -> Story:
             detail = f"{resolved.outcome.replace('_', ' ')}, by {resolved.actor}: {resolved.evidence}"
             entries.append(Entry(resolved.resolved_at, "resolved", detail, attempt=call.attempt))
     for row in account_store.transactions_of_job(session, job_id):
-        entries.append(_of_transaction(row))
+        entries.append(_of_transaction(row, job))
     if job.finished_at is not None and job.state != State.SETTLED:
         entries.append(_ending(job))
     results = call_store.results(session, [job_id])
@@ -83,8 +83,9 @@ def _of_call(call: ProviderCall) -> list[Entry]:
     return [*entries, Entry(call.finished_at, step, detail, attempt=call.attempt, cost_usd=call.cost_usd)]
 
 
-def _of_transaction(row: CreditTransaction) -> Entry:
-    return Entry(row.created_at, "settled", f"balance after: {row.balance_after:,}", credits=row.amount)
+def _of_transaction(row: CreditTransaction, job: GenerationJob) -> Entry:
+    beyond = f"; {job.credits_overrun:,} credits beyond the reservation are ours" if job.credits_overrun else ""
+    return Entry(row.created_at, "settled", f"balance after: {row.balance_after:,}{beyond}", credits=row.amount)
 
 
 def _ending(job: GenerationJob) -> Entry:

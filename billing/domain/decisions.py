@@ -21,11 +21,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class Limit:
-    """A plan limit that a request consumes: in which unit, and how many units are left of it."""
+    """A plan limit that a request consumes: in which unit, and how many are left of it (None: as many as it likes)."""
 
     limit_type: str
     unit: LimitUnit
-    remaining: int
+    remaining: int | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def decide(
     if limit is None:
         return Reservation(price=price, credits=needed, limit_units=0)
     units = estimate_units(limit.unit, work, words_per_100_tokens=words_per_100_tokens)
-    if units > limit.remaining:
+    if limit.remaining is not None and units > limit.remaining:
         left = max(0, limit.remaining)
         return PlanLimitReached(standing.account_id, limit.limit_type, needed=units, remaining=left)
     return Reservation(price=price, credits=needed, limit_units=units)

@@ -76,8 +76,10 @@ def price(field: str, given: object, unit: Unit, *, current: Decimal | None = No
 
 
 def _decimal(field: str, given: object, unit: Unit) -> Decimal:
+    typed = str(given).strip()
     try:
-        amount = Decimal(str(given).strip())
+        # Decimal reads 1_0 as 10, and the digits of every script.
+        amount = Decimal(typed if typed.isascii() and "_" not in typed else "")
     except InvalidOperation:
         raise InvalidPrice(f"{field} must be a number of {unit.name}, such as 1.25.") from None
     if not amount.is_finite():

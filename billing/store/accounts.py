@@ -24,7 +24,9 @@ def find_many(session: Session, account_ids: Iterable[int]) -> dict[int, Account
 
 def lock(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
     """Lock the accounts in the order of their ids; always after their jobs, never before."""
-    statement = select(Account).where(Account.id.in_(sorted(set(account_ids)))).order_by(Account.id).with_for_update()
+    statement = select(Account).where(Account.id.in_(sorted(set(account_ids)))).order_by(Account.id)
+    # FOR NO KEY UPDATE: rows elsewhere that refer to an account need not wait for it, nor it for them.
+    statement = statement.with_for_update(key_share=True)
     return {row.id: row for row in session.scalars(statement.execution_options(populate_existing=True))}
 
 

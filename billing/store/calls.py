@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from billing.domain.states import State
-from billing.store.tables import GenerationJob, GenerationResult, ProviderCall, Resolution
+from billing.store.operator_tables import Resolution
+from billing.store.tables import GenerationJob, GenerationResult, ProviderCall
 
 
 def add(session: Session, row: dict[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import case, select
+from sqlalchemy import case, select, text
 from sqlalchemy.orm import Session
 
 from billing.store.catalog_tables import (
@@ -75,6 +75,12 @@ def image_prices(session: Session, model_name: str | None = None) -> list[ImageP
     if model_name is not None:
         statement = statement.where(ImagePriceRow.model_name == model_name)
     return list(session.scalars(statement))
+
+
+def lock(session: Session) -> None:
+    """Let one change of the catalogue or of plans be made at a time: each reads what the one before it wrote."""
+    session.execute(text("SELECT pg_advisory_xact_lock(hashtext('creditmill.catalog'))"))
+    session.expire_all()
 
 
 def unset_default(session: Session, model_type: str, *, but: AIModelConfig) -> None:

@@ -93,6 +93,12 @@ class AIModelConfig(Base):
             ),
             name="rates",
         ),
+        CheckConstraint("is_active OR NOT is_default", name="default_is_active"),
+        CheckConstraint(
+            "(model_type = 'text' AND api IN ('responses', 'chat_completions')) OR (model_type = 'image' AND "
+            "api = 'images') OR (model_type = 'embedding' AND api = 'embeddings')",
+            name="api_fits_type",
+        ),
         CheckConstraint("context_window >= 1 AND max_output_tokens >= 1 AND max_images >= 1", name="limits"),
         CheckConstraint(
             "model_type <> 'text' OR (input_cost_per_1m IS NOT NULL AND output_cost_per_1m IS NOT NULL "
@@ -223,6 +229,12 @@ class CreditCostConfig(Base):
         CheckConstraint(priced("price_per_credit_usd"), name="price_per_credit"),
         CheckConstraint("model_type IN ('text', 'image', 'embedding')", name="model_type"),
         CheckConstraint("limit_unit IN ('requests', 'words', 'images')", name="limit_unit"),
+        # A unit that a request never has would switch its limit off.
+        CheckConstraint(
+            "limit_unit = 'requests' OR (limit_unit = 'words' AND model_type = 'text') "
+            "OR (limit_unit = 'images' AND model_type = 'image')",
+            name="limit_unit_fits_type",
+        ),
     )
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)

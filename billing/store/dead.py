@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from billing.store.tables import DeadMessage
+from billing.store.operator_tables import DeadMessage
 from config.secrets import encrypt
 
 BODY_MAX_CHARACTERS = 1_100_000

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Integer, Text, UniqueConstraint, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Integer, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -28,7 +28,14 @@ class Plan(Base):
     """What a subscription includes: credits each period, and limits by type (a missing type is unlimited)."""
 
     __tablename__ = "plans"
-    __table_args__ = (CheckConstraint("included_credits >= 0 AND price >= 0", name="amounts"),)
+    __table_args__ = (
+        CheckConstraint("included_credits >= 0 AND price >= 0", name="amounts"),
+        CheckConstraint(
+            "jsonb_typeof(limits) = 'object' AND NOT jsonb_path_exists(limits, "
+            """'$.* ? (@.type() != "null" && (@.type() != "number" || @ < 0 || @.floor() != @))')""",
+            name="limits_are_whole_numbers",
+        ),
+    )
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
     slug: Mapped[str] = mapped_column(unique=True)
@@ -223,24 +230,6 @@ class ProviderCall(Base):
     exposure: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
-class Resolution(Base):
-    """What somebody found out about a call of unknown outcome, and how they know. Rows are only ever added."""
-
-    __tablename__ = "resolutions"
-    __table_args__ = (
-        UniqueConstraint("call_id"),
-        CheckConstraint("outcome IN ('delivered', 'executed', 'not_executed')", name="outcome"),
-        CheckConstraint("length(evidence) BETWEEN 1 AND 2000", name="evidence"),
-    )
-
-    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
-    call_id: Mapped[int] = mapped_column(ForeignKey("provider_calls.id"))
-    outcome: Mapped[str]
-    evidence: Mapped[str]
-    actor: Mapped[str]
-    resolved_at: Mapped[datetime]
-
-
 class CreditTransaction(Base):
     """One change of a balance. Rows are only ever added: a trigger refuses UPDATE and DELETE."""
 
@@ -374,21 +363,3 @@ class RevenueRollup(Base):
     tokens_reasoning: Mapped[int]
     images: Mapped[int]
     computed_at: Mapped[datetime]
-
-
-class DeadMessage(Base):
-    """A message that could not be understood, set aside so that it blocks no queue. Its body is kept encrypted."""
-
-    __tablename__ = "dead_messages"
-
-    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
-    message_id: Mapped[str | None] = mapped_column(Text, unique=True)
-    job_id: Mapped[UUID | None] = mapped_column(index=True)
-    task_name: Mapped[str | None]
-    code: Mapped[str]
-    reason: Mapped[str]
-    body_encrypted: Mapped[str | None]
-    times_seen: Mapped[int] = mapped_column(Integer, server_default="1")
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    # When an operator had it worked on after all.
-    redriven_at: Mapped[datetime | None]

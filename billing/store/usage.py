@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from billing.store.tables import CreditUsageLog, GenerationJob
@@ -53,8 +53,8 @@ def priced_by(session: Session, span: Span) -> list[PricedBy]:
                 select(
                     GenerationJob.operation_type,
                     GenerationJob.model_name,
-                    func.coalesce(GenerationJob.params["size"].astext, ""),
-                    func.coalesce(GenerationJob.params["quality"].astext, ""),
+                    _image_column("size"),
+                    _image_column("quality"),
                 ).distinct(),
             )
         )
@@ -63,7 +63,14 @@ def priced_by(session: Session, span: Span) -> list[PricedBy]:
 
 def priced_by_of(job: GenerationJob) -> PricedBy:
     """What one job's usage is priced by."""
-    return job.operation_type, job.model_name, job.params.get("size") or "", job.params.get("quality") or ""
+    image = (job.price or {}).get("image") or {}
+    size, quality = (job.params.get(name) or image.get(name) or "" for name in ("size", "quality"))
+    return job.operation_type, job.model_name, size, quality
+
+
+def _image_column(name: str) -> ColumnElement[str]:
+    # Of an older job, only its price says it.
+    return func.coalesce(GenerationJob.params[name].astext, GenerationJob.price["image"][name].astext, "")
 
 
 def settled(session: Session, span: Span) -> Iterator[tuple[CreditUsageLog, GenerationJob]]:

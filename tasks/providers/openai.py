@@ -5,6 +5,7 @@ The SDK never retries here. Every error is sorted by one question: could the pro
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -213,9 +214,12 @@ def _embeddings(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delive
     params = read_params(claim.kind, claim.params)
     assert isinstance(params, EmbeddingParams)
     answer = client.embeddings.create(model=claim.model_name, input=params.input, extra_headers=headers)
-    vectors = [row.embedding for row in sorted(answer.data, key=lambda row: row.index)]
-    if len(vectors) != len(params.input):
+    rows = sorted(answer.data, key=lambda row: row.index)
+    vectors = [row.embedding for row in rows]
+    if [row.index for row in rows] != list(range(len(params.input))):
         raise ValueError("the answer has not one vector for each input")
+    if not all(vector and all(math.isfinite(number) for number in vector) for vector in vectors):
+        raise ValueError("a vector is empty, or not of numbers")
     return Delivery(
         content={"embeddings": clean_json(vectors)},
         usage=Usage(input_tokens=answer.usage.prompt_tokens),

@@ -82,6 +82,17 @@ SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id L
         ("UPDATE provider_calls SET exposure = true", "settled_jobs_have_a_successful_call", "calls that delivered 0"),
         ("UPDATE generation_jobs SET cost_usd = cost_usd + 1", "cost_is_sum_of_calls", "cost 1.00"),
         ("UPDATE plan_limit_usage SET amount_used = 5", "plan_usage_is_sum_of_jobs", "used 5 and reserved 0, jobs"),
+        (
+            "DELETE FROM plan_limit_usage",
+            "plan_usage_is_sum_of_jobs", "used 0 and reserved 0, jobs used",
+        ),
+        ("UPDATE credit_usage_logs SET tokens_output = 0", "usage_logs_say_what_was_delivered", "differs"),
+        ("UPDATE credit_usage_logs SET revenue_usd = 7", "usage_logs_say_what_was_delivered", "differs"),
+        (
+            "UPDATE provider_calls SET usage = usage || '{\"images\": 3}'",
+            "usage_logs_say_what_was_delivered",
+            "differs",
+        ),
         ("UPDATE revenue_rollups SET revenue_usd = 0", "roll_ups_equal_their_source", "revenue 0.0000000000"),
     ],
 )  # fmt: skip

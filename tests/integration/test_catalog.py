@@ -382,7 +382,7 @@ def test_the_database_takes_every_price_within_the_rules(value):
         ("UPDATE ai_model_config SET input_cost_per_1m = NULL WHERE model_type = 'text'", "text_has_rates_and_limits"),
         ("UPDATE ai_model_config SET max_output_tokens = NULL WHERE model_type = 'text'", "text_has_rates_and_limits"),
         ("UPDATE ai_model_config SET output_cost_per_1m = 40 WHERE model_type = 'image'", "token_images_have_rates"),
-        ("UPDATE ai_model_config SET model_type = 'embedding' WHERE model_name = 'dall-e-3'", "embedding_has_rate"),
+        ("UPDATE ai_model_config SET model_type='embedding', api='embeddings' WHERE id > 3",   "embedding_has_rate"),
         ("UPDATE ai_model_config SET limit_type = 'juggling'",                          "fk_ai_model_config_limit"),
         ("UPDATE credit_cost_config SET limit_type = 'juggling'",                        "fk_credit_cost_config_limit"),
         ("UPDATE image_prices SET credits_per_image = 0",                                 "ck_image_prices_credits"),

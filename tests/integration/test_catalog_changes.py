@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from billing import catalog_changes, history
@@ -359,6 +360,20 @@ def test_an_update_by_hand_that_changes_nothing_leaves_no_history():
     sql("UPDATE ai_model_config SET sort_order = sort_order, updated_at = now()")
 
     assert in_history() == 0
+
+
+@pytest.mark.parametrize("table", ["image_prices", "credit_cost_config", "ai_model_config", "plans", "subscriptions"])
+def test_rows_whose_history_is_kept_cannot_be_emptied_past_it(table):
+    with pytest.raises(DBAPIError, match="keeps the history"), transaction() as session:
+        session.execute(text(f"TRUNCATE {table} CASCADE"))
+
+
+def test_a_temporary_table_of_the_same_name_does_not_catch_the_history():
+    with transaction() as session:
+        session.execute(text("CREATE TEMP TABLE change_history (LIKE public.change_history) ON COMMIT DROP"))
+        session.execute(text("UPDATE ai_model_config SET sort_order = 7 WHERE model_name = 'gpt-4o'"))
+
+    assert in_history() == 1
 
 
 def test_a_change_that_is_rolled_back_leaves_no_history():

@@ -73,6 +73,15 @@ def test_an_account_is_created_shown_and_topped_up(run):
     assert "Corner Bakery" in run("accounts", "list")[1]
 
 
+@pytest.mark.parametrize("name", ["a [/b]", "[bold red]free[/]", ":boom:"])
+def test_a_name_is_shown_as_it_is(run, name):
+    account_id = an_account(0, name=name)
+
+    for arguments in (["accounts", "list"], ["accounts", "show", account_id]):
+        code, out, _ = run(*arguments)
+        assert (code, name in out) == (0, True)
+
+
 @pytest.mark.parametrize("option", ["--description", "--idempotency-key"])
 @pytest.mark.parametrize("given", ["\x1b[2Jgone", "two\nlines", "x" * 256])
 def test_a_top_up_cannot_be_described_by_what_a_terminal_obeys(run, option, given):

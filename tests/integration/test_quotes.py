@@ -278,6 +278,8 @@ def test_a_usage_names_what_it_is_priced_by_or_takes_the_defaults():
         ({"operation": "linking", "input_token": 5}, "invalid_usage", "no such field"),
         ({"operation": "linking", "images": 1}, "invalid_usage", "no images"),
         ({"operation": "image_generation", "input_tokens": 5}, "invalid_usage", "how many images"),
+        ({"operation": "a\x00b", "input_tokens": 5}, "invalid_usage", "operation"),
+        ({"operation": "linking", "model": "a\x00b", "input_tokens": 5}, "invalid_usage", "model"),
         ({"operation": "image_generation", "images": 1, "size": "512x512"}, "price_not_configured", "512x512"),
         ({"operation": "image_generation", "images": 1, "quality": "ultra"}, "price_not_configured", "ultra"),
         ({"operation": "image_generation", "images": 1, "size": "big\n"}, "invalid_usage", "size"),

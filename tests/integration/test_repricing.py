@@ -99,7 +99,7 @@ def test_todays_prices_may_have_changed_since():
           "default_credit_price_usd": "0.03"},                   5, 5,  "0.15", "0.004125", "the default's instead"),
         ({"credit_rounding_mode": "down", "operation": "clustering",
           "tokens_per_credit": "80"},                            5, 6,  "0.06", "0.004125", "6.25, rounded down"),
-        ({"default_tokens_per_credit": "10"},                    5, 5,  "0.05", "0.004125", "a default not used"),
+        ({"default_tokens_per_credit": "20"},                    5, 5,  "0.05", "0.004125", "a default not used"),
         ({"model": "gpt-5.1", "output_cost_per_1m": "20"},       5, 5,  "0.05", "0.008125", "the rate alone"),
         ({"model": "gpt-5.1", "input_cost_per_1m": "2.5"},       5, 5,  "0.05", "0.00425",  "the other one"),
         ({"model": "gpt-5.1", "operation": "clustering", "output_cost_per_1m": "20",

@@ -412,6 +412,25 @@ def test_an_embedding_that_is_missing_makes_the_answer_unreadable():
     assert refusal.failure is Failure.UNREADABLE_ANSWER
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0, [0.5]), (0, [0.5])],
+        [(7, [0.5]), (9, [0.5])],
+        [(0, [0.5]), (1, [])],
+        [(0, [0.5]), (1, None)],
+        [(0, [0.5]), (1, [float("inf")])],
+    ],
+    ids=["one twice", "others", "empty", "none", "infinite"],
+)
+def test_a_vector_that_is_none_makes_the_answer_unreadable(rows):
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in rows]
+
+    refusal = Wire(answering({**some_embeddings(), "data": data})).refused("embeddings")
+
+    assert refusal.failure is Failure.UNREADABLE_ANSWER
+
+
 def test_an_answer_without_a_list_of_images_delivers_none():
     assert Wire(answering({"created": 1})).call("images").usage == Usage(images=0)
 
