@@ -41,6 +41,20 @@ def get(session: Session, account_id: int) -> Account:
     return account
 
 
+def freeze(session: Session, account_id: int, reason: str) -> bool:
+    """Let an account start no new jobs; False when it was frozen before. Its open jobs come to their end."""
+    if not reason.strip() or not reason.isprintable() or len(reason) > 200:
+        raise InvalidRequest("A reason has 1 to 200 printable characters.", code="invalid_text")
+    get(session, account_id)
+    return bool(store.freeze(session, {account_id: reason}))
+
+
+def unfreeze(session: Session, account_id: int) -> bool:
+    """Let an account start jobs again; False when it was not frozen."""
+    get(session, account_id)
+    return store.unfreeze(session, account_id)
+
+
 def newest(session: Session, *, limit: int) -> list[Account]:
     """Accounts, the newest first."""
     return list(session.scalars(select(Account).order_by(Account.id.desc()).limit(limit)))

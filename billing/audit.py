@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from billing.domain.states import OPEN
 from billing.revenue import SOURCE
+from billing.store import accounts as account_store
 
 GRACE = timedelta(minutes=15)
 """How long past its deadline a job may stay open before the audit says so: the recovery task gets to it first."""
@@ -24,56 +25,63 @@ _OPEN = ", ".join(f"'{state}'" for state in sorted(OPEN))
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that does not add up: the rule, the row, and what is wrong with it."""
+    """Something that does not add up: the rule, the row, what is wrong with it, and whose account it is."""
 
     rule: str
     row: str
     problem: str
+    account_id: int
 
 
 @dataclass(frozen=True)
 class Rule:
     """One rule of the books: its name, what it promises, and the query that finds what breaks it.
 
-    The query returns (row, problem) and takes `:late`, the instant before which an open job is overdue.
+    The query returns (row, problem, account id) and takes `:late`, the instant before which an open job is overdue.
+    An account that breaks a rule which `freezes` starts no new jobs until somebody has looked into it.
     """
 
     name: str
     promise: str
     query: str
+    freezes: bool = False
 
 
 RULES: Sequence[Rule] = (
     Rule(
         "balance_is_sum_of_transactions",
         "An account's balance is the sum of its ledger rows.",
-        """SELECT 'account ' || a.id, 'balance ' || a.balance || ', ledger ' || coalesce(sum(t.amount), 0)
+        """SELECT 'account ' || a.id, 'balance ' || a.balance || ', ledger ' || coalesce(sum(t.amount), 0), a.id
            FROM accounts a LEFT JOIN credit_transactions t ON t.account_id = a.id
            GROUP BY a.id HAVING a.balance <> coalesce(sum(t.amount), 0)""",
+        freezes=True,
     ),
     Rule(
         "reserved_is_sum_of_open_jobs",
         "What an account has reserved is what its open jobs hold.",
         f"""SELECT 'account ' || a.id, 'reserved ' || a.reserved || ', open jobs hold '
-                   || coalesce(sum(j.credits_reserved), 0)
+                   || coalesce(sum(j.credits_reserved), 0), a.id
             FROM accounts a LEFT JOIN generation_jobs j ON j.account_id = a.id AND j.state IN ({_OPEN})
             GROUP BY a.id HAVING a.reserved <> coalesce(sum(j.credits_reserved), 0)""",  # noqa: S608
+        freezes=True,
     ),
     Rule(
         "balance_after_is_continuous",
         "Each ledger row's balance is the one before it plus its amount.",
-        """SELECT 'transaction ' || id, 'balance_after ' || balance_after || ', expected ' || expected FROM (
-               SELECT id, balance_after,
+        """SELECT 'transaction ' || id, 'balance_after ' || balance_after || ', expected ' || expected,
+                  account_id FROM (
+               SELECT id, account_id, balance_after,
                       coalesce(lag(balance_after) OVER (PARTITION BY account_id ORDER BY id), 0) + amount AS expected
                FROM credit_transactions) t
            WHERE balance_after <> expected""",
+        freezes=True,
     ),
     Rule(
         "settled_jobs_are_charged_once",
         "A settled job has one deduction of its charge and one usage log; no other job has either.",
         """SELECT 'job ' || j.id, 'state ' || j.state || ', charged ' || coalesce(j.credits_charged, 0)
                   || ', deductions ' || d.n || ' of ' || d.total || ' credits, usage logs ' || u.n
-                  || ' of ' || u.total || ' credits'
+                  || ' of ' || u.total || ' credits', j.account_id
            FROM generation_jobs j
            CROSS JOIN LATERAL (SELECT count(*) AS n, coalesce(-sum(t.amount), 0) AS total
                                FROM credit_transactions t WHERE t.job_id = j.id) d
@@ -81,17 +89,19 @@ RULES: Sequence[Rule] = (
                                FROM credit_usage_logs l WHERE l.job_id = j.id) u
            WHERE d.n <> (j.state = 'settled')::int OR u.n <> (j.state = 'settled')::int
               OR d.total <> coalesce(j.credits_charged, 0) OR u.total <> coalesce(j.credits_charged, 0)""",
+        freezes=True,
     ),
     Rule(
         "charge_within_reservation",
         "No job is charged more than was reserved for it.",
-        """SELECT 'job ' || id, 'charged ' || credits_charged || ', reserved ' || credits_reserved
+        """SELECT 'job ' || id, 'charged ' || credits_charged || ', reserved ' || credits_reserved, account_id
            FROM generation_jobs WHERE credits_charged > credits_reserved""",
+        freezes=True,
     ),
     Rule(
         "settled_jobs_have_a_successful_call",
         "A settled job has exactly one call that delivered for it; a refunded one has none that is not exposure.",
-        """SELECT 'job ' || j.id, 'state ' || j.state || ', calls that delivered ' || count(c.id)
+        """SELECT 'job ' || j.id, 'state ' || j.state || ', calls that delivered ' || count(c.id), j.account_id
            FROM generation_jobs j
            LEFT JOIN provider_calls c ON c.job_id = j.id AND c.outcome = 'succeeded' AND NOT c.exposure
            GROUP BY j.id HAVING count(c.id) <> (j.state IN ('settled', 'generated'))::int""",
@@ -99,7 +109,7 @@ RULES: Sequence[Rule] = (
     Rule(
         "cost_is_sum_of_calls",
         "A job's provider cost is the sum of its calls.",
-        """SELECT 'job ' || j.id, 'cost ' || j.cost_usd || ', calls ' || coalesce(sum(c.cost_usd), 0)
+        """SELECT 'job ' || j.id, 'cost ' || j.cost_usd || ', calls ' || coalesce(sum(c.cost_usd), 0), j.account_id
            FROM generation_jobs j LEFT JOIN provider_calls c ON c.job_id = j.id
            GROUP BY j.id HAVING j.cost_usd <> coalesce(sum(c.cost_usd), 0)""",
     ),
@@ -108,7 +118,7 @@ RULES: Sequence[Rule] = (
         "What a plan limit counts is what the jobs of its period used and hold.",
         f"""SELECT 'plan_limit_usage of account ' || account_id || ', ' || limit_type || ' from ' || period_start,
                    'used ' || coalesce(u.amount_used, 0) || ' and reserved ' || coalesce(u.amount_reserved, 0)
-                   || ', jobs used ' || coalesce(j.used, 0) || ' and hold ' || coalesce(j.held, 0)
+                   || ', jobs used ' || coalesce(j.used, 0) || ' and hold ' || coalesce(j.held, 0), account_id
             FROM plan_limit_usage u
             FULL JOIN (SELECT account_id, limit_type, limit_period_start AS period_start, sum(limit_used) AS used,
                               sum(limit_reserved) FILTER (WHERE state IN ({_OPEN})) AS held
@@ -116,11 +126,12 @@ RULES: Sequence[Rule] = (
                  USING (account_id, limit_type, period_start)
             WHERE coalesce(u.amount_used, 0) <> coalesce(j.used, 0)
                OR coalesce(u.amount_reserved, 0) <> coalesce(j.held, 0)""",  # noqa: S608
+        freezes=True,
     ),
     Rule(
         "usage_logs_say_what_was_delivered",
         "A usage log has the account, tokens, images and revenue of the call that its job was charged for.",
-        """SELECT 'usage log ' || l.id, 'of job ' || j.id || ' differs from the call that delivered'
+        """SELECT 'usage log ' || l.id, 'of job ' || j.id || ' differs from the call that delivered', j.account_id
            FROM credit_usage_logs l
            JOIN generation_jobs j ON j.id = l.job_id
            JOIN provider_calls c ON c.job_id = j.id AND c.outcome = 'succeeded' AND NOT c.exposure
@@ -135,7 +146,7 @@ RULES: Sequence[Rule] = (
     Rule(
         "nothing_open_past_its_deadline",
         "No job stays open long past its deadline, unless its outcome is still being looked for.",
-        """SELECT 'job ' || id, state || ' since its deadline at ' || deadline_at FROM generation_jobs
+        """SELECT 'job ' || id, state || ' since its deadline at ' || deadline_at, account_id FROM generation_jobs
            WHERE state IN ('queued', 'reserved', 'calling', 'generated') AND deadline_at < :late AND next_at < :late""",
     ),
     Rule(
@@ -143,7 +154,7 @@ RULES: Sequence[Rule] = (
         "A roll-up that was computed after its day's last job equals the sum of the day's jobs.",
         f"""SELECT 'roll-up ' || s.day || ' account ' || s.account_id || ' ' || s.operation_type || ' ' || s.model_name,
                    'revenue ' || r.revenue_usd || ' and cost ' || r.cost_usd || ', jobs say ' || s.revenue_usd
-                   || ' and ' || s.cost_usd
+                   || ' and ' || s.cost_usd, s.account_id
             FROM ({SOURCE}) s
             JOIN revenue_rollups r USING (day, account_id, operation_type, model_name)
             WHERE r.jobs = s.jobs AND (r.revenue_usd, r.credits, r.jobs_settled)
@@ -160,5 +171,15 @@ def audit(session: Session, *, now: datetime) -> list[Finding]:
         statement = text(rule.query)
         names = statement.compile().params
         rows = session.execute(statement, {name: given[name] for name in names})
-        findings += [Finding(rule.name, row, problem) for row, problem in rows]
+        findings += [Finding(rule.name, row, problem, account_id) for row, problem, account_id in rows]
     return findings
+
+
+def freeze(session: Session, findings: Sequence[Finding]) -> list[int]:
+    """Let the accounts whose credits do not add up start no new jobs; returns those that were not frozen before.
+
+    Open jobs come to their end, and all other accounts go on.
+    """
+    serious = {rule.name for rule in RULES if rule.freezes}
+    reasons = {finding.account_id: f"audit: {finding.rule}" for finding in findings if finding.rule in serious}
+    return account_store.freeze(session, reasons)

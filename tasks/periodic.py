@@ -48,9 +48,15 @@ def roll_up_revenue() -> int:
 
 @app.task(name="periodic.audit_books")
 def audit_books() -> int:
-    """Check the books; each finding is logged as an error. Returns the number of findings."""
+    """Check the books; each finding is logged as an error, and freezes the account whose credits do not add up."""
     with transaction(isolation="REPEATABLE READ", read_only=True) as session:
         findings = audit.audit(session, now=utc_now())
     for finding in findings:
         log.error("audit_finding", rule=finding.rule, row=finding.row, problem=finding.problem)
+    if findings:
+        with transaction() as session:
+            for account_id in audit.freeze(session, findings):
+                log.error(
+                    "account_frozen", account_id=account_id, hint="look into it, then: creditmill accounts unfreeze"
+                )
     return len(findings)

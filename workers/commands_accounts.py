@@ -16,7 +16,7 @@ from workers.output import as_json, console, print_json, table
 
 @click.group()
 def accounts() -> None:
-    """Create accounts, show them, and put credits into them."""
+    """Create accounts, show them, put credits into them, freeze them."""
 
 
 @accounts.command()
@@ -117,6 +117,35 @@ def top_up(account_id: int, credits: int, idempotency_key: str | None, descripti
         )
     else:
         click.echo(f"Account {account_id} got {row.amount:,} credits; its balance is {row.balance_after:,}.")
+
+
+@accounts.command()
+@click.argument("account_id", type=int)
+@click.option("--reason", required=True, help="Why: it is shown with the account.")
+def freeze(account_id: int, reason: str) -> None:
+    """Let an account start no new jobs; its open jobs come to their end.
+
+    \b
+    Example:  creditmill accounts freeze 1 --reason "chargeback of 20 November"
+    """
+    bootstrap.connect("accounts")
+    with transaction() as session:
+        changed = service.freeze(session, account_id, reason)
+    click.echo(f"Account {account_id} {'is' if changed else 'was already'} frozen.")
+
+
+@accounts.command()
+@click.argument("account_id", type=int)
+def unfreeze(account_id: int) -> None:
+    """Let an account start jobs again, once somebody has looked into it.
+
+    \b
+    Example:  creditmill accounts unfreeze 1
+    """
+    bootstrap.connect("accounts")
+    with transaction() as session:
+        changed = service.unfreeze(session, account_id)
+    click.echo(f"Account {account_id} {'starts jobs again' if changed else 'was not frozen'}.")
 
 
 def _facts(account: Account) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from billing.store.tables import Account, CreditTransaction, CreditUsageLog
@@ -28,6 +28,31 @@ def lock(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
     # FOR NO KEY UPDATE: rows elsewhere that refer to an account need not wait for it, nor it for them.
     statement = statement.with_for_update(key_share=True)
     return {row.id: row for row in session.scalars(statement.execution_options(populate_existing=True))}
+
+
+def freeze(session: Session, reasons: Mapping[int, str]) -> list[int]:
+    """Freeze these accounts, each for its reason; one that is frozen keeps the reason that it has."""
+    frozen = []
+    for account_id in sorted(reasons):
+        statement = (
+            update(Account)
+            .where(Account.id == account_id, Account.frozen_reason.is_(None))
+            .values(frozen_reason=reasons[account_id])
+            .returning(Account.id)
+        )
+        frozen += session.scalars(statement.execution_options(synchronize_session=False))
+    return frozen
+
+
+def unfreeze(session: Session, account_id: int) -> bool:
+    """Let an account start jobs again; False when it was not frozen."""
+    statement = (
+        update(Account)
+        .where(Account.id == account_id, Account.frozen_reason.is_not(None))
+        .values(frozen_reason=None)
+        .returning(Account.id)
+    )
+    return session.scalar(statement.execution_options(synchronize_session=False)) is not None
 
 
 def record(session: Session, transactions: Sequence[dict[str, Any]]) -> None:

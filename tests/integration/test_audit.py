@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from billing import audit, charging, revenue
+from billing import accounts, audit, charging, revenue
 from config.database import transaction
 from tests.factories import (
     HOUR,
@@ -18,6 +18,8 @@ from tests.factories import (
     a_reserved_job,
     a_subscription,
     an_account,
+    rows,
+    the_account,
 )
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -121,6 +123,48 @@ def test_work_that_nobody_brings_to_its_end_is_noticed():
 
     assert {finding.rule for finding in findings(late)} == {"nothing_open_past_its_deadline"}
     assert len(findings(late)) == 4
+
+
+@pytest.mark.usefixtures("_books")
+def test_an_account_whose_credits_do_not_add_up_is_frozen_and_no_other():
+    other = an_account(1000)
+    break_books("UPDATE accounts SET balance = balance + 1 WHERE id = 1", "UPDATE revenue_rollups SET revenue_usd = 0")
+
+    for frozen in ([1], []):
+        with transaction() as session:
+            assert audit.freeze(session, audit.audit(session, now=NOON)) == frozen
+
+    assert the_account(1).frozen_reason == "audit: balance_is_sum_of_transactions"
+    assert the_account(other).frozen_reason is None
+
+
+@pytest.mark.usefixtures("_books")
+def test_a_frozen_account_finishes_what_it_began_and_starts_nothing_new():
+    break_books("UPDATE accounts SET balance = balance + 1 WHERE id = 1")
+    with transaction() as session:
+        audit.freeze(session, audit.audit(session, now=NOON))
+    open_before = rows("SELECT id FROM generation_jobs WHERE state = 'generated'")
+    refused = a_queued_job(1)
+
+    with transaction() as session:
+        assert charging.reserve(session, [refused], now=NOON, publish_by=HOUR) == []
+        settled = charging.settle(session, [job_id for (job_id,) in open_before], now=NOON)
+
+    assert [(job_id,) for job_id in settled] == open_before
+    assert rows("SELECT error_code FROM generation_jobs WHERE id = :id", id=refused) == [("account_frozen",)]
+    with transaction() as session:
+        assert accounts.unfreeze(session, 1)
+        assert not accounts.unfreeze(session, 1)
+
+
+@pytest.mark.usefixtures("_books")
+def test_what_is_ours_alone_freezes_nobody():
+    break_books("UPDATE revenue_rollups SET revenue_usd = 0", "UPDATE generation_jobs SET cost_usd = cost_usd + 1")
+
+    with transaction() as session:
+        found = audit.audit(session, now=NOON)
+        assert {finding.rule for finding in found} >= {"roll_ups_equal_their_source", "cost_is_sum_of_calls"}
+        assert audit.freeze(session, found) == []
 
 
 def test_every_rule_has_a_test_that_breaks_it():
