@@ -32,7 +32,7 @@ def lock(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
 
 def freeze(session: Session, reasons: Mapping[int, str]) -> list[int]:
     """Freeze these accounts, each for its reason; one that is frozen keeps the reason that it has."""
-    frozen = []
+    frozen: list[int] = []
     for account_id in sorted(reasons):
         statement = (
             update(Account)

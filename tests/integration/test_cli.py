@@ -295,6 +295,21 @@ def test_a_generated_job_cannot_be_cancelled(run):
     assert_one_sentence(err, "not_cancellable")
 
 
+def test_an_account_is_frozen_for_a_reason_and_unfrozen(run):
+    account_id = an_account(1000)
+
+    told = [run("accounts", "freeze", account_id, "--reason", reason)[1] for reason in ("chargeback", "again")]
+    assert told == [f"Account {account_id} is frozen.\n", f"Account {account_id} was already frozen.\n"]
+    assert "frozen: chargeback" in run("accounts", "show", account_id)[1]
+    code, _, err = run("accounts", "freeze", account_id, "--reason", " ")
+    assert code == 2
+    assert_one_sentence(err, "invalid_text")
+
+    told = [run("accounts", "unfreeze", account_id)[1] for _ in range(2)]
+    assert told == [f"Account {account_id} starts jobs again.\n", f"Account {account_id} was not frozen.\n"]
+    assert the_account(account_id).frozen_reason is None
+
+
 def test_an_unknown_outcome_is_listed_and_resolved_with_its_evidence(run, home):
     account_id = an_account(1000)
     job_id = a_reserved_job(account_id)
