@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from billing.domain.states import OPEN
 from billing.revenue import SOURCE
 from billing.store import accounts as account_store
+from billing.store.operator_tables import AuditRun
 
 GRACE = timedelta(minutes=15)
 """How long past its deadline a job may stay open before the audit says so: the recovery task gets to it first."""
@@ -183,3 +184,13 @@ def freeze(session: Session, findings: Sequence[Finding]) -> list[int]:
     serious = {rule.name for rule in RULES if rule.freezes}
     reasons = {finding.account_id: f"audit: {finding.rule}" for finding in findings if finding.rule in serious}
     return account_store.freeze(session, reasons)
+
+
+def note(session: Session, findings: Sequence[Finding], frozen: Sequence[int], *, now: datetime) -> None:
+    """Keep that the audit ran, how much it found and how many accounts it froze."""
+    session.add(AuditRun(ran_at=now, findings=len(findings), accounts_frozen=len(frozen)))
+
+
+def last_run(session: Session) -> AuditRun | None:
+    """The latest run of the periodic audit."""
+    return session.scalar(select(AuditRun).order_by(AuditRun.ran_at.desc(), AuditRun.id.desc()).limit(1))

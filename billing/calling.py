@@ -6,6 +6,7 @@ attempt fences whoever comes late.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -72,23 +73,31 @@ class Refusal:
     usage: Usage | None = None
 
 
-def claim(session: Session, job_id: UUID, *, now: datetime, lease: timedelta, again: int | None = None) -> Claim | None:
+def claim(
+    session: Session,
+    job_id: UUID,
+    *,
+    now: datetime,
+    lease: timedelta,
+    claimed_by: UUID | None = None,
+    again: int | None = None,
+) -> Claim | None:
     """Claim a reserved job for one wire call; None when somebody else has it, or it needs no call any more.
 
-    `again` is the number of one's own last attempt: the same worker calls once more after a proven failure.
+    `again` is the number of one's own last attempt: the same worker calls once more after a proven failure. Who gives
+    `claimed_by`, new for each job that it works on, may ask again when a commit was not confirmed: it gets the claim
+    that it made, as long as that lasts and no call was recorded.
     """
     found = store.lock(session, [job_id], {State.RESERVED, State.CALLING})
-    if not found or (found[0].state == State.CALLING and found[0].attempts != again):
+    if not found:
         return None
     job = found[0]
+    if job.state == State.CALLING and job.attempts != again:
+        return _own_claim(session, job, claimed_by, now=now)
     attempt = job.attempts + 1
     row = {"id": job.id, "attempts": attempt, "lease_until": now + lease, "next_at": now + lease, "error_code": None}
     if not store.move(session, Event.CLAIM, [row]):
         return None
-    model = catalog_store.model(session, job.model_name)
-    assert model is not None, "a job's model is never deleted"
-    # One key for all attempts: the provider, where it honours keys, then does the work once.
-    key = f"creditmill-{job.id}"
     call_id = call_store.add(
         session,
         {
@@ -96,24 +105,78 @@ def claim(session: Session, job_id: UUID, *, now: datetime, lease: timedelta, ag
             "attempt": attempt,
             "provider": job.provider,
             "model_name": job.model_name,
-            "endpoint": model.api,
-            "idempotency_key": key,
+            "endpoint": _api(session, job),
+            # One key for all attempts: the provider, where it honours keys, then does the work once.
+            "idempotency_key": f"creditmill-{job.id}",
+            "claimed_by": claimed_by,
             "started_at": now,
         },
     )
+    call = call_store.latest(session, job.id, attempt)
+    assert call is not None, "it was added just now"
+    assert call.id == call_id
+    return _claim_of(job, call)
+
+
+def _own_claim(session: Session, job: GenerationJob, claimed_by: UUID | None, *, now: datetime) -> Claim | None:
+    call = call_store.latest(session, job.id, job.attempts)
+    if call is None or claimed_by is None or call.claimed_by != claimed_by or call.outcome is not None:
+        return None
+    lasts = job.lease_until is not None and job.lease_until > now
+    return _claim_of(job, call) if lasts else None
+
+
+def _api(session: Session, job: GenerationJob) -> str:
+    model = catalog_store.model(session, job.model_name)
+    assert model is not None, "a job's model is never deleted"
+    return model.api
+
+
+def _claim_of(job: GenerationJob, call: ProviderCall) -> Claim:
     return Claim(
         job_id=job.id,
-        attempt=attempt,
-        call_id=call_id,
+        attempt=call.attempt,
+        call_id=call.id,
         provider=job.provider,
         model_name=job.model_name,
-        api=model.api,
+        api=call.endpoint,
         kind=job.kind,
         params=job.params,
         max_output_tokens=job.work["max_output_tokens"],
-        idempotency_key=key,
+        idempotency_key=call.idempotency_key,
         bills_tokens=Price.from_json(job.price or {}).rates is not None,
     )
+
+
+def ask(session: Session, job_id: UUID, *, now: datetime, patience: timedelta) -> Claim | None:
+    """Write down that the provider is asked what became of a job's unknown call; returns that call.
+
+    None when there is nothing to ask any more, or when somebody asked less than `patience` ago.
+    """
+    for job in store.lock(session, [job_id], {State.UNKNOWN}):
+        call = call_store.latest(session, job.id, job.attempts)
+        if call is None or call.outcome != "unknown":
+            return None
+        if call.asked_at is not None and call.asked_at > now - patience:
+            return None
+        call_store.complete(session, call.id, {"asked": call.asked + 1, "asked_at": now})
+        return _claim_of(job, call)
+    return None
+
+
+def wait_out(session: Session, job_id: UUID, *, unknown_wait: timedelta) -> None:
+    """Ask no more about an unknown outcome, because nobody can tell: it is looked at again when it is given up."""
+    for job in store.lock(session, [job_id], {State.UNKNOWN}):
+        lost_at = lost_since(session, job)
+        store.postpone(session, [{"id": job.id, "next_at": lost_at + unknown_wait, "republished": job.republished}])
+
+
+def lost_since(session: Session, job: GenerationJob) -> datetime:
+    """Since when the outcome of the job's latest call is not known."""
+    call = call_store.latest(session, job.id, job.attempts)
+    assert call is not None, "only a call can be lost"
+    assert call.finished_at is not None, "a lost call is finished"
+    return call.finished_at
 
 
 def succeed(session: Session, made: Attempt, delivery: Delivery, *, now: datetime, publish_by: timedelta) -> bool:
@@ -157,12 +220,12 @@ def succeed(session: Session, made: Attempt, delivery: Delivery, *, now: datetim
 
 
 def fail(
-    session: Session, claim: Claim, refusal: Refusal, *, now: datetime, budget: RetryBudget, unknown_wait: timedelta
+    session: Session, claim: Claim, refusal: Refusal, *, now: datetime, budget: RetryBudget, look_after: timedelta
 ) -> Verdict | None:
     """Record why a call brought no result, and decide what follows; None when the claim was lost meanwhile.
 
     RETRY leaves the job claimed, for another call or a `postpone`. REFUND leaves it with its verdict written, for the
-    refund step. UNKNOWN keeps the hold until the outcome is resolved, `unknown_wait` later at the latest.
+    refund step. UNKNOWN keeps the hold; recovery looks at it `look_after` from now.
     """
     (job,) = store.lock(session, [claim.job_id], set(State))
     call = call_store.latest(session, claim.job_id, claim.attempt)
@@ -176,7 +239,7 @@ def fail(
     if job.state != State.CALLING or job.attempts != claim.attempt:
         return None
     if decided is Verdict.UNKNOWN:
-        lose(session, [job], refusal.failure, now=now, unknown_wait=unknown_wait)
+        lose(session, [job], refusal.failure, now=now, look_after=look_after)
     elif decided is Verdict.REFUND:
         exhausted = policy.VERDICTS[refusal.failure] is Verdict.RETRY
         code = "retries_exhausted" if exhausted else refusal.failure.value
@@ -186,7 +249,7 @@ def fail(
 
 
 def lose(
-    session: Session, jobs: list[GenerationJob], failure: Failure, *, now: datetime, unknown_wait: timedelta
+    session: Session, jobs: list[GenerationJob], failure: Failure, *, now: datetime, look_after: timedelta
 ) -> None:
     """Move locked jobs whose outcome is not known to `unknown`, and mark their open calls so."""
     rows = [
@@ -194,7 +257,8 @@ def lose(
             "id": job.id,
             "attempts": job.attempts,
             "lease_until": None,
-            "next_at": now + unknown_wait,
+            "next_at": now + look_after,
+            "republished": 0,
             "error_code": "outcome_unknown",
             "error_message": policy.SENTENCES[failure],
         }
@@ -240,6 +304,12 @@ def expose(session: Session, job: GenerationJob) -> None:
     worst = pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {}))
     call_store.complete(session, call.id, {"cost_usd": worst, "exposure": True})
     store.sum_cost(session, job.id)
+
+
+def write_off(session: Session, jobs: Sequence[GenerationJob]) -> None:
+    """Count the cost of what was delivered for these locked jobs as our exposure: nobody will be charged for it."""
+    for call in call_store.delivered(session, [job.id for job in jobs]).values():
+        call_store.complete(session, call.id, {"exposure": True})
 
 
 def correct_cost(

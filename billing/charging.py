@@ -151,9 +151,17 @@ def refund(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[
 
 
 def release(
-    session: Session, jobs: Sequence[GenerationJob], reasons: dict[UUID, Release], *, now: datetime
+    session: Session,
+    jobs: Sequence[GenerationJob],
+    reasons: dict[UUID, Release],
+    *,
+    now: datetime,
+    event: Event = Event.REFUND,
 ) -> list[UUID]:
-    """Give the held credits and plan-limit units of these locked, open jobs back; returns the jobs released."""
+    """Give the held credits and plan-limit units of these locked, open jobs back; returns the jobs released.
+
+    What was delivered is refunded only by the event that says so: a write-off.
+    """
     account_store.lock(session, {job.account_id for job in jobs})
     books, moves = Books(), []
     for job in jobs:
@@ -168,7 +176,7 @@ def release(
                 "finished_at": now,
             }
         )
-    moved = store.move(session, Event.REFUND, moves)
+    moved = store.move(session, event, moves)
     assert len(moved) == len(moves), "a locked job left its state"
     books.post(session)
     return [job.id for job in jobs]

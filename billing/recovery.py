@@ -18,7 +18,7 @@ from billing.charging import Release
 from billing.domain import policy
 from billing.domain.errors import InvalidRequest, NotCancellable, UnknownThing
 from billing.domain.policy import Failure
-from billing.domain.states import State
+from billing.domain.states import Event, State
 from billing.store import calls as call_store
 from billing.store import jobs as store
 from billing.store.tables import GenerationJob
@@ -32,14 +32,18 @@ UNRESOLVED = Release(
     "Whether the provider did the work could not be found out; the credits were released and the cost is ours.",
 )
 CANCELLED = Release("cancelled", "The job was cancelled before the provider was called.")
+POISONOUS = Release(
+    "worker_lost", "Work on the job ended its worker again and again; it was given up and its credits were released."
+)
 
 
 @dataclass
 class Recovered:
-    """What one run did, as the ids of the jobs; `started`, `called`, `settled`, `refunded` need a message now."""
+    """What one run did, as the ids of the jobs; `started`, `called`, `asked`, `settled`, `refunded` need a message."""
 
     started: list[UUID] = field(default_factory=list)
     called: list[UUID] = field(default_factory=list)
+    asked: list[UUID] = field(default_factory=list)
     settled: list[UUID] = field(default_factory=list)
     refunded: list[UUID] = field(default_factory=list)
     lost: list[UUID] = field(default_factory=list)
@@ -60,7 +64,7 @@ class Recovered:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait before a message is sent again, and before an unknown outcome is given up."""
+    """How long to wait before a message is sent again, or an unknown outcome asked for, and before it is given up."""
 
     republish_after: timedelta
     unknown_wait: timedelta
@@ -107,6 +111,23 @@ def _handled(
     return None
 
 
+def give_up(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    """End jobs whose steps kill their worker: nothing is charged, and what was delivered is our cost.
+
+    A call that is under way, or whose outcome is not known, keeps its hold: its lease ends, and recovery goes on.
+    """
+    jobs = store.lock(session, job_ids, {State.QUEUED, State.RESERVED, State.GENERATED})
+    queued = [job.id for job in jobs if job.state == State.QUEUED]
+    given_up = charging.reject(session, queued, InvalidRequest(POISONOUS.message, code=POISONOUS.code), now=now)
+    for state, event in ((State.RESERVED, Event.REFUND), (State.GENERATED, Event.WRITE_OFF)):
+        these = [job for job in jobs if job.state == state]
+        reasons = {job.id: POISONOUS for job in these}
+        given_up += charging.release(session, these, reasons, now=now, event=event)
+        if event is Event.WRITE_OFF:
+            calling.write_off(session, these)
+    return given_up
+
+
 def release_if_reserved(session: Session, job_id: UUID, *, now: datetime) -> None:
     """Cancel a job that holds credits but was not called yet; raises UnknownThing or NotCancellable."""
     jobs = store.lock(session, [job_id], {State.RESERVED})
@@ -150,7 +171,7 @@ def _calling(
             lost.append(job)
         else:
             (failed if job.error_code is not None else retry).append(job)
-    calling.lose(session, lost, Failure.WORKER_LOST, now=now, unknown_wait=patience.unknown_wait)
+    calling.lose(session, lost, Failure.WORKER_LOST, now=now, look_after=patience.republish_after)
     calling.retry_later(session, retry, now=now)
     done.lost += [job.id for job in lost]
     done.called += [job.id for job in retry]
@@ -160,10 +181,14 @@ def _calling(
 def _unknown(
     session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
 ) -> None:
-    """Past the provider's longest time: the customer is refunded, and the estimate stays as our exposure."""
-    for job in jobs:
+    """The provider is asked; past its longest time the customer is refunded, and the estimate is our exposure."""
+    given_up_at = {job.id: calling.lost_since(session, job) + patience.unknown_wait for job in jobs}
+    late = [job for job in jobs if given_up_at[job.id] <= now]
+    for job in late:
         calling.expose(session, job)
-    done.resolved += charging.release(session, jobs, {job.id: UNRESOLVED for job in jobs}, now=now)
+    done.resolved += charging.release(session, late, {job.id: UNRESOLVED for job in late}, now=now)
+    waiting = [job for job in jobs if given_up_at[job.id] > now]
+    done.asked += _publish_again(session, waiting, now, patience, by=given_up_at)
 
 
 def _generated(
@@ -172,15 +197,25 @@ def _generated(
     done.settled += _publish_again(session, jobs, now, patience)
 
 
-def _publish_again(session: Session, jobs: Sequence[GenerationJob], now: datetime, patience: Patience) -> list[UUID]:
-    rows = [
-        {
-            "id": job.id,
-            "next_at": now + policy.republish_delay(job.republished + 1, patience.republish_after),
-            "republished": job.republished + 1,
-        }
-        for job in jobs
-    ]
+def _publish_again(
+    session: Session,
+    jobs: Sequence[GenerationJob],
+    now: datetime,
+    patience: Patience,
+    *,
+    by: Mapping[UUID, datetime] | None = None,
+) -> list[UUID]:
+    """Have these jobs looked at again later, and later each time, but never after `by`; returns them."""
+    rows = []
+    for job in jobs:
+        next_at = now + policy.republish_delay(job.republished + 1, patience.republish_after)
+        rows.append(
+            {
+                "id": job.id,
+                "next_at": min(next_at, (by or {}).get(job.id, next_at)),
+                "republished": job.republished + 1,
+            }
+        )
     store.postpone(session, rows)
     return [job.id for job in jobs]
 

@@ -1,4 +1,4 @@
-"""Resolving an unknown outcome by hand: somebody found out what the provider did, and says how they know.
+"""Resolving an unknown outcome: the provider was asked, or somebody found out what it did and says how they know.
 
 The same steps follow as if the worker had learned it in time; the evidence stays with the call.
 """
@@ -16,10 +16,11 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from billing import calling, charging
-from billing.calling import Attempt, Delivery
+from billing.calling import Attempt, Delivery, Refusal
 from billing.charging import Release
-from billing.domain import pricing
+from billing.domain import policy, pricing
 from billing.domain.errors import InvalidRequest, UnknownThing
+from billing.domain.policy import Means
 from billing.domain.pricing import Price, Usage, Work
 from billing.domain.states import State
 from billing.store import calls as call_store
@@ -48,6 +49,14 @@ RELEASES = {
 }
 
 
+ASKED = {
+    Means.LOOK_UP: "The provider was asked by the id of the task.",
+    Means.RESEND: "The request was sent again under its idempotency key, whose work the provider does once.",
+}
+"""The evidence of what recovery found out by itself."""
+RECOVERY = "recovery"
+
+
 @dataclass(frozen=True)
 class Found:
     """What somebody found out, how they know, and who they are; a delivery comes with its usage and its content."""
@@ -61,17 +70,23 @@ class Found:
 
 @dataclass(frozen=True)
 class Open:
-    """A call whose outcome is not known: since when, when it is given up, and the most that it may cost in USD."""
+    """A call whose outcome is not known: when it is given up, and the most that it may cost in USD."""
 
     job: GenerationJob
     call: ProviderCall
+    given_up_at: datetime
     worst_cost_usd: Decimal
 
 
-def unresolved(session: Session, *, limit: int) -> list[Open]:
-    """The jobs whose outcome is not known, the oldest first."""
+def unresolved(session: Session, *, limit: int, unknown_wait: timedelta) -> list[Open]:
+    """The jobs whose outcome is not known, the oldest first; each is given up `unknown_wait` after it was lost."""
     return [
-        Open(job, call, pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {})))
+        Open(
+            job,
+            call,
+            given_up_at=calling.lost_since(session, job) + unknown_wait,
+            worst_cost_usd=pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {})),
+        )
         for job, call in call_store.of_unknown_jobs(session, limit=limit)
     ]
 
@@ -96,6 +111,30 @@ def resolve(session: Session, job_id: UUID, found: Found, *, now: datetime, publ
     else:
         _give_up(session, job, call, found, now=now)
     return store.find(session, [job_id])[0]
+
+
+def learn(
+    session: Session, asked: Attempt, told: Delivery | Refusal, means: Means, *, now: datetime, publish_by: timedelta
+) -> GenerationJob:
+    """Write down what a provider told of an unknown call, and let follow what follows; a repeat changes nothing.
+
+    A job that was given up meanwhile keeps its refund, and only its cost is corrected. Returns the job.
+    """
+    (job,) = store.lock(session, [asked.job_id], set(State))
+    call = call_store.latest(session, asked.job_id, asked.attempt)
+    assert call is not None, "only a call that was made is asked about"
+    if call.outcome != "unknown" or call_store.resolution(session, call.id):
+        return job
+    outcome = Outcome.DELIVERED if isinstance(told, Delivery) else Outcome.NOT_EXECUTED
+    call_store.keep_resolution(session, call.id, outcome, ASKED[means], RECOVERY, now)
+    if isinstance(told, Delivery):
+        calling.succeed(session, asked, told, now=now, publish_by=publish_by)
+    else:
+        calling.correct_cost(session, job, call, usage=None, executed=False)
+        waiting = [job] if job.state == State.UNKNOWN and job.attempts == asked.attempt else []
+        reason = Release(told.failure.value, policy.SENTENCES[told.failure])
+        charging.release(session, waiting, {job.id: reason}, now=now)
+    return store.find(session, [asked.job_id])[0]
 
 
 def _check(found: Found) -> None:

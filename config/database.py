@@ -11,17 +11,42 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Engine, MetaData, Numeric, Text, create_engine, event, make_url
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Engine,
+    MetaData,
+    Numeric,
+    Text,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from config.settings import ConfigurationError
 
-DATABASE_TROUBLE = (OperationalError, InterfaceError, PoolTimeout)
-"""What a database that is away, restarting or out of connections raises."""
+DATABASE_TROUBLE = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+"""What a database raises that is away, restarting, out of connections, or has ended our session meanwhile."""
+
+
+class DatabaseAway(Exception):
+    """The database could not be reached, so whoever asked for a change does not know whether it was made."""
+
+    code = "database_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database cannot be reached, so it is not known whether the request was stored: send it again with the "
+            "same idempotency key or job id, or run `creditmill doctor`."
+        )
+
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -74,12 +99,17 @@ def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5
         connect_args={
             "application_name": application,
             "connect_timeout": 5,
+            # A server that is gone without a word is noticed within a minute, also while an answer is waited for.
             "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 60_000,
             "options": "-c timezone=UTC -c lock_timeout=10s -c statement_timeout=60s"
             " -c idle_in_transaction_session_timeout=60s",
         },
     )
     event.listen(made, "handle_error", _forget_rows)
+    event.listen(made, "handle_error", _name_lost_connections)
     return made
 
 
@@ -88,6 +118,13 @@ def _forget_rows(context: ExceptionContext) -> None:
     for error in (context.original_exception, context.sqlalchemy_exception):
         if error is not None and error.args and isinstance(error.args[0], str):
             error.args = (error.args[0].split("\n", 1)[0], *error.args[1:])
+
+
+def _name_lost_connections(context: ExceptionContext) -> None:
+    """An answer that was cut off in the middle is a plain DatabaseError to psycopg2: it is a lost connection."""
+    found = context.sqlalchemy_exception
+    if type(found) is DatabaseError and found.orig is not None:
+        raise OperationalError(found.statement, found.params, found.orig, hide_parameters=True) from None
 
 
 def connect(engine: Engine) -> None:
@@ -129,8 +166,14 @@ def transaction(*, isolation: str | None = None, read_only: bool = False) -> Ite
 
 
 def utc_now() -> datetime:
-    """The present instant, with its zone."""
+    """The present instant by this machine's clock, with its zone."""
     return datetime.now(UTC)
+
+
+def database_now(session: Session) -> datetime:
+    """The present instant by the database's clock: the one by which leases and deadlines of all machines are told."""
+    now: datetime = session.scalars(select(func.clock_timestamp())).one()
+    return now.astimezone(UTC)
 
 
 def _maker() -> sessionmaker[Session]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
-from sqlalchemy import CheckConstraint, Integer, Numeric, Text, func, select
+from sqlalchemy import CheckConstraint, Integer, Numeric, Text, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -31,6 +32,8 @@ class GlobalIntegrationSettings(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, default=SINGLETON)
     openai_api_key: Mapped[str | None] = mapped_column(EncryptedText)
     openai_base_url: Mapped[str | None] = mapped_column(Text)
+    # OpenAI itself promises nothing about idempotency keys; a compatible server at that address may.
+    openai_honours_keys: Mapped[bool] = mapped_column(server_default=text("false"))
     # The specification keeps a key of its own for DALL·E; without one, image calls use the OpenAI key.
     dalle_api_key: Mapped[str | None] = mapped_column(EncryptedText)
     anthropic_api_key: Mapped[str | None] = mapped_column(EncryptedText)
@@ -56,6 +59,8 @@ class Connection:
     provider: str
     api_key: str
     base_url: str | None
+    # Whether the server does the work of one idempotency key once, however often the request comes.
+    honours_keys: bool = False
 
     def __repr__(self) -> str:
         return f"Connection({self.provider!r}, base_url={self.base_url!r})"
@@ -71,12 +76,24 @@ def connection_for(session: Session, provider: str, kind: str) -> Connection:
         raise ConfigurationError(
             f"No API key is set for {provider}: set it with `creditmill integrations set {provider}`."
         )
-    return Connection(provider=provider, api_key=key, base_url=getattr(row, f"{provider}_base_url", None))
+    return Connection(
+        provider=provider,
+        api_key=key,
+        base_url=getattr(row, f"{provider}_base_url", None),
+        honours_keys=getattr(row, f"{provider}_honours_keys", False),
+    )
 
 
-def set_connection(session: Session, provider: str, *, api_key: str | None, base_url: str | None) -> None:
-    """Store a provider's key (encrypted) and address; None for the address means the provider's own."""
-    values = {f"{provider}_base_url": base_url, "updated_at": func.now()}
+def set_connection(
+    session: Session, provider: str, *, api_key: str | None, base_url: str | None, honours_keys: bool = False
+) -> None:
+    """Store a provider's key (encrypted) and address; None for the address means the provider's own.
+
+    `honours_keys` is what somebody knows about the server at that address: it does the work of one key once.
+    """
+    values: dict[str, Any] = {f"{provider}_base_url": base_url, "updated_at": func.now()}
+    if provider == "openai":
+        values["openai_honours_keys"] = honours_keys
     if api_key is not None:
         values[f"{provider}_api_key"] = api_key
     statement = insert(GlobalIntegrationSettings).values(id=SINGLETON, **values)

@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     billing_concurrency: int = Field(default=2, ge=1, le=64)
     # What Redis waits before it delivers an unacknowledged message again: longer than the longest task.
     visibility_timeout_s: Seconds = 900
+    # How long a worker with room may take no message from a queue that holds some, before it is restarted.
+    stalled_after_s: Seconds = 60
     flower_address: str = "127.0.0.1"
     flower_port: int = Field(default=5555, ge=0, le=65_535)
     flower_basic_auth: SecretStr | None = None

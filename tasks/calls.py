@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Literal, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 from sqlalchemy.orm import Session
@@ -19,7 +19,7 @@ from billing import calling
 from billing.calling import Claim, Delivery, Refusal
 from billing.domain.policy import Failure, Verdict
 from billing.store import jobs as job_store
-from config.database import DATABASE_TROUBLE, transaction, utc_now
+from config.database import DATABASE_TROUBLE, database_now, transaction
 from config.integrations import Connection, connection_for
 from config.settings import ConfigurationError
 from tasks.providers.base import Provider, ProviderError
@@ -46,16 +46,18 @@ def call_job(job_id: UUID, runtime: Runtime) -> Outcome:
 
 
 class _JobCall:
-    """One job's wire calls, one after another; it remembers the claim that it holds."""
+    """One job's wire calls, one after another; it knows the claim that it holds, and one that it may hold."""
 
     def __init__(self, job_id: UUID, runtime: Runtime) -> None:
         self.job_id = job_id
         self.runtime = runtime
         self.claim: Claim | None = None
+        # By this the database tells our claim from another's, when we do not know whether our commit arrived.
+        self.token = uuid4()
 
     def once(self) -> Outcome:
         """Claim, call, record; raises TryAgain after a failure that was proven not to have been executed."""
-        claimed = self._claim()
+        claimed = record(self._claim)
         if claimed is None:
             return "not_ours"
         self.claim, connection = claimed
@@ -74,24 +76,28 @@ class _JobCall:
         claim, wait = self.claim, timedelta(seconds=self.runtime.settings.call_wait_max_s)
         if isinstance(cause, TryAgain) and cause.retry_after is not None:
             wait = max(wait, cause.retry_after)
-        record(lambda session: calling.postpone(session, claim, until=utc_now() + wait))
+        record(lambda session: calling.postpone(session, claim, until=database_now(session) + wait))
         log.info("call_postponed", job_id=str(claim.job_id), attempt=claim.attempt, wait_s=wait.total_seconds())
         return "postponed"
 
-    def _claim(self) -> tuple[Claim, Connection | ConfigurationError] | None:
-        with transaction() as session:
-            jobs = job_store.find(session, [self.job_id])
-            if not jobs:
-                return None
-            lease = self.runtime.lease(jobs[0].kind)
-            again = self.claim.attempt if self.claim else None
-            claim = calling.claim(session, self.job_id, now=utc_now(), lease=lease, again=again)
-            if claim is None:
-                return None
-            try:
-                return claim, connection_for(session, claim.provider, claim.kind)
-            except ConfigurationError as error:
-                return claim, error
+    def _claim(self, session: Session) -> tuple[Claim, Connection | ConfigurationError] | None:
+        jobs = job_store.find(session, [self.job_id])
+        if not jobs:
+            return None
+        claim = calling.claim(
+            session,
+            self.job_id,
+            now=database_now(session),
+            lease=self.runtime.lease(jobs[0].kind),
+            claimed_by=self.token,
+            again=self.claim.attempt if self.claim else None,
+        )
+        if claim is None:
+            return None
+        try:
+            return claim, connection_for(session, claim.provider, claim.kind)
+        except ConfigurationError as error:
+            return claim, error
 
     def _provider(self) -> Provider:
         assert self.claim is not None
@@ -104,7 +110,9 @@ class _JobCall:
         claim = self.claim
         assert claim is not None
         on_time = record(
-            lambda session: calling.succeed(session, claim, delivery, now=utc_now(), publish_by=self.runtime.publish_by)
+            lambda session: calling.succeed(
+                session, claim, delivery, now=database_now(session), publish_by=self.runtime.publish_by
+            )
         )
         if not on_time:
             log.error("late_success", job_id=str(claim.job_id), attempt=claim.attempt, hint="counted as exposure")
@@ -118,9 +126,9 @@ class _JobCall:
                 session,
                 claim,
                 refusal,
-                now=utc_now(),
+                now=database_now(session),
                 budget=self.runtime.budget,
-                unknown_wait=self.runtime.unknown_wait,
+                look_after=self.runtime.publish_by,
             )
         )
         log.warning(
@@ -139,7 +147,10 @@ class _JobCall:
 
 
 def record(write: Callable[[Session], Recorded]) -> Recorded:
-    """Run `write` in a transaction, again and again while the database is away; the writes are idempotent."""
+    """Run `write` in a transaction, again and again while the database is away.
+
+    A commit that was not confirmed may have been made: whatever is written here says the same when it comes twice.
+    """
     for attempt in Retrying(
         retry=retry_if_exception_type(DATABASE_TROUBLE),
         wait=wait_exponential(multiplier=0.2, max=5),

@@ -26,6 +26,18 @@ ID_MAX = 150
 """Letters of a message id; Celery's own have 36."""
 
 log = structlog.get_logger(__name__)
+_received = 0
+
+
+def received_count() -> int:
+    """How many messages this process has received, whatever became of them."""
+    return _received
+
+
+def _count_one() -> None:
+    # Only the consumer's own loop calls this.
+    global _received
+    _received += 1
 
 
 class CarefulConsumer(Consumer):
@@ -36,6 +48,7 @@ class CarefulConsumer(Consumer):
         handle = super().create_task_handler(*args, **options)
 
         def handle_carefully(message: Any) -> None:
+            _count_one()
             try:
                 check_shape(message)
                 handle(message)

@@ -6,31 +6,43 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+import structlog
+from celery.exceptions import Reject
+
 from billing import charging
-from config.database import transaction, utc_now
-from tasks import intake, pipeline
-from tasks.app import Step, app
+from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
+from tasks import intake, losses, pipeline
+from tasks.app import app
 from tasks.calls import call_job
+from tasks.lost_calls import find_out as ask_provider
 from tasks.runtime import runtime
+from tasks.step import Step
+
+log = structlog.get_logger(__name__)
 
 
 @app.task(
     name="generation.submit",
     bind=True,
     Request="tasks.intake:PrivateRequest",
-    # A retry is a new message: what it shows of its arguments is hidden like the first one's.
-    retry_kwargs={"argsrepr": intake.HIDDEN, "kwargsrepr": intake.HIDDEN},
+    # Nothing but this message knows of the request: it goes back into the queue until the database has it.
+    autoretry_for=(),
 )
 def submit(self: Step, *args: Any, **kwargs: Any) -> list[str]:
     """Take in a request from another app; one that is not understood is set aside with its reason."""
-    return ids(intake.take_in(args, kwargs, message_id=self.request.id))
+    try:
+        return ids(intake.take_in(args, kwargs, message_id=self.request.id))
+    except (*DATABASE_TROUBLE, DatabaseAway) as error:
+        log.warning("request_waits", error=type(error).__name__, hint="the database is away")
+        losses.end(self, args)
+        raise Reject(requeue=True) from None
 
 
 @app.task(name="generation.check_balance", bind=True)
 def check_balance(self: Step, job_ids: list[str]) -> list[str]:
     """Reject jobs that their account clearly cannot pay for; pass on the others."""
     with transaction() as session:
-        passing = charging.check(session, uuids(job_ids), now=utc_now())
+        passing = charging.check(session, uuids(job_ids), now=database_now(session))
     return pass_on(self, passing)
 
 
@@ -38,7 +50,7 @@ def check_balance(self: Step, job_ids: list[str]) -> list[str]:
 def reserve_credits(self: Step, job_ids: list[str]) -> list[str]:
     """Hold each job's estimate; pass on the jobs that now hold credits."""
     with transaction() as session:
-        reserved = charging.reserve(session, uuids(job_ids), now=utc_now(), publish_by=runtime().publish_by)
+        reserved = charging.reserve(session, uuids(job_ids), now=database_now(session), publish_by=runtime().publish_by)
     return pass_on(self, reserved)
 
 
@@ -54,18 +66,25 @@ def call_provider(self: Step, job_ids: list[str]) -> list[str]:
     return pass_on(self, [job_id for job_id, outcome in outcomes.items() if outcome == "generated"])
 
 
+@app.task(name="generation.find_out", bind=True)
+def find_out(self: Step, job_ids: list[str]) -> list[str]:
+    """Ask the provider what became of lost calls; pass on the jobs that were delivered after all."""
+    outcomes = {job_id: ask_provider(job_id, runtime()) for job_id in uuids(job_ids)}
+    return pass_on(self, [job_id for job_id, outcome in outcomes.items() if outcome == "generated"])
+
+
 @app.task(name="generation.settle_charge")
 def settle_charge(job_ids: list[str]) -> list[str]:
     """Charge each generated job for what it used, and release the rest of its hold."""
     with transaction() as session:
-        return ids(charging.settle(session, uuids(job_ids), now=utc_now()))
+        return ids(charging.settle(session, uuids(job_ids), now=database_now(session)))
 
 
 @app.task(name="generation.refund_credits")
 def refund_credits(job_ids: list[str]) -> list[str]:
     """Release the holds of jobs that failed for good."""
     with transaction() as session:
-        return ids(charging.refund(session, uuids(job_ids), now=utc_now()))
+        return ids(charging.refund(session, uuids(job_ids), now=database_now(session)))
 
 
 def pass_on(task: Step, job_ids: Sequence[UUID]) -> list[str]:

@@ -13,6 +13,7 @@ from celery.worker.request import Request
 from billing import requests
 from billing.domain.errors import BillingError, InvalidRequest
 from billing.requests import Submission
+from config.database import DatabaseAway
 from tasks import dead_letters, pipeline
 
 HIDDEN = "'(not shown)'"
@@ -44,7 +45,7 @@ def take_in(args: tuple[Any, ...], kwargs: dict[str, Any], *, message_id: str | 
         submission = with_key(requests.parse(kwargs), message_id)
         return [job.job_id for job in pipeline.submit_many([submission])]
     except BillingError as error:
-        dead_letters.set_aside(
+        kept = dead_letters.set_aside(
             message_id=message_id,
             task_name="generation.submit",
             code=error.code,
@@ -52,6 +53,8 @@ def take_in(args: tuple[Any, ...], kwargs: dict[str, Any], *, message_id: str | 
             body=[args, kwargs],
             job_id=_job_id(kwargs),
         )
+        if not kept:
+            raise DatabaseAway from None
         return []
 
 

@@ -6,7 +6,7 @@ import structlog
 
 from billing import audit, limits, recovery, revenue
 from billing.recovery import Recovered
-from config.database import transaction, utc_now
+from config.database import database_now, transaction
 from tasks import pipeline
 from tasks.app import app
 from tasks.runtime import runtime
@@ -20,9 +20,10 @@ def recover_jobs() -> dict[str, int]:
     done = Recovered()
     for state in recovery.states():
         with transaction() as session:
-            recovery.recover(session, state, done, now=utc_now(), patience=runtime().patience)
+            recovery.recover(session, state, done, now=database_now(session), patience=runtime().patience)
     pipeline.start(pipeline.kinds(done.started))
     pipeline.call(pipeline.kinds(done.called))
+    pipeline.find_out(pipeline.kinds(done.asked))
     pipeline.settle(done.settled)
     pipeline.refund(done.refunded)
     for job_id, error in done.blocked.items():
@@ -36,27 +37,29 @@ def recover_jobs() -> dict[str, int]:
 def reset_plan_limits() -> int:
     """Open the current period's usage rows of every subscription."""
     with transaction() as session:
-        return limits.open_current_periods(session, now=utc_now())
+        return limits.open_current_periods(session, now=database_now(session))
 
 
 @app.task(name="periodic.roll_up_revenue")
 def roll_up_revenue() -> int:
     """Bring the revenue roll-ups up to date."""
     with transaction() as session:
-        return revenue.roll_up(session, now=utc_now())
+        return revenue.roll_up(session, now=database_now(session))
 
 
 @app.task(name="periodic.audit_books")
 def audit_books() -> int:
-    """Check the books; each finding is logged as an error, and freezes the account whose credits do not add up."""
+    """Check the books; each finding is logged as an error, and freezes the account whose credits do not add up.
+
+    The run is kept, so that its figures can be watched (`creditmill metrics`).
+    """
     with transaction(isolation="REPEATABLE READ", read_only=True) as session:
-        findings = audit.audit(session, now=utc_now())
+        findings = audit.audit(session, now=database_now(session))
     for finding in findings:
         log.error("audit_finding", rule=finding.rule, row=finding.row, problem=finding.problem)
-    if findings:
-        with transaction() as session:
-            for account_id in audit.freeze(session, findings):
-                log.error(
-                    "account_frozen", account_id=account_id, hint="look into it, then: creditmill accounts unfreeze"
-                )
+    with transaction() as session:
+        frozen = audit.freeze(session, findings)
+        audit.note(session, findings, frozen, now=database_now(session))
+    for account_id in frozen:
+        log.error("account_frozen", account_id=account_id, hint="look into it, then: creditmill accounts unfreeze")
     return len(findings)

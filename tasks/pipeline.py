@@ -8,22 +8,28 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 from celery import Signature, chain
 from kombu.exceptions import OperationalError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from billing import requests
+from billing.domain.states import State
 from billing.requests import Submission, Submitted
 from billing.store import jobs as job_store
-from config.database import transaction, utc_now
+from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
 from tasks.app import app
 from tasks.runtime import runtime
 
 BATCH = 50
 """Jobs in one message: enough to pay for the hop, few enough to hold an account's lock briefly."""
+
+SUBMIT_FOR_S = 5
+"""How long a submit tries to reach the database, in seconds."""
 
 log = structlog.get_logger(__name__)
 
@@ -55,14 +61,38 @@ def submit(
 
 
 def submit_many(submissions: Sequence[Submission]) -> list[Submitted]:
-    """Submit requests, all or none; raises a BillingError for the first that cannot be done."""
-    now = utc_now()
-    with transaction() as session:
-        submitted = requests.submit(
-            session, submissions, now=now, deadline=runtime().deadline, publish_by=runtime().publish_by
-        )
+    """Submit requests, all or none; raises a BillingError for the first that cannot be done.
+
+    It succeeds while the broker is away. Raises DatabaseAway when the database cannot be reached.
+    """
+    submitted = _store(submissions)
     start((job.job_id, job.kind) for job in submitted if job.created)
     return submitted
+
+
+def _store(submissions: Sequence[Submission]) -> list[Submitted]:
+    """Store requests under ids that are chosen before: a commit that was not confirmed is simply made again."""
+    named = [each.model_copy(update={"job_id": each.job_id or uuid4()}) for each in submissions]
+    ours = {new.job_id for given, new in zip(submissions, named, strict=True) if given.job_id is None}
+    try:
+        for attempt in Retrying(
+            retry=retry_if_exception_type(DATABASE_TROUBLE),
+            wait=wait_exponential(multiplier=0.1, max=1),
+            stop=stop_after_delay(SUBMIT_FOR_S),
+            reraise=True,
+        ):
+            with attempt, transaction() as session:
+                stored = requests.submit(
+                    session,
+                    named,
+                    now=database_now(session),
+                    deadline=runtime().deadline,
+                    publish_by=runtime().publish_by,
+                )
+        # What bears an id of ours was created here, if not by this commit then by one that was not confirmed.
+        return [replace(job, created=job.created or job.job_id in ours) for job in stored]
+    except DATABASE_TROUBLE:
+        raise DatabaseAway from None
 
 
 def start(jobs: Iterable[tuple[UUID, str]]) -> None:
@@ -82,6 +112,27 @@ def call(jobs: Iterable[tuple[UUID, str]]) -> None:
     """Send reserved jobs, given as (id, kind), to their provider: a call waits, so each has a message of its own."""
     for job_id, kind in jobs:
         publish(chain(_step("call_provider", [str(job_id)]).set(queue=kind), _step("settle_charge")))
+
+
+def find_out(jobs: Iterable[tuple[UUID, str]]) -> None:
+    """Have providers asked what became of lost calls, given as (id, kind); what was delivered is settled."""
+    for job_id, kind in jobs:
+        publish(chain(_step("find_out", [str(job_id)]).set(queue=kind), _step("settle_charge")))
+
+
+def resume(job_ids: Sequence[UUID]) -> None:
+    """Send each of these jobs on from where it stands, with a message of its own."""
+    with transaction() as session:
+        jobs = job_store.find(session, job_ids)
+    for job in jobs:
+        if job.state == State.QUEUED:
+            start([(job.id, job.kind)])
+        elif job.state == State.RESERVED:
+            call([(job.id, job.kind)])
+        elif job.state == State.GENERATED:
+            settle([job.id])
+        elif job.state == State.CALLING and job.error_code is not None:
+            refund([job.id])
 
 
 def settle(job_ids: Sequence[UUID]) -> None:

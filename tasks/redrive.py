@@ -10,7 +10,7 @@ from billing.domain.errors import InvalidRequest, UnknownThing
 from billing.store import dead
 from billing.store import jobs as job_store
 from billing.store.operator_tables import DeadMessage
-from config.database import transaction, utc_now
+from config.database import database_now, transaction
 from config.secrets import decrypt
 from tasks import intake, pipeline
 
@@ -30,7 +30,7 @@ def redrive(dead_id: int) -> list[UUID]:
     args, kwargs = _parts(message)
     jobs = _submit(message, kwargs) if message.task_name == SUBMIT else _look_again(message, args)
     with transaction() as session:
-        dead.mark_redriven(session, dead_id, now=utc_now())
+        dead.mark_redriven(session, dead_id, now=database_now(session))
     return jobs
 
 
@@ -61,7 +61,7 @@ def _look_again(message: DeadMessage, args: list[object]) -> list[UUID]:
     except ValueError:
         job_ids = []
     with transaction() as session:
-        known = job_store.look_again(session, job_ids, now=utc_now())
+        known = job_store.look_again(session, job_ids, now=database_now(session))
     if not known:
         raise InvalidRequest(f"Message {message.id} names no job that is still open.", code="not_redrivable")
     return known

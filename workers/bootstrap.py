@@ -70,8 +70,9 @@ def all_providers() -> dict[str, Provider]:
     """Every provider that can be called, by name."""
     # The SDKs take a second to import: only the process that calls providers pays for it.
     from tasks.providers.openai import OpenAIProvider
+    from tasks.providers.runware import RunwareProvider
 
-    return {"openai": OpenAIProvider()}
+    return {"openai": OpenAIProvider(), "runware": RunwareProvider()}
 
 
 def require_schema() -> None:

@@ -11,6 +11,7 @@ import click
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from billing.domain.errors import BillingError
+from config.database import DatabaseAway
 from config.logging import configure_logging, scrub
 from config.settings import ConfigurationError
 from workers import (
@@ -30,7 +31,7 @@ from workers.supervisor import SupervisorError
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 TRY_AGAIN = ("40001", "40P01", "55P03")
 """PostgreSQL's codes for a serialization failure, a deadlock and a lock that was not available in time."""
-OUR_ERRORS = (ConfigurationError, EmbeddedServerError, SupervisorError)
+OUR_ERRORS = (ConfigurationError, DatabaseAway, EmbeddedServerError, SupervisorError)
 
 
 @click.group(context_settings=CONTEXT)

@@ -117,19 +117,20 @@ def unknown(limit: int, as_json: bool) -> None:
     \b
     Example:  creditmill jobs unknown --json
     """
-    bootstrap.connect("jobs")
+    bootstrap.publisher("jobs")
     with transaction() as session:
-        found = [_open_facts(each) for each in resolving.unresolved(session, limit=limit)]
+        waiting = resolving.unresolved(session, limit=limit, unknown_wait=runtime().unknown_wait)
+    found = [_open_facts(each) for each in waiting]
     if as_json:
         for each in found:
             print_json(each)
         return
-    columns = ["job", "account", "provider", "why", "since (UTC)", "given up at", "reserved", "cost at most"]
+    columns = ["job", "account", "provider", "why", "since (UTC)", "given up at", "asked", "reserved", "cost at most"]
     rows = [
         (
             *(each[name] for name in ("job_id", "account_id", "provider", "failure")),
             *(f"{each[name]:%m-%d %H:%M:%S}" for name in ("called_at", "given_up_at")),
-            *(each["credits_reserved"], usd(each["worst_cost_usd"], 6)),
+            *(each["times_asked"], each["credits_reserved"], usd(each["worst_cost_usd"], 6)),
         )
         for each in found
     ]
@@ -238,7 +239,8 @@ def _open_facts(found: Open) -> dict[str, Any]:
         "provider_request_id": found.call.provider_request_id,
         "idempotency_key": found.call.idempotency_key,
         "called_at": found.call.started_at,
-        "given_up_at": found.job.next_at,
+        "times_asked": found.call.asked,
+        "given_up_at": found.given_up_at,
         "credits_reserved": found.job.credits_reserved,
         "worst_cost_usd": found.worst_cost_usd,
     }

@@ -51,6 +51,24 @@ def doctor(new_key: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
+@click.command()
+@as_json
+def metrics(as_json: bool) -> None:
+    """Print the system's figures in Prometheus's text format: waiting work, set-aside messages, the last audit.
+
+    \b
+    Example:  creditmill metrics > /var/lib/node_exporter/creditmill.prom.new
+    """
+    from workers.metrics import exposition, measure
+
+    figures = measure(bootstrap.publisher("metrics"))
+    if as_json:
+        for figure in figures:
+            print_json({"name": figure.name, "labels": figure.labels, "value": figure.value})
+        return
+    click.echo(exposition(figures), nl=False)
+
+
 @click.group()
 def integrations() -> None:
     """Set and show the connections to the providers."""
@@ -60,7 +78,12 @@ def integrations() -> None:
 @click.argument("provider", type=click.Choice(PROVIDERS))
 @click.option("--base-url", help="Another address than the provider's own: a compatible server, a proxy.")
 @click.option("--key-variable", help="Read the key from this environment variable instead of asking for it.")
-def set_(provider: str, base_url: str | None, key_variable: str | None) -> None:
+@click.option(
+    "--honours-keys",
+    is_flag=True,
+    help="The server at --base-url does the work of one Idempotency-Key once: lost requests are sent again to it.",
+)
+def set_(provider: str, base_url: str | None, key_variable: str | None, honours_keys: bool) -> None:
     """Store a provider's API key, encrypted.
 
     The key is asked for without echo, or read from a variable: it never stands in the arguments, which every user of
@@ -72,6 +95,8 @@ def set_(provider: str, base_url: str | None, key_variable: str | None) -> None:
     bootstrap.connect("integrations")
     if base_url is not None and not base_url.startswith(("https://", "http://")):
         raise click.UsageError("--base-url must begin with https:// or http://.")
+    if honours_keys and (provider != "openai" or base_url is None):
+        raise click.UsageError("--honours-keys is for openai with a --base-url: OpenAI itself promises no such thing.")
     if key_variable is not None:
         key = os.environ.get(key_variable, "")
     else:
@@ -79,7 +104,7 @@ def set_(provider: str, base_url: str | None, key_variable: str | None) -> None:
     if not key.strip() or not key.isascii() or not key.isprintable() or len(key) > 500:
         raise click.UsageError("The API key is empty or not a key.")
     with transaction() as session:
-        set_connection(session, provider, api_key=key.strip(), base_url=base_url)
+        set_connection(session, provider, api_key=key.strip(), base_url=base_url, honours_keys=honours_keys)
     click.echo(f"The connection to {provider} is set.")
 
 
@@ -97,4 +122,4 @@ def show(as_json: bool) -> None:
     console().print(table("Providers", ["provider", "key", "address"], rows, left=3))
 
 
-COMMANDS = [audit, doctor, integrations]
+COMMANDS = [audit, doctor, metrics, integrations]

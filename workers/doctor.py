@@ -9,7 +9,7 @@ import redis
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from billing import catalog, margins
+from billing import audit, catalog, margins
 from billing.store import dead, jobs, schema
 from config import database
 from config.database import transaction, utc_now
@@ -62,6 +62,7 @@ def _database() -> list[Check]:
         _models(),
         _set_aside(),
         _overdue(),
+        _books(),
     ]
 
 
@@ -126,6 +127,18 @@ def _overdue() -> Check:
         False,
         f"{count} {waits} to be looked at since {since:%Y-%m-%d %H:%M} UTC: are workers and beat running?",
     )
+
+
+def _books() -> Check:
+    with transaction() as session:
+        last = audit.last_run(session)
+    if last is None:
+        return Check("books", True, "The periodic audit has not run yet.")
+    when = f"{last.ran_at:%Y-%m-%d %H:%M} UTC"
+    if last.findings:
+        problems = "problem" if last.findings == 1 else "problems"
+        return Check("books", False, f"The audit of {when} found {last.findings} {problems}: run `creditmill audit`.")
+    return Check("books", True, f"The books balanced at {when}.")
 
 
 def _broker(settings: Settings) -> list[Check]:

@@ -9,10 +9,12 @@ import warnings
 
 import structlog
 from celery.platforms import SecurityWarning
+from celery.signals import worker_ready
 
 from config.logging import configure_logging
 from config.settings import ConfigurationError, Settings
 from workers import bootstrap
+from workers.watchdog import Watchdog
 
 BILLING_QUEUES = "requests,billing,periodic"
 GENERATION_QUEUES = "text,image,embedding"
@@ -23,6 +25,7 @@ log = structlog.get_logger(__name__)
 def run_billing() -> None:
     """The billing worker: short database work, a few processes, so that one slow statement holds up one of them."""
     settings, app = bootstrap.worker("billing", pool_size=2)
+    _watch(settings, BILLING_QUEUES, room=settings.billing_concurrency, stop_within_s=60)
     arguments = _worker_arguments("billing", BILLING_QUEUES, settings)
     app.start([*arguments, "--pool=prefork", f"--concurrency={settings.billing_concurrency}"])
 
@@ -30,6 +33,8 @@ def run_billing() -> None:
 def run_generation() -> None:
     """The generation worker: provider calls wait on the network, so they share one process, a thread each."""
     settings, app = bootstrap.worker("generation", pool_size=10, providers=bootstrap.all_providers())
+    longest_s = max(settings.call_s("text"), settings.call_s("image"))
+    _watch(settings, GENERATION_QUEUES, room=settings.generation_concurrency, stop_within_s=longest_s + 30)
     # Threads know no time limits: every call has its own timeout instead.
     app.conf.update(task_time_limit=None, task_soft_time_limit=None)
     arguments = _worker_arguments("generation", GENERATION_QUEUES, settings)
@@ -93,6 +98,18 @@ def _is_loopback(address: str) -> bool:
         return address == "localhost" or ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
+
+
+def _watch(settings: Settings, queues: str, *, room: int, stop_within_s: float) -> None:
+    watchdog = Watchdog(
+        settings.broker_url.get_secret_value(),
+        queues.split(","),
+        room=room,
+        stalled_after_s=settings.stalled_after_s,
+        stop_within_s=stop_within_s,
+    )
+    # Not before: what is forked must have no threads.
+    worker_ready.connect(lambda **_: watchdog.start(), weak=False)
 
 
 def _worker_arguments(name: str, queues: str, settings: Settings) -> list[str]:

@@ -37,6 +37,17 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Means(StrEnum):
+    """How the outcome of a call that was lost can be found out."""
+
+    # The provider keeps what it did under an id of ours: it is asked, and does no work.
+    LOOK_UP = "look_up"
+    # The provider does the work of one idempotency key once: the request is sent again, under the same key.
+    RESEND = "resend"
+    # Neither: nothing can be done but wait, and give up.
+    WAIT = "wait"
+
+
 VERDICTS: dict[Failure, Verdict] = {
     # Refused at the door: nothing was executed, so another try cannot be paid for twice.
     Failure.RATE_LIMITED: Verdict.RETRY,
@@ -90,5 +101,8 @@ def verdict(failure: Failure, *, attempts: int, budget: RetryBudget) -> Verdict:
 
 
 def republish_delay(times: int, first: timedelta) -> timedelta:
-    """How long to wait before a job's message is published once more, after `times` times: doubling, to 15 minutes."""
-    return min(first * 2 ** min(times, 16), timedelta(minutes=15))
+    """How long to wait before a job's message is published again, after `times` times.
+
+    It doubles four times, which sheds load in an outage and still ends soon after it; 15 minutes at most.
+    """
+    return min(first * 2 ** min(times, 4), timedelta(minutes=15))

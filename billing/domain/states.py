@@ -34,6 +34,7 @@ class Event(StrEnum):
     RETRY = "retry"
     SETTLE = "settle"
     REFUND = "refund"
+    WRITE_OFF = "write_off"
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -51,6 +52,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.UNKNOWN, Event.GENERATE): State.GENERATED,
     (State.UNKNOWN, Event.REFUND): State.REFUNDED,
     (State.GENERATED, Event.SETTLE): State.SETTLED,
+    # Settling it kills its worker, again and again: the customer pays nothing, the cost is ours.
+    (State.GENERATED, Event.WRITE_OFF): State.REFUNDED,
 }
 
 OPEN = frozenset({State.RESERVED, State.CALLING, State.UNKNOWN, State.GENERATED})

@@ -44,6 +44,11 @@ def freeze(session: Session, reasons: Mapping[int, str]) -> list[int]:
     return frozen
 
 
+def count_frozen(session: Session) -> int:
+    """How many accounts may start no new jobs."""
+    return session.scalar(select(func.count()).where(Account.frozen_reason.is_not(None))) or 0
+
+
 def unfreeze(session: Session, account_id: int) -> bool:
     """Let an account start jobs again; False when it was not frozen."""
     statement = (

@@ -87,6 +87,17 @@ def unfinished(session: Session, *, account_id: int | None, up_to: int) -> int:
     return session.scalar(select(func.count()).select_from(some.subquery())) or 0
 
 
+def count_unfinished(session: Session) -> dict[str, int]:
+    """How many jobs stand in each state that is not the last; every such state is named."""
+    counted = (
+        select(GenerationJob.state, func.count())
+        .where(GenerationJob.finished_at.is_(None))
+        .group_by(GenerationJob.state)
+    )
+    found = dict(session.execute(counted).tuples().all())
+    return {str(state): found.get(str(state), 0) for state in State if state not in TERMINAL}
+
+
 def look_again(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
     """Have the recovery task look at these jobs at once, where they wait for a message; returns those."""
     waiting = [State.QUEUED, State.RESERVED, State.GENERATED]

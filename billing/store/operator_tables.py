@@ -1,11 +1,11 @@
-"""The tables of operators: messages that were set aside, and outcomes that were resolved by hand."""
+"""The tables of operators: what was set aside, what was resolved, what kills its worker, and when the audit ran."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Integer, Text, UniqueConstraint, func
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Integer, Text, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from config.database import Base
@@ -45,3 +45,29 @@ class DeadMessage(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     # When an operator had it worked on after all.
     redriven_at: Mapped[datetime | None]
+
+
+class WorkerLoss(Base):
+    """How often in a row a job (or a request that is no job yet) was begun and its worker did not come back."""
+
+    __tablename__ = "worker_losses"
+    __table_args__ = (CheckConstraint("losses >= 1", name="counted"),)
+
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    losses: Mapped[int] = mapped_column(Integer)
+    last_at: Mapped[datetime]
+
+
+class AuditRun(Base):
+    """One run of the periodic audit, and what it found."""
+
+    __tablename__ = "audit_runs"
+    __table_args__ = (
+        CheckConstraint("findings >= 0 AND accounts_frozen >= 0", name="not_negative"),
+        Index("ix_audit_runs_ran_at", "ran_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    ran_at: Mapped[datetime]
+    findings: Mapped[int] = mapped_column(Integer)
+    accounts_frozen: Mapped[int] = mapped_column(Integer)

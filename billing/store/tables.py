@@ -215,6 +215,11 @@ class ProviderCall(Base):
     model_name: Mapped[str]
     endpoint: Mapped[str]
     idempotency_key: Mapped[str]
+    # Who made the claim: a worker whose commit was not confirmed knows its own claim again.
+    claimed_by: Mapped[UUID | None]
+    # How often the provider was asked what became of this call, and when last.
+    asked: Mapped[int] = mapped_column(Integer, server_default="0")
+    asked_at: Mapped[datetime | None]
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
     outcome: Mapped[str | None]

@@ -6,6 +6,7 @@ import re
 from typing import Any, Protocol
 
 from billing.calling import Claim, Delivery, Refusal
+from billing.domain.policy import Means
 from config.integrations import Connection
 from config.logging import scrub
 
@@ -25,6 +26,17 @@ class Provider(Protocol):
 
     def call(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery:
         """Make one wire call of at most `timeout_s` seconds; raises ProviderError when it brings no result."""
+        ...
+
+    def means(self, connection: Connection) -> Means:
+        """How the outcome of a lost call can be found out, over this connection."""
+        ...
+
+    def find_out(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery | None:
+        """What became of a lost call, by `means`; None when the provider cannot tell, or not yet.
+
+        Raises ProviderError only for what proves that the work was not done: whatever else goes wrong is None.
+        """
         ...
 
 

@@ -218,7 +218,7 @@ def test_a_failure_after_a_recorded_success_changes_nothing():
     with transaction() as session:
         budget = RetryBudget(attempts=3, wait_max=MINUTE)
         refusal = Refusal(Failure.CONTENT_POLICY, usage=Usage(output_tokens=100))
-        assert calling.fail(session, claim, refusal, now=NOON, budget=budget, unknown_wait=MINUTE) is None
+        assert calling.fail(session, claim, refusal, now=NOON, budget=budget, look_after=MINUTE) is None
 
     assert (rows("SELECT c::text FROM provider_calls c"), rows("SELECT j::text FROM generation_jobs j")) == before
 

@@ -59,7 +59,7 @@ def refund(*job_ids):
 def fail(claim, failure, usage=None):
     with transaction() as session:
         refusal = Refusal(failure, usage=usage)
-        return calling.fail(session, claim, refusal, now=NOON, budget=BUDGET, unknown_wait=HOUR)
+        return calling.fail(session, claim, refusal, now=NOON, budget=BUDGET, look_after=HOUR)
 
 
 def books(account_id):

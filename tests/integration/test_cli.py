@@ -315,7 +315,7 @@ def test_an_unknown_outcome_is_listed_and_resolved_with_its_evidence(run, home):
     job_id = a_reserved_job(account_id)
     a_claim(job_id)
     with transaction() as session:
-        calling.lose(session, [the_job(job_id)], Failure.WORKER_LOST, now=NOON, unknown_wait=timedelta(minutes=10))
+        calling.lose(session, [the_job(job_id)], Failure.WORKER_LOST, now=NOON, look_after=timedelta(minutes=10))
     (home / "result.json").write_text('{"text": "bread"}')
     usage = '{"input_tokens": 100, "output_tokens": 400}'
 

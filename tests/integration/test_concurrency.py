@@ -159,7 +159,7 @@ def test_a_result_and_its_refund_race_and_one_of_them_counts():
         job_id = a_reserved_job(account_id)
         claim = a_claim(job_id)
         with transaction() as session:
-            calling.lose(session, [the_job(job_id)], calling.Failure.WORKER_LOST, now=NOON, unknown_wait=MINUTE)
+            calling.lose(session, [the_job(job_id)], calling.Failure.WORKER_LOST, now=NOON, look_after=MINUTE)
 
         def give_up(session, job_id=job_id):
             jobs = charging.store.lock(session, [job_id], {charging.State.UNKNOWN})

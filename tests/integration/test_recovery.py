@@ -52,7 +52,7 @@ def fail(claim, failure, now=NOON):
     with transaction() as session:
         budget = RetryBudget(attempts=4, wait_max=MINUTE)
         return calling.fail(
-            session, claim, Refusal(failure), now=now, budget=budget, unknown_wait=PATIENCE.unknown_wait
+            session, claim, Refusal(failure), now=now, budget=budget, look_after=PATIENCE.republish_after
         )
 
 
@@ -106,7 +106,7 @@ def test_an_unknown_outcome_is_refunded_in_the_end_and_its_worst_cost_is_ours():
     job_id = a_reserved_job(account_id)
     fail(a_claim(job_id), Failure.TIMED_OUT)
 
-    assert recover(NOON + UNKNOWN_WAIT - SECOND).counts() == {}
+    assert recover(NOON + UNKNOWN_WAIT - SECOND).counts() == {"asked": 1}
     assert recover(NOON + UNKNOWN_WAIT).resolved == [job_id]
 
     assert the_job(job_id).state == "refunded"

@@ -180,7 +180,7 @@ def test_what_failed_attempts_cost_stays():
     with transaction() as session:
         refusal = Refusal(Failure.OVERLOADED, usage=Usage(output_tokens=100))
         budget = RetryBudget(attempts=2, wait_max=MINUTE)
-        calling.fail(session, a_claim(job_id), refusal, now=NOON, budget=budget, unknown_wait=HOUR)
+        calling.fail(session, a_claim(job_id), refusal, now=NOON, budget=budget, look_after=HOUR)
     claim = a_claim(job_id, again=1)
     with transaction() as session:
         calling.succeed(session, claim, a_delivery(USAGE), now=NOON, publish_by=MINUTE)

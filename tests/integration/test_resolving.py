@@ -55,7 +55,7 @@ def claim(account_id):
     made = a_claim(a_reserved_job(account_id))
     with transaction() as session:
         budget = RetryBudget(attempts=4, wait_max=MINUTE)
-        calling.fail(session, made, Refusal(Failure.TIMED_OUT), now=NOON, budget=budget, unknown_wait=10 * MINUTE)
+        calling.fail(session, made, Refusal(Failure.TIMED_OUT), now=NOON, budget=budget, look_after=10 * MINUTE)
     return made
 
 
@@ -183,7 +183,7 @@ def test_what_is_known_already_cannot_be_resolved(account_id):
 
 def test_unknown_jobs_are_listed_with_what_they_may_cost(claim):
     with transaction() as session:
-        (found,) = resolving.unresolved(session, limit=5)
+        (found,) = resolving.unresolved(session, limit=5, unknown_wait=HOUR)
 
     assert (found.job.id, found.call.failure, found.worst_cost_usd) == (claim.job_id, "timed_out", WORST)
-    assert found.job.next_at == NOON + timedelta(minutes=10)
+    assert found.given_up_at == NOON + HOUR

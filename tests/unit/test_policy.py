@@ -88,8 +88,8 @@ def test_only_what_was_proven_not_executed_is_ever_tried_again(failure, attempts
         (5, 60, 900, "and for ever"),
         (10**9, 60, 900, "however often"),
         (0, 3600, 900, "even the first"),
-        (9, 1, 512, "a short first wait doubles as well"),
-        (10, 1, 900, "up to the same 15 minutes"),
+        (4, 1, 16, "a short first wait doubles four times"),
+        (9, 1, 16, "and no more"),
     ],
 )
 def test_a_message_is_published_again_after_doubling_waits(times, first_s, delay_s, rule):

@@ -1,0 +1,89 @@
+"""Messages that kill their worker: delivered again and again, each would end one worker after the other.
+
+Only a message that was delivered before is counted, before its work begins; when the work ends, well or not, the count
+is forgotten. So what a stopping worker handed back unworked costs nothing, and what never comes to an end is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import Task
+from celery.exceptions import Ignore
+
+from billing import recovery
+from billing.store import losses
+from config.database import DATABASE_TROUBLE, database_now, transaction
+from tasks import dead_letters, pipeline
+
+LOSSES_MAX = 3
+"""How many workers a message may cost, after the first, before it is given up."""
+
+log = structlog.get_logger(__name__)
+
+
+def begin(task: Task, args: Sequence[Any]) -> None:
+    """Count the work that a message begins once more; raises Ignore when it was given up, or split.
+
+    Of a batch, one job may be to blame: it is split into messages of one job each, so that the others go on.
+    """
+    jobs = _job_ids(args)
+    if len(jobs) > 1:
+        pipeline.resume(jobs)
+        log.warning("batch_split", jobs=len(jobs), hint="its message was delivered again")
+        raise Ignore
+    subject = _subject(task, jobs)
+    try:
+        with transaction() as session:
+            lost = losses.count(session, subject, now=database_now(session))
+        if lost <= LOSSES_MAX:
+            return
+        _give_up(task, args, jobs)
+    except DATABASE_TROUBLE as error:
+        log.warning("loss_not_counted", error=type(error).__name__)
+        return
+    raise Ignore
+
+
+def end(task: Task, args: Sequence[Any]) -> None:
+    """Forget the count: the work came to its end."""
+    try:
+        with transaction() as session:
+            losses.forget(session, [_subject(task, _job_ids(args))])
+    except DATABASE_TROUBLE as error:
+        log.warning("loss_not_forgotten", error=type(error).__name__)
+
+
+def was_delivered_before(task: Task) -> bool:
+    """Whether this message came to a worker before, which did not acknowledge it."""
+    return bool((task.request.delivery_info or {}).get("redelivered"))
+
+
+def _give_up(task: Task, args: Sequence[Any], jobs: Sequence[UUID]) -> None:
+    with transaction() as session:
+        given_up = recovery.give_up(session, jobs, now=database_now(session))
+    dead_letters.set_aside(
+        message_id=task.request.id,
+        task_name=task.name,
+        code="worker_lost",
+        reason=f"Its worker was lost {LOSSES_MAX + 1} times; its job was given up.",
+        body=[list(args), task.request.kwargs or {}],
+        job_id=jobs[0] if jobs else None,
+    )
+    log.error("work_given_up", task_name=task.name, jobs=[str(job_id) for job_id in given_up])
+
+
+def _subject(task: Task, jobs: Sequence[UUID]) -> str:
+    # A job is the same in every message about it; a request is no job yet.
+    return f"{task.name} {jobs[0]}" if jobs else f"{task.name} {task.request.id}"
+
+
+def _job_ids(args: Sequence[Any]) -> list[UUID]:
+    given = args[0] if args and isinstance(args[0], list) else []
+    try:
+        return [UUID(str(job_id)) for job_id in given]
+    except ValueError:
+        return []

@@ -1,0 +1,52 @@
+"""The base of every task: database trouble is retried, what kills its worker is counted, log lines carry the task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from celery import Task
+from kombu.exceptions import OperationalError as BrokerTrouble
+
+from config.database import DATABASE_TROUBLE
+from tasks import dead_letters, losses
+
+log = structlog.get_logger(__name__)
+
+
+class Step(Task):
+    """A task that waits with back-off while the database is away; everything else that goes wrong is recovered."""
+
+    abstract = True
+    autoretry_for = DATABASE_TROUBLE
+    # The recovery task takes over after that: by then the messages would only pile up.
+    max_retries = 8
+    retry_backoff = 1
+    retry_backoff_max = 60
+    retry_jitter = True
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Put the task's name and id on every line that it logs; count work that was begun before."""
+        structlog.contextvars.bind_contextvars(task=self.name, task_id=task_id)
+        if losses.was_delivered_before(self):
+            losses.begin(self, args)
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Keep the message of a step that failed for good: nobody would find it in a log."""
+        if isinstance(exc, BrokerTrouble):
+            # The step is done; only the next one's message could not be sent, which recovery does.
+            log.warning("next_step_not_published", step=self.name, error=type(exc).__name__)
+            return
+        dead_letters.set_aside(
+            message_id=task_id,
+            task_name=self.name,
+            code="task_failed",
+            reason=f"The task failed ({type(exc).__name__}).",
+            body=[args, kwargs],
+        )
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Forget the count of this work, and take the task off the log lines: the thread goes on to other work."""
+        if losses.was_delivered_before(self):
+            losses.end(self, args)
+        structlog.contextvars.unbind_contextvars("task", "task_id")

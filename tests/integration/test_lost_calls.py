@@ -1,0 +1,291 @@
+"""Unknown outcomes that the provider can tell: asked once at a time, acted on once, and given up in the end."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from uuid import uuid4
+
+import pytest
+
+from billing import audit, calling, charging, recovery, resolving
+from billing.calling import Attempt, Refusal
+from billing.domain.policy import Failure, Means, RetryBudget
+from billing.recovery import Patience, Recovered
+from config.database import transaction
+from config.integrations import set_connection
+from config.settings import Settings
+from tasks import lost_calls
+from tasks.providers.base import ProviderError
+from tasks.runtime import Runtime
+from tests.factories import (
+    HOUR,
+    MINUTE,
+    NOON,
+    a_claim,
+    a_delivery,
+    a_reserved_job,
+    an_account,
+    rows,
+    the_account,
+    the_job,
+)
+
+pytestmark = pytest.mark.usefixtures("db")
+SECOND = timedelta(seconds=1)
+PATIENCE = Patience(republish_after=MINUTE, unknown_wait=10 * MINUTE)
+LATER = NOON + MINUTE
+
+
+class Oracle:
+    """A provider that knows, or does not know, what became of a call."""
+
+    def __init__(self, means=Means.LOOK_UP, told=None):
+        self._means, self.told, self.asked = means, told, []
+
+    def call(self, claim, connection, *, timeout_s):
+        raise AssertionError("a lost call is never simply made again")
+
+    def means(self, connection):
+        return self._means
+
+    def find_out(self, claim, connection, *, timeout_s):
+        self.asked.append((claim.job_id, claim.attempt, claim.idempotency_key))
+        if isinstance(self.told, Refusal):
+            raise ProviderError(self.told)
+        return self.told
+
+
+@pytest.fixture
+def account_id(db):
+    with transaction() as session:
+        set_connection(session, "openai", api_key="sk-test", base_url=None)
+    return an_account(1000)
+
+
+@pytest.fixture
+def job_id(account_id):
+    """A job whose call timed out."""
+    claim = a_claim(a_reserved_job(account_id))
+    with transaction() as session:
+        budget = RetryBudget(attempts=4, wait_max=MINUTE)
+        calling.fail(session, claim, Refusal(Failure.TIMED_OUT), now=NOON, budget=budget, look_after=MINUTE)
+    return claim.job_id
+
+
+@pytest.fixture(autouse=True)
+def _the_books_balance(db):
+    yield
+    with transaction(isolation="REPEATABLE READ", read_only=True) as session:
+        assert audit.audit(session, now=NOON) == []
+
+
+def runtime(provider):
+    settings = Settings(DATABASE_URL="x", BROKER_URL="x", secret_key="x")
+    return Runtime(settings=settings, providers={"openai": provider} if provider else {})
+
+
+def recover(now):
+    done = Recovered()
+    with transaction() as session:
+        recovery.recover(session, recovery.State.UNKNOWN, done, now=now, patience=PATIENCE)
+    return done
+
+
+def learn(job_id, told, *, attempt=1, now=LATER):
+    with transaction() as session:
+        return resolving.learn(session, Attempt(job_id, attempt), told, Means.LOOK_UP, now=now, publish_by=MINUTE)
+
+
+def test_recovery_has_an_unknown_outcome_asked_for_with_growing_waits_until_it_is_given_up(job_id):
+    asked = [minute for minute in range(15) if recover(NOON + minute * MINUTE).asked]
+
+    assert asked == [1, 3, 7]
+    assert the_job(job_id).error_code == "outcome_unknown"
+    assert the_job(job_id).finished_at == NOON + 10 * MINUTE
+
+
+def test_what_the_provider_delivered_is_charged(account_id, job_id):
+    oracle = Oracle(told=a_delivery())
+
+    assert lost_calls.find_out(job_id, runtime(oracle)) == "generated"
+
+    with transaction() as session:
+        charging.settle(session, [job_id], now=LATER)
+    assert oracle.asked == [(job_id, 1, f"creditmill-{job_id}")]
+    assert (the_account(account_id).balance, the_account(account_id).reserved) == (995, 0)
+    assert rows("SELECT outcome, actor FROM resolutions") == [("delivered", "recovery")]
+
+
+def test_what_the_provider_refused_is_refunded_and_costs_nothing(account_id, job_id):
+    oracle = Oracle(told=Refusal(Failure.CONTENT_POLICY))
+
+    assert lost_calls.find_out(job_id, runtime(oracle)) == "ended"
+
+    job = the_job(job_id)
+    assert (job.state, job.error_code, job.cost_usd) == ("refunded", "content_policy", 0)
+    assert the_account(account_id).reserved == 0
+    assert rows("SELECT outcome, exposure FROM provider_calls") == [("failed", False)]
+
+
+def test_without_an_answer_the_job_stays_unknown_and_holds_its_credits(account_id, job_id):
+    oracle = Oracle(told=None)
+
+    assert lost_calls.find_out(job_id, runtime(oracle)) == "unknown"
+
+    assert the_job(job_id).state == "unknown"
+    assert the_account(account_id).reserved > 0
+    assert rows("SELECT outcome, asked FROM provider_calls") == [("unknown", 1)]
+
+
+def test_a_call_is_asked_about_by_one_worker_at_a_time(job_id):
+    oracle = Oracle(told=None)
+
+    for _ in range(3):
+        lost_calls.find_out(job_id, runtime(oracle))
+
+    assert len(oracle.asked) == 1
+
+
+def test_it_is_asked_again_when_the_first_asker_must_be_gone(job_id):
+    with transaction() as session:
+        assert calling.ask(session, job_id, now=NOON, patience=MINUTE)
+    with transaction() as session:
+        assert calling.ask(session, job_id, now=NOON + MINUTE - SECOND, patience=MINUTE) is None
+    with transaction() as session:
+        assert calling.ask(session, job_id, now=NOON + MINUTE, patience=MINUTE)
+
+
+@pytest.mark.parametrize("provider", [Oracle(means=Means.WAIT), None], ids=["cannot tell", "no adapter"])
+def test_a_provider_that_cannot_tell_is_not_asked_and_recovery_waits(job_id, provider):
+    recover(LATER)
+
+    assert lost_calls.find_out(job_id, runtime(provider)) == "unknown"
+
+    lost_at = rows("SELECT finished_at FROM provider_calls")[0][0]
+    assert the_job(job_id).next_at == lost_at + timedelta(seconds=900)
+
+
+def test_a_job_that_is_not_unknown_is_not_asked_about(account_id):
+    oracle = Oracle(told=a_delivery())
+    claimed = a_claim(a_reserved_job(account_id)).job_id
+
+    assert lost_calls.find_out(claimed, runtime(oracle)) == "unknown"
+    assert lost_calls.find_out(uuid4(), runtime(oracle)) == "unknown"
+    assert oracle.asked == []
+
+
+def test_the_same_answer_twice_changes_nothing(account_id, job_id):
+    learn(job_id, a_delivery())
+    learn(job_id, a_delivery())
+    with transaction() as session:
+        charging.settle(session, [job_id], now=LATER)
+    learn(job_id, a_delivery())
+
+    assert the_account(account_id).balance == 995
+    assert rows("SELECT count(*) FROM resolutions") == [(1,)]
+
+
+def test_an_answer_after_the_refund_only_corrects_the_cost(account_id, job_id):
+    recover(NOON + HOUR)
+    guessed = the_job(job_id).cost_usd
+
+    job = learn(job_id, a_delivery())
+
+    assert (job.state, the_account(account_id).balance) == ("refunded", 1000)
+    assert rows("SELECT outcome, exposure FROM provider_calls") == [("succeeded", True)]
+    assert Decimal(0) < job.cost_usd < guessed
+
+
+def test_a_refusal_after_the_refund_takes_the_exposure_away(account_id, job_id):
+    recover(NOON + HOUR)
+
+    job = learn(job_id, Refusal(Failure.BAD_REQUEST))
+
+    assert (job.state, job.error_code, job.cost_usd) == ("refunded", "outcome_unknown", 0)
+    assert rows("SELECT outcome, exposure FROM provider_calls") == [("failed", False)]
+
+
+def test_the_worker_that_was_thought_lost_and_the_answer_agree(account_id, job_id):
+    """The call came back late to its own worker, between the question and the answer."""
+    with transaction() as session:
+        assert calling.succeed(session, Attempt(job_id, 1), a_delivery(), now=LATER, publish_by=MINUTE)
+
+    job = learn(job_id, a_delivery())
+
+    assert job.state == "generated"
+    assert rows("SELECT count(*) FROM resolutions") == [(0,)]
+    assert job.cost_usd == rows("SELECT sum(cost_usd) FROM provider_calls")[0][0]
+
+
+def test_a_worker_knows_its_own_claim_again(account_id):
+    job_id, mine = a_reserved_job(account_id), uuid4()
+    with transaction() as session:
+        first = calling.claim(session, job_id, now=NOON, lease=MINUTE, claimed_by=mine)
+
+    with transaction() as session:
+        again = calling.claim(session, job_id, now=NOON + SECOND, lease=MINUTE, claimed_by=mine)
+
+    assert again == first
+    assert rows("SELECT count(*) FROM provider_calls") == [(1,)]
+
+
+@pytest.mark.parametrize("whose", ["another's", "nobody's"])
+def test_nobody_else_has_the_claim(account_id, whose):
+    job_id = a_reserved_job(account_id)
+    with transaction() as session:
+        calling.claim(session, job_id, now=NOON, lease=MINUTE, claimed_by=uuid4())
+
+    with transaction() as session:
+        other = uuid4() if whose == "another's" else None
+        assert calling.claim(session, job_id, now=NOON, lease=MINUTE, claimed_by=other) is None
+
+
+def test_an_own_claim_ends_with_its_lease_and_with_its_call(account_id):
+    mine = uuid4()
+    expired, recorded = a_reserved_job(account_id), a_reserved_job(account_id)
+    for job_id in (expired, recorded):
+        with transaction() as session:
+            claim = calling.claim(session, job_id, now=NOON, lease=MINUTE, claimed_by=mine)
+    with transaction() as session:
+        budget = RetryBudget(attempts=4, wait_max=MINUTE)
+        calling.fail(session, claim, Refusal(Failure.BAD_REQUEST), now=NOON, budget=budget, look_after=MINUTE)
+
+    with transaction() as session:
+        assert calling.claim(session, expired, now=NOON + MINUTE, lease=MINUTE, claimed_by=mine) is None
+        assert calling.claim(session, recorded, now=NOON, lease=MINUTE, claimed_by=mine) is None
+
+
+def test_a_claim_whose_commit_was_not_confirmed_is_called_once(account_id, monkeypatch):
+    """The commit arrives and its answer does not: the worker finds its own claim, and calls."""
+    from sqlalchemy.exc import OperationalError
+
+    from tasks import calls
+
+    class Provider(Oracle):
+        def call(self, claim, connection, *, timeout_s):
+            self.asked.append(claim.attempt)
+            return a_delivery()
+
+    provider, lost, real = Provider(), [], calls.transaction
+
+    class Losing:
+        def __init__(self):
+            self.inner = real()
+
+        def __enter__(self):
+            return self.inner.__enter__()
+
+        def __exit__(self, *problem):
+            self.inner.__exit__(*problem)
+            if not lost:
+                lost.append(True)
+                raise OperationalError("COMMIT", {}, Exception("the connection was cut"))
+
+    monkeypatch.setattr(calls, "transaction", Losing)
+    job_id = a_reserved_job(account_id, now=rows("SELECT now()")[0][0])
+
+    assert calls.call_job(job_id, runtime(provider)) == "generated"
+
+    assert (lost, provider.asked) == ([True], [1])
+    assert the_job(job_id).attempts == 1
