@@ -1,0 +1,36 @@
+"""The billing worker, except that some jobs kill whoever works on them: `python -m tests.acceptance.deadly_worker`.
+
+A job kills by its prompt: "[[deadly NAME]]", where NAME is the step of `billing.charging` at which its worker ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from billing import charging
+from billing.store import jobs as job_store
+from workers import processes
+
+
+def deadly(name: str) -> Callable[..., Any]:
+    """The step of this name, which ends its process over a deadly job."""
+    step = getattr(charging, name)
+
+    def run(session: Session, job_ids: Sequence[UUID], **given: Any) -> Any:
+        if any(f"[[deadly {name}]]" in job.params.get("prompt", "") for job in job_store.find(session, job_ids)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(session, job_ids, **given)
+
+    return run
+
+
+if __name__ == "__main__":
+    for each in ("check", "reserve", "settle"):
+        setattr(charging, each, deadly(each))
+    processes.run_billing()
