@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format upgrade clean
+.PHONY: help demo up test chaos mutants lint format upgrade clean
 
 help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ up: $(READY) ## Run every process on this machine until Ctrl-C
 
 test: $(READY) ## Run all tests against real PostgreSQL, Valkey, workers and Flower
 	@$(BIN)/pytest -n 2 --dist loadfile
+
+chaos: $(READY) ## Try hard to break the books: model, crash points and faults on live processes (CHAOS_SEED=1)
+	@CHAOS_FULL=1 $(BIN)/pytest tests/chaos -s -q
+
+mutants: $(READY) ## Remove every guard in turn and see a test notice
+	@$(BIN)/python -m tests.mutation.check
 
 lint: $(READY) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -94,7 +94,7 @@ def count_unfinished(session: Session) -> dict[str, int]:
         .where(GenerationJob.finished_at.is_(None))
         .group_by(GenerationJob.state)
     )
-    found = dict(session.execute(counted).tuples().all())
+    found = dict(session.execute(counted).all())
     return {str(state): found.get(str(state), 0) for state in State if state not in TERMINAL}
 
 

@@ -361,6 +361,19 @@ def test_a_providers_key_is_read_from_a_variable_and_never_shown(run, env):
     assert "planted" not in out + shown[1] + str(rows("SELECT * FROM global_integration_settings"))
 
 
+def test_a_server_that_honours_keys_is_said_to_with_its_address_only(run, env):
+    env.setenv("MY_KEY", "sk-one")
+    address = ("--base-url", "http://127.0.0.1:1/v1")
+
+    refused = run("integrations", "set", "openai", "--key-variable", "MY_KEY", "--honours-keys")
+    done = run("integrations", "set", "openai", "--key-variable", "MY_KEY", *address, "--honours-keys")
+    honoured = rows("SELECT openai_honours_keys FROM global_integration_settings")
+    run("integrations", "set", "openai", "--key-variable", "MY_KEY", *address)
+
+    assert (refused[0], done[0], honoured) == (2, 0, [(True,)])
+    assert rows("SELECT openai_honours_keys FROM global_integration_settings") == [(False,)]
+
+
 def test_an_empty_key_is_refused(run):
     code, _, err = run("integrations", "set", "openai", "--key-variable", "NOT_SET")
 
@@ -376,7 +389,7 @@ def test_the_doctor_says_what_to_do_about_each_problem(run):
     assert (code, report["healthy"]) == (1, False)
     assert health == {
         "settings": True, "database": True, "migrations": True, "clock": True, "keys": False, "models": True,
-        "messages": True, "jobs": True, "broker": True, "redelivery": True, "queues": True, "billing": False,
+        "messages": True, "jobs": True, "books": True, "broker": True, "redelivery": True, "queues": True, "billing": False,
         "generation": False,
     }  # fmt: skip
     assert "creditmill integrations set openai" in out
