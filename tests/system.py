@@ -125,11 +125,13 @@ def running_system(
     programs: Sequence[str] = ("billing", "generation", "beat"),
     faults: Mapping[str, float] | None = None,
     latency_s: float = 0.05,
+    honour_keys: bool = False,
     **settings: str,
 ) -> Iterator[System]:
     """Run these programs and the simulator on this database and broker, with this process able to publish.
 
-    `settings` are further CREDITMILL_ variables, in lower case and without the prefix.
+    With `honour_keys` the simulated OpenAI does the work of one idempotency key once, and we know it. `settings` are
+    further CREDITMILL_ variables, in lower case and without the prefix.
     """
     environment = {
         **PACE,
@@ -146,8 +148,13 @@ def running_system(
     try:
         bootstrap.publisher("tests")
         with transaction() as session:
-            set_connection(session, "openai", api_key=machine.SIMULATOR_KEY, base_url=provider_url)
-        wanted = [machine.simulator_program(home, port, faults=faults or {}, seed=1, latency_s=latency_s)]
+            key = machine.SIMULATOR_KEY
+            set_connection(session, "openai", api_key=key, base_url=provider_url, honours_keys=honour_keys)
+            set_connection(session, "runware", api_key=key, base_url=f"http://127.0.0.1:{port}/runware/v1")
+        options = ["--honour-keys"] if honour_keys else []
+        wanted = [
+            machine.simulator_program(home, port, faults=faults or {}, seed=1, latency_s=latency_s, options=options)
+        ]
         arguments = {"billing": ["worker", "billing"], "generation": ["worker", "generation"]}
         wanted += [machine.program(name, arguments.get(name, [name]), stop_order=1) for name in programs]
         with (

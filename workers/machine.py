@@ -23,6 +23,8 @@ from workers.signals import stop_signals
 from workers.supervisor import Program, Supervisor
 
 SIMULATOR_KEY = "sim-local-simulator"
+SIMULATED = {"openai": "/v1", "runware": "/runware/v1"}
+"""The providers that the simulator plays, each with its path."""
 
 
 def run_until_stopped(home: Path, *, simulator: bool, flower: bool) -> None:
@@ -67,26 +69,28 @@ def prepare() -> Settings:
 
 
 def point_to_simulator(port: int) -> None:
-    """Let the OpenAI adapter call the simulator on this port; raises ClickException rather than replace a real key."""
+    """Let the adapters call the simulator on this port; raises ClickException rather than replace a real key."""
     with transaction() as session:
         current = configured_providers(session)
-        if "openai" in current and not _is_simulated(session):
-            raise click.ClickException(
-                "This database has a real OpenAI connection, which the simulator would replace. "
-                f"Use another folder ({instance.FOLDER_VARIABLE}) or another DATABASE_URL."
-            )
-        set_connection(session, "openai", api_key=SIMULATOR_KEY, base_url=f"http://127.0.0.1:{port}/v1")
+        for provider, path in SIMULATED.items():
+            if provider in current and not _is_simulated(session, provider):
+                raise click.ClickException(
+                    f"This database has a real connection to {provider}, which the simulator would replace. "
+                    f"Use another folder ({instance.FOLDER_VARIABLE}) or another DATABASE_URL."
+                )
+            set_connection(session, provider, api_key=SIMULATOR_KEY, base_url=f"http://127.0.0.1:{port}{path}")
 
 
 def forget_simulator() -> None:
-    """Take the connection to an earlier run's simulator away: nobody answers there any more."""
+    """Take the connections to an earlier run's simulator away: nobody answers there any more."""
     with transaction() as session:
-        if "openai" in configured_providers(session) and _is_simulated(session):
-            forget_connection(session, "openai")
+        for provider in SIMULATED:
+            if provider in configured_providers(session) and _is_simulated(session, provider):
+                forget_connection(session, provider)
 
 
-def _is_simulated(session: Session) -> bool:
-    return connection_for(session, "openai", "text").api_key == SIMULATOR_KEY
+def _is_simulated(session: Session, provider: str) -> bool:
+    return connection_for(session, provider, "text").api_key == SIMULATOR_KEY
 
 
 def workers(settings: Settings) -> list[Program]:
@@ -110,13 +114,20 @@ def program(name: str, arguments: Sequence[str], *, stop_order: int, stop_grace_
 
 
 def simulator_program(
-    home: Path, port: int, *, faults: Mapping[str, float], seed: int, latency_s: float = 0.3
+    home: Path,
+    port: int,
+    *,
+    faults: Mapping[str, float],
+    seed: int,
+    latency_s: float = 0.3,
+    options: Sequence[str] = (),
 ) -> Program:
     """The simulator as a supervised program, with its journal in the folder. Stopped last."""
     command = [
         *(sys.executable, "-m", "workers.simulator"),
         *("--port", str(port), "--seed", str(seed), "--latency", str(latency_s)),
         *("--journal", str(home / "simulator-journal.jsonl")),
+        *options,
     ]
     for name, rate in faults.items():
         command += ["--fault", f"{name}={rate}"]

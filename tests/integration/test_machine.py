@@ -44,7 +44,7 @@ def test_a_real_connection_is_neither_forgotten_nor_replaced(db):
         set_connection(session, "openai", api_key="sk-real", base_url="https://proxy.example/v1")
 
     machine.forget_simulator()
-    with pytest.raises(click.ClickException, match="real OpenAI connection"):
+    with pytest.raises(click.ClickException, match="real connection to openai"):
         machine.point_to_simulator(4711)
 
     with transaction() as session:
