@@ -51,15 +51,21 @@ class Recovered:
     resolved: list[UUID] = field(default_factory=list)
     # What could not be worked on, each with the name of its error.
     blocked: dict[UUID, str] = field(default_factory=dict)
+    # The kind of each job that was looked at: it names the queue of its provider.
+    kinds: dict[UUID, str] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """How many jobs of each sort, without the empty sorts."""
-        return {name: len(ids) for name, ids in vars(self).items() if ids}
+        return {name: len(ids) for name, ids in vars(self).items() if ids and name != "kinds"}
 
     def add(self, other: Recovered) -> None:
         """Count another's jobs too."""
-        for name, ids in vars(other).items():
-            (self.blocked.update if name == "blocked" else getattr(self, name).extend)(ids)
+        for name, found in vars(other).items():
+            (getattr(self, name).update if isinstance(found, dict) else getattr(self, name).extend)(found)
+
+    def with_kinds(self, job_ids: Sequence[UUID]) -> list[tuple[UUID, str]]:
+        """These jobs, each with its kind."""
+        return [(job_id, self.kinds[job_id]) for job_id in job_ids]
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ def recover(session: Session, state: State, done: Recovered, *, now: datetime, p
     A job that cannot be worked on never blocks the others: it is put off, and its id is in `done.blocked`.
     """
     jobs = store.due(session, state, now=now, limit=BATCH)
+    done.kinds |= {job.id: job.kind for job in jobs}
     if not jobs or _handled(session, state, jobs, done, now, patience) is None:
         return
     for job in jobs:

@@ -19,18 +19,25 @@ def recover_jobs() -> dict[str, int]:
     """Bring lost work to its end: publish it again, give it up, or refund it."""
     done = Recovered()
     for state in recovery.states():
+        found = Recovered()
         with transaction() as session:
-            recovery.recover(session, state, done, now=database_now(session), patience=runtime().patience)
-    pipeline.start(pipeline.kinds(done.started))
-    pipeline.call(pipeline.kinds(done.called))
-    pipeline.find_out(pipeline.kinds(done.asked))
-    pipeline.settle(done.settled)
-    pipeline.refund(done.refunded)
+            recovery.recover(session, state, found, now=database_now(session), patience=runtime().patience)
+        # At once: what waited for the other states would be lost with their trouble.
+        _publish(found)
+        done.add(found)
     for job_id, error in done.blocked.items():
         log.error("job_blocked", job_id=str(job_id), error=error, hint="it is tried again later, and later each time")
     if done.counts():
         log.info("recovered", **done.counts())
     return done.counts()
+
+
+def _publish(found: Recovered) -> None:
+    pipeline.start(found.with_kinds(found.started))
+    pipeline.call(found.with_kinds(found.called))
+    pipeline.find_out(found.with_kinds(found.asked))
+    pipeline.settle(found.settled)
+    pipeline.refund(found.refunded)
 
 
 @app.task(name="periodic.reset_plan_limits")

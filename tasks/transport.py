@@ -1,7 +1,8 @@
-"""Redis as the broker of our workers: kombu's transport, except that an item which is no message ends no worker.
+"""Redis as our broker: kombu's transport, except that neither an item which is no message nor trouble ends a process.
 
 Anybody who can write to a queue's list can put anything there. Kombu takes the item off the list before it looks at it,
-so it has to be set aside here or it is gone.
+so it has to be set aside here or it is gone. A Redis that is out of memory, or away in the middle of things, is a
+broken connection: kombu then connects again, where it would otherwise end the worker or fail what is being published.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel, Transport
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import OutOfMemoryError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from tasks import dead_letters
 from tasks.consumer import name_of
 
+ROOM_TRIES = 10
+ROOM_WAIT_S = 0.5
+
 
 class CarefulChannel(Channel):
-    """Sets aside what is no message; everything else is kombu's."""
+    """Sets aside what is no message, and waits for what is away; everything else is kombu's."""
 
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[..., Any], consumer_tag: str, **options: Any
@@ -28,10 +35,36 @@ class CarefulChannel(Channel):
 
         def deliver_carefully(item: Any) -> Any:
             problem = shape_problem(item)
-            return deliver(item) if problem is None else _set_aside(item, problem)
+            return self._noted(deliver, item) if problem is None else _set_aside(item, problem)
 
         self.connection._callbacks[queue] = deliver_carefully
         return consumed
+
+    def _noted(self, deliver: Callable[[Any], Any], item: Any) -> Any:
+        """Deliver a message that is already off its list: while Redis has no room to note who has it, it is held."""
+        for attempt in Retrying(
+            retry=retry_if_exception_type(OutOfMemoryError),
+            wait=wait_fixed(ROOM_WAIT_S),
+            stop=stop_after_attempt(ROOM_TRIES),
+            reraise=True,
+        ):
+            with attempt:
+                return deliver(item)
+        raise AssertionError("tenacity either returns or raises")
+
+    def basic_publish(self, message: Any, exchange: str, routing_key: str, **options: Any) -> Any:
+        """Publish; on a channel that was closed while its queue was being declared, say so in kombu's terms."""
+        if self.closed:
+            raise ConnectionLost("the channel was closed while a message was being prepared")
+        return super().basic_publish(message, exchange, routing_key, **options)
+
+    def close(self) -> None:
+        """Close; what cannot be given back over a connection that is gone comes back by its visibility timeout."""
+        try:
+            super().close()
+        except AttributeError:
+            if self.connection is not None and self.connection.client is not None:
+                raise
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -46,6 +79,8 @@ class CarefulTransport(Transport):
     """Kombu's Redis transport with careful channels."""
 
     Channel = CarefulChannel
+    # To Celery, whatever is not one of these is a reason to end the worker.
+    connection_errors = (*Transport.connection_errors, OutOfMemoryError)
 
 
 def use_careful_transport() -> None:

@@ -32,6 +32,7 @@ def connect(application: str, *, pool_size: int = 5) -> Settings:
 
 def set_up_tasks(settings: Settings, providers: Mapping[str, Provider] | None = None) -> Celery:
     """Point the Celery app at this process's broker and give the tasks their runtime."""
+    use_careful_transport()
     app.conf.update(
         broker_url=settings.broker_url.get_secret_value(),
         broker_transport_options={
@@ -57,7 +58,6 @@ def worker(
     """A worker process: logging of our own, and a pool of its own for every forked child."""
     settings = connect(application, pool_size=pool_size)
     configure_logging(settings.log_level, settings.log_format)
-    use_careful_transport()
     # A reminder of a setting that celeryconfig has made its mind up about.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     setup_logging.connect(_keep_our_logging, weak=False)
