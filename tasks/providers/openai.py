@@ -8,41 +8,28 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import Any
 
-import httpx2
 import openai
 from openai import OpenAI
 
 from billing.calling import Claim, Delivery, Refusal
-from billing.domain.policy import Failure
+from billing.domain.policy import Failure, Means
 from billing.domain.pricing import Usage
 from billing.requests import EmbeddingParams, ImageParams, TextParams, read_params
 from config.integrations import Connection
 from tasks.providers.base import ProviderError, clean_json, clean_text, safe_code
+from tasks.providers.wire import (
+    NO_CONNECTION,
+    failure_of_break,
+    failure_of_status,
+    not_configured,
+    retry_after,
+    timeout,
+)
 
-CONNECT_S = 5.0
 CLIENTS_KEPT = 8
-LONGEST_WAIT = timedelta(days=1)
-"""What is left of a provider's wish to be left alone for longer."""
 
-STATUSES: Mapping[int, Failure] = {
-    400: Failure.BAD_REQUEST,
-    401: Failure.BAD_CREDENTIALS,
-    403: Failure.BAD_CREDENTIALS,
-    404: Failure.BAD_REQUEST,
-    409: Failure.OVERLOADED,
-    413: Failure.BAD_REQUEST,
-    422: Failure.BAD_REQUEST,
-    429: Failure.RATE_LIMITED,
-    500: Failure.SERVER_ERROR,
-    502: Failure.SERVER_ERROR,
-    503: Failure.OVERLOADED,
-    # A gateway gave up waiting for the server behind it, which may have gone on.
-    504: Failure.TIMED_OUT,
-    524: Failure.TIMED_OUT,
-}
 CODES: Mapping[str, Failure] = {
     "content_policy_violation": Failure.CONTENT_POLICY,
     "moderation_blocked": Failure.CONTENT_POLICY,
@@ -63,19 +50,33 @@ class OpenAIProvider:
         """Make one wire call; raises ProviderError when it brings no result."""
         make = APIS.get(claim.api)
         if make is None:
-            raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="no_adapter"))
+            raise not_configured("no_adapter")
         try:
-            client = self._client(connection).with_options(timeout=httpx2.Timeout(timeout_s, connect=CONNECT_S))
+            client = self._client(connection).with_options(timeout=timeout(timeout_s))
             return make(client, claim, {"Idempotency-Key": claim.idempotency_key})
         except openai.OpenAIError as error:
             raise ProviderError(refusal_of(error)) from None
-        except (httpx2.InvalidURL, UnicodeEncodeError):
-            # The address is none, or the key has characters that no header can carry: nothing was sent.
-            raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="invalid_connection")) from None
+        except NO_CONNECTION:
+            raise not_configured("invalid_connection") from None
         except (RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
             # The answer came and is not of the form that the SDK or we know; the work was done all the same.
             refusal = Refusal(Failure.UNREADABLE_ANSWER, http_status=200, provider_code=type(error).__name__)
             raise ProviderError(refusal) from None
+
+    def means(self, connection: Connection) -> Means:
+        """RESEND where the server does the work of one key once, else WAIT: OpenAI itself promises nothing of keys."""
+        return Means.RESEND if connection.honours_keys else Means.WAIT
+
+    def find_out(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery | None:
+        """Send the same request again under the same key: what was done before comes back, None when it does not.
+
+        Never raises ProviderError: that the second request was refused does not prove that the first was not executed.
+        """
+        assert self.means(connection) is Means.RESEND, "the work would be done, and paid for, twice"
+        try:
+            return self.call(claim, connection, timeout_s=timeout_s)
+        except ProviderError:
+            return None
 
     def _client(self, connection: Connection) -> OpenAI:
         key = (connection.api_key, connection.base_url)
@@ -95,36 +96,17 @@ class OpenAIProvider:
 def refusal_of(error: openai.OpenAIError) -> Refusal:
     """Why a call failed, in our terms; nothing of what the provider wrote is kept but codes."""
     if isinstance(error, openai.APIConnectionError):
-        return Refusal(_connection_failure(error))
+        return Refusal(failure_of_break(error.__cause__))
     if isinstance(error, openai.APIStatusError):
         code = safe_code(error.code) or safe_code(error.type)
-        known = CODES.get(code or "")
-        failure = known or STATUSES.get(error.status_code)
-        if failure is None:
-            failure = Failure.SERVER_ERROR if error.status_code >= 500 else Failure.BAD_REQUEST
         return Refusal(
-            failure,
+            CODES.get(code or "") or failure_of_status(error.status_code),
             http_status=error.status_code,
             provider_code=code,
             request_id=safe_code(error.request_id),
-            retry_after=_retry_after(error.response.headers),
+            retry_after=retry_after(error.response.headers),
         )
     return Refusal(Failure.UNREADABLE_ANSWER, http_status=200, provider_code=type(error).__name__)
-
-
-def _connection_failure(error: openai.APIConnectionError) -> Failure:
-    cause = error.__cause__
-    if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.UnsupportedProtocol):
-        return Failure.UNREACHABLE
-    return Failure.TIMED_OUT if isinstance(error, openai.APITimeoutError) else Failure.CONNECTION_LOST
-
-
-def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    for name, unit in (("retry-after-ms", "milliseconds"), ("retry-after", "seconds")):
-        value = headers.get(name)
-        if value is not None and value.replace(".", "", 1).isdecimal():
-            return min(timedelta(**{unit: min(float(value), 1e9)}), LONGEST_WAIT)
-    return None
 
 
 def _responses(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.calling import Claim, Delivery, Refusal
-from billing.domain.policy import VERDICTS, Failure, Verdict
+from billing.domain.policy import VERDICTS, Failure, Means, Verdict
 from billing.domain.pricing import Usage
 from config.integrations import Connection
 from tasks.providers.base import ProviderError, clean_json, clean_text, safe_code
@@ -65,17 +65,22 @@ def adapters_client(key: str, base_url: str | None) -> openai.OpenAI:
 class Wire:
     """A provider behind a scripted wire: the adapter's own client, with every request kept."""
 
-    def __init__(self, handler: Handler, *, key: str = KEY, base_url: str | None = URL) -> None:
+    def __init__(
+        self, handler: Handler, *, key: str = KEY, base_url: str | None = URL, honours_keys: bool = False
+    ) -> None:
         self.requests: list[httpx2.Request] = []
         self.handler = handler
         self.provider = OpenAIProvider()
-        self.connection = Connection("openai", key, base_url)
+        self.connection = Connection("openai", key, base_url, honours_keys)
         transport = httpx2.Client(transport=httpx2.MockTransport(self._answer))
         wired = adapters_client(key, base_url).with_options(http_client=transport)
         self.provider._clients[(key, base_url)] = wired
 
     def call(self, api: str = "responses", **params: Any) -> Delivery:
         return self.provider.call(a_claim(api, **params), self.connection, timeout_s=30)
+
+    def found_out(self, api: str = "responses") -> Delivery | None:
+        return self.provider.find_out(a_claim(api), self.connection, timeout_s=30)
 
     def refused(self, api: str = "responses", **params: Any) -> Refusal:
         with pytest.raises(ProviderError) as caught:
@@ -792,6 +797,73 @@ def test_an_absurd_wish_counts_as_a_day(header, digits):
     assert wish == timedelta(days=1)
 
 
+# --- What became of a lost call ---
+
+
+@pytest.mark.parametrize(("honours_keys", "means"), [(True, Means.RESEND), (False, Means.WAIT)])
+def test_a_lost_call_is_sent_again_only_where_the_server_does_one_key_once(honours_keys, means):
+    assert OpenAIProvider().means(Connection("openai", KEY, URL, honours_keys)) is means
+
+
+@pytest.mark.parametrize("api", ANSWERS)
+def test_finding_out_sends_the_very_same_request_again_and_delivers_the_answer(api):
+    wire = Wire(answering(ANSWERS[api]()), honours_keys=True)
+
+    called, found = wire.call(api), wire.found_out(api)
+
+    first, second = wire.requests
+    assert found == called
+    assert (second.method, second.url, second.content) == (first.method, first.url, first.content)
+    assert second.headers.get_list("idempotency-key") == ["creditmill-1"]
+
+
+def test_nothing_is_ever_sent_again_to_a_server_that_promises_nothing():
+    wire = Wire(answering(a_response()), honours_keys=False)
+
+    with pytest.raises(AssertionError):
+        wire.found_out()
+
+    assert wire.requests == []
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 413, 418, 422, 429, 500, 502, 503, 504, 524])
+@pytest.mark.parametrize("code", [None, "content_policy_violation", "insufficient_quota", "idempotency_key_in_use"])
+def test_that_the_second_request_was_refused_proves_nothing_of_the_first(status, code):
+    error = {"error": {"message": SPOKEN, "type": "t", "code": code}}
+
+    assert Wire(answering(error, status), honours_keys=True).found_out() is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [httpx2.ConnectError, httpx2.PoolTimeout, httpx2.ReadTimeout, httpx2.ReadError, httpx2.RemoteProtocolError],
+)
+def test_that_the_second_request_was_lost_proves_nothing_of_the_first(error):
+    assert Wire(breaking(error(SPOKEN)), honours_keys=True).found_out() is None
+
+
+@pytest.mark.parametrize("content", BROKEN_BODIES.values(), ids=BROKEN_BODIES.keys())
+def test_an_answer_that_cannot_be_read_tells_nothing(content):
+    assert Wire(answering_bytes(content), honours_keys=True).found_out() is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        a_response(status="failed", error={"code": "server_error", "message": SPOKEN}),
+        a_response(status="in_progress"),
+        a_response(status="incomplete", incomplete_details={"reason": "content_filter"}),
+    ],
+    ids=["failed", "in progress", "filtered"],
+)
+def test_an_answer_without_a_result_tells_nothing(body):
+    assert Wire(answering(body), honours_keys=True).found_out() is None
+
+
+def test_a_connection_that_is_none_tells_nothing():
+    assert Wire(answering(a_response()), key="sk-test-ключ", honours_keys=True).found_out() is None
+
+
 # --- What PostgreSQL can keep ---
 
 
@@ -877,3 +949,39 @@ def test_a_code_with_a_line_break_at_its_end_is_not_kept():
 
 def test_a_key_is_not_kept_for_a_code():
     assert Wire(answering({"error": {"code": KEY, "type": "t"}}, 401)).refused().provider_code != KEY
+
+
+# --- Whatever comes ---
+
+
+@cache
+def fuzzed() -> Wire:
+    return Wire(answering({}), honours_keys=True)
+
+
+def changed_somewhere(body: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """An answer with some of its values replaced by others."""
+    return st.fixed_dictionaries({}, optional={name: json_values | st.just(body[name]) for name in body}).map(
+        lambda changed: body | changed
+    )
+
+
+whole_answers = st.sampled_from(list(ANSWERS)).flatmap(lambda api: changed_somewhere(ANSWERS[api]()))
+contents = st.binary() | (json_values | whole_answers).map(lambda body: json.dumps(body).encode())
+statuses = st.sampled_from([200, 201, 204, 400, 401, 409, 429, 500, 503, 524])
+
+
+@settings(deadline=None, max_examples=200)
+@given(content=contents, status=statuses, api=st.sampled_from(list(ANSWERS)))
+def test_whatever_is_answered_a_call_delivers_or_says_why_not(content, status, api):
+    wire = fuzzed()
+    headers = {"content-type": "application/json"}
+    wire.handler = lambda request: httpx2.Response(status, content=content, headers=headers)
+
+    try:
+        delivery = wire.call(api)
+    except ProviderError as error:
+        assert_no_words(error)
+        delivery = None
+
+    assert wire.found_out(api) == delivery

@@ -23,11 +23,12 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer's body, and what a provider would bill for it: its usage (tokens) and its number of images."""
+    """The answer's body, and what a provider would bill for it, if anything: its usage (tokens) and its images."""
 
     body: dict[str, Any]
     usage: dict[str, Any] | None = None
     images: int | None = None
+    billable: bool = True
 
 
 def answer_response(question: Question, desk: Desk) -> Answer:

@@ -15,6 +15,7 @@ from aiohttp import web
 from workers.simulator.draws import count_tokens
 from workers.simulator.faults import FaultError, read_rates
 from workers.simulator.journal import Journal
+from workers.simulator.runware import PATH
 from workers.simulator.server import HOST, Settings, Simulator, log
 
 
@@ -33,7 +34,8 @@ async def serve(settings: Settings, journal: Journal, port: int) -> None:
         await web.TCPSite(runner, HOST, port).start()
         simulator.address = f"http://{HOST}:{runner.addresses[0][1]}"
         count_tokens("The first count loads the encoding, which takes half a second.")
-        click.echo(json.dumps({"simulator": f"{simulator.address}/v1", "pid": os.getpid()}))
+        addresses = {"simulator": f"{simulator.address}/v1", "runware": f"{simulator.address}{PATH}"}
+        click.echo(json.dumps({**addresses, "pid": os.getpid()}))
         log.info("serving %s, journal %s", simulator.address, journal.path)
         await stopped.wait()
         log.info("stopping")
@@ -69,6 +71,12 @@ def _rates(context: click.Context, parameter: click.Parameter, options: tuple[st
 @click.option(
     "--hang", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds that a hang lasts."
 )
+@click.option(
+    "--honour-keys",
+    is_flag=True,
+    help="Execute one idempotency key once, as OpenAI itself does not. Answers are kept in memory: a key that was "
+    "executed before a restart gets 409.",
+)
 def main(
     port: int,
     journal_path: Path,
@@ -77,8 +85,9 @@ def main(
     latency_jitter: float,
     rates: dict[str, float],
     hang: float,
+    honour_keys: bool,
 ) -> None:
-    """Serve a simulated AI provider on 127.0.0.1, which speaks OpenAI's API and fails on demand.
+    """Serve a simulated AI provider on 127.0.0.1, which speaks OpenAI's API and Runware's, and fails on demand.
 
     It accepts only API keys that begin with sim-, and everything it makes says that it is simulated. A prompt can ask
     for a fault itself: "A red fox [[simulate: rate_limit x2; slow x1]]". GET /simulator/faults lists the faults.
@@ -88,7 +97,7 @@ def main(
       creditmill simulator --port 8123 --journal journal.jsonl --fault rate_limit=0.05 --fault slow=0.1
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    settings = Settings(seed, latency, latency_jitter, hang, rates)
+    settings = Settings(seed, latency, latency_jitter, hang, rates, honour_keys)
     try:
         journal = Journal(journal_path)
     except (OSError, ValueError, TypeError) as error:
