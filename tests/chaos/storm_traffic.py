@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from billing import accounts, requests
 from billing.domain.errors import BillingError
-from config.database import transaction, utc_now
+from config.database import DatabaseAway, transaction, utc_now
 from tasks import pipeline
 from tests.chaos.storm_world import World
 
@@ -189,7 +189,7 @@ class Traffic:
             try:
                 self._submit(order)
                 return True
-            except NOT_LEARNED as error:
+            except DatabaseAway as error:
                 self.ledger.met[type(error).__name__] += 1
                 self._stop.wait(chance.uniform(0.1, 1.0))
             except Exception as error:  # noqa: BLE001 - a refusal, or what no app can expect: it complains, and insists
