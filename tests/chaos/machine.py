@@ -1,0 +1,380 @@
+"""The machine that drives the billing services and the model side by side, and compares them after every step.
+
+A rule is something that can happen: a request, a message in any order, an answer in time or late, a sweep, an operator.
+The messages and the provider are imaginary; the services and PostgreSQL are real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import wraps
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, precondition, rule
+
+from billing import accounts, calling, recovery, requests, resolving
+from billing.domain.policy import Means
+from config.database import transaction
+from tests.chaos import model_books, model_world
+from tests.chaos.model import DEADLINE, LEASE, NOT_KNOWN, TERMINAL, UNKNOWN_WAIT, Model
+from tests.chaos.model_driver import PUBLISH, UNHEARD_OF, Driver
+from tests.chaos.model_records import Account, Body, Tariff, Wanted
+from tests.chaos.model_world import Deed, Flight, allowances, amounts, bodies, deeds, deliveries, few, tariffs
+
+STATES = ("queued", "reserved", "calling", "unknown", "generated")
+
+picks = st.integers(0, 30)
+crashes = st.integers(0, 9).map(lambda drawn: drawn == 9)
+# The second account is the one whose credits and limits are near their end.
+numbers = st.sampled_from([2, 2, 2, 1, 3])
+requested = st.lists(st.tuples(numbers, bodies), min_size=1, max_size=5)
+hearings = st.sampled_from([True, True, True, False])
+
+
+turns = st.tuples(picks, deeds, hearings)
+
+
+def happens(**given: Any) -> Any:
+    """A rule: it happens, and then workers work for a few turns. Else most examples would stand still.
+
+    (Hypothesis switches rules off at random in each example, and work is no rule of its own.)
+    """
+
+    def decorate(function: Callable[..., None]) -> Any:
+        @wraps(function)
+        def happen(machine: Machine, worked: list[tuple[int, Deed, bool]], **drawn: Any) -> None:
+            machine.happened[f"rule {function.__name__}"] += 1
+            function(machine, **drawn)
+            machine.go_on(worked)
+
+        return rule(worked=st.lists(turns, max_size=4), **given)(happen)
+
+    return decorate
+
+
+def some(things: str) -> Any:
+    """A rule's condition: the machine has at least one of these."""
+    return precondition(lambda machine: bool(getattr(machine, things)))
+
+
+class Machine(Driver):
+    """Everything that can happen."""
+
+    @initialize(opening=st.tuples(amounts, few, amounts), near=allowances, first=requested)
+    def open(self, opening: Sequence[int], near: dict[str, int | None], first: list[tuple[int, Body]]) -> None:
+        found = {1: Account(), 2: Account(allowed=near), 3: Account("Pacific/Auckland", allowed={"images_basic": 4})}
+        self.model = Model(found, self.transitions)
+        with transaction() as session:
+            model_books.empty(session, found)
+        for number, amount in enumerate(opening, 1):
+            self.add_credits(number, amount, "opening")
+        self._submit(first, crash=False)
+
+    # Requests
+
+    @happens(wanted=requested, crash=crashes)
+    def submit(self, wanted: list[tuple[int, Body]], crash: bool) -> None:
+        self._submit(wanted, crash=crash)
+
+    def _submit(self, wanted: list[tuple[int, Body]], *, crash: bool) -> None:
+        made = [Wanted(self.new_id(), account, body, f"key {self.named}") for account, body in wanted]
+        self.submit_all(made, crash=crash)
+
+    @some("ids")
+    @happens(pick=picks, other_id=st.booleans(), other_key=st.booleans(), other=st.none() | bodies, more=st.booleans())
+    def submit_again(self, pick: int, other_id: bool, other_key: bool, other: Body | None, more: bool) -> None:
+        job = self.model.jobs[one(self.ids, pick)]
+        job_id = self.new_id() if other_id else job.id
+        again = [Wanted(job_id, job.account, other or job.body, f"key {self.named} again" if other_key else job.key)]
+        self.submit_all(again + ([Wanted(self.new_id(), job.account, job.body, "more")] if more else []))
+
+    @some("ids")
+    @happens(pick=picks, reserved=st.booleans(), crash=crashes)
+    def cancel(self, pick: int, reserved: bool, crash: bool) -> None:
+        job_id = one([UNHEARD_OF, *self.ids, *self._living, *self._living], pick)
+        service = recovery.release_if_reserved if reserved else requests.cancel
+        rules = self.model.release_if_reserved if reserved else self.model.cancel
+        self.step(lambda s: service(s, job_id, now=self.now), lambda: rules(job_id), crash=crash)
+
+    # Messages, and answers of the provider
+
+    def go_on(self, worked: list[tuple[int, Deed, bool]]) -> None:
+        """Workers do their work: each turn is a message, or the answer to a call."""
+        for pick, deed, heard in worked:
+            choices = [*self.messages, *self._unanswered, *self._trying_again]
+            if choices:
+                self._turn(one(choices, pick), deed, heard)
+
+    def _turn(self, chosen: Flight | tuple[str, Any], deed: Deed, heard: bool) -> None:
+        if isinstance(chosen, Flight):
+            if chosen.heard is None:
+                self._hear(chosen, heard, crash=False)
+            elif heard:
+                self._call_again(chosen, deed, crash=False)
+            else:
+                self._postpone(chosen, 5000, crash=False)
+            return
+        self.messages.remove(chosen)
+        step, ids = chosen
+        if step == "call":
+            self.claim(ids[0], deed, self.new_id(), None)
+        else:
+            self.work(step, ids)
+
+    @some("messages")
+    @happens(pick=picks, deed=deeds, crash=crashes)
+    def deliver_twice(self, pick: int, deed: Deed, crash: bool) -> None:
+        """A message is worked on, and stays: its worker dies before or after its commit."""
+        step, ids = one(self.messages, pick)
+        if step == "call":
+            self.claim(ids[0], deed, self.new_id(), None, crash=crash)
+        else:
+            self.work(step, ids, crash=crash)
+
+    @some("ids")
+    @happens(step=st.sampled_from(["check", "reserve", "settle", "refund"]), chosen=st.lists(picks, max_size=6))
+    def stray_message(self, step: str, chosen: list[int]) -> None:
+        self.work(step, [one([UNHEARD_OF, *self.ids, *self._living, *self._living], pick) for pick in chosen])
+
+    @some("ids")
+    @happens(pick=picks, deed=deeds)
+    def stray_call(self, pick: int, deed: Deed) -> None:
+        self.claim(one([*self.ids, UNHEARD_OF], pick), deed, self.new_id(), None)
+
+    @some("messages")
+    @happens()
+    def lose_all_messages(self) -> None:
+        self.messages.clear()
+
+    @some("_unanswered")
+    @happens(pick=picks, heard=hearings, crash=crashes)
+    def answer(self, pick: int, heard: bool, crash: bool) -> None:
+        self._hear(one(self._unanswered, pick), heard, crash=crash)
+
+    @some("flights")
+    @happens(pick=picks, what=st.sampled_from(["truth", "silence", "delivery"]), deed=deliveries, crash=crashes)
+    def answer_again(self, pick: int, what: str, deed: Deed, crash: bool) -> None:
+        """What a call brought is written down once more, or late, or after all; or the provider had lied."""
+        flight = one([*self.flights, *self._too_late, *self._too_late], pick)
+        if what == "silence" and not (flight.heard and flight.deed.failure):
+            # Of what was refused in its hearing, a worker does not say later that it heard nothing.
+            self._hear(flight, False, crash=crash)
+            return
+        if what == "delivery" and flight.deed.failure is not None and not crash:
+            flight.deed, flight.lied = deed, True
+        self._hear(flight, True, crash=crash)
+
+    @some("_to_try_again")
+    @happens(pick=picks, deed=deeds, crash=crashes)
+    def call_again(self, pick: int, deed: Deed, crash: bool) -> None:
+        self._call_again(one(self._to_try_again, pick), deed, crash=crash)
+
+    def _call_again(self, flight: Flight, deed: Deed, *, crash: bool) -> None:
+        self.claim(flight.claim.job_id, deed, flight.claimed_by, flight.claim.attempt, crash=crash)
+
+    @some("_to_try_again")
+    @happens(pick=picks, wait=st.sampled_from([30, 5000]), crash=crashes)
+    def postpone(self, pick: int, wait: int, crash: bool) -> None:
+        self._postpone(one(self._to_try_again, pick), wait, crash=crash)
+
+    def _postpone(self, flight: Flight, wait: int, *, crash: bool) -> None:
+        claim = flight.claim
+        self.step(
+            lambda s: calling.postpone(s, claim, until=self.now + timedelta(seconds=wait)),
+            lambda: self.model.postpone(claim.job_id, claim.attempt, self.model.now + wait),
+            crash=crash,
+        )
+
+    @some("_overtaken")
+    @happens(pick=picks, postpones=st.booleans(), deed=deliveries)
+    def late_writer(self, pick: int, postpones: bool, deed: Deed) -> None:
+        """A worker goes on with a call after the job was called again: the number of its attempt gives it away."""
+        flight = one(self._overtaken, pick)
+        if postpones:
+            self._postpone(flight, 30, crash=False)
+            return
+        flight.deed, flight.lied = deed, True
+        self._hear(flight, True, crash=False)
+
+    @some("_callable")
+    @happens(pick=picks, deed=deeds, later=st.sampled_from([LEASE, 0]))
+    def claim_unconfirmed(self, pick: int, deed: Deed, later: int) -> None:
+        """The claim's commit is not confirmed to the worker, which asks once more, maybe too late."""
+        job_id, claimed_by = one(self._callable, pick), self.new_id()
+        self.claim(job_id, deed, claimed_by, None)
+        self.model.now += later
+        self.claim(job_id, deed, claimed_by, None)
+
+    @some("_lost")
+    @happens(pick=picks)
+    def ask(self, pick: int) -> None:
+        self.work("ask", [one(self._lost, pick)])
+
+    @some("_lost")
+    @happens(pick=picks)
+    def wait_out(self, pick: int) -> None:
+        job_id, wait = one(self._lost, pick), timedelta(seconds=UNKNOWN_WAIT)
+        self.step(lambda s: calling.wait_out(s, job_id, unknown_wait=wait), lambda: self.model.wait_out(job_id))
+
+    @some("asked")
+    @happens(pick=picks, crash=crashes)
+    def learn(self, pick: int, crash: bool) -> None:
+        """The provider tells what became of a lost call: that it delivered, or that it did nothing."""
+        flight, claim = one(self.asked, pick)
+        deed, used = flight.deed, flight.deed.used(flight.body)
+        if deed.failure is not None and used is not None:
+            # It did work, and has nothing to deliver: what it tells is no answer.
+            return
+        told = (model_world.refusal if deed.failure else model_world.delivery)(deed, used)
+        self.step(
+            lambda s: resolving.learn(s, claim, told, Means.LOOK_UP, now=self.now, publish_by=PUBLISH).state,
+            lambda: self.model.learn(claim.job_id, claim.attempt, deed.failure, used, deed.words),
+            crash=crash,
+        )
+
+    # Time, recovery and operators
+
+    @happens(by=st.sampled_from([1, 31, 61, 61, 121, 121, 601, 601, 1000, 3601, 50_000]))
+    def wait(self, by: int) -> None:
+        self.model.now += by
+
+    @happens(states=st.just(STATES) | st.lists(st.sampled_from(STATES), min_size=1, max_size=3), crash=crashes)
+    def sweep(self, states: Sequence[str], crash: bool) -> None:
+        for state in states:
+            self.recover(state, crash=crash)
+
+    @some("ids")
+    @happens(chosen=st.lists(picks, min_size=1, max_size=2), crash=crashes)
+    def give_up(self, chosen: list[int], crash: bool) -> None:
+        self._give_up([one([*self.ids, *self._living], pick) for pick in chosen], crash=crash)
+
+    @some("_delivered")
+    @happens(pick=picks, crash=crashes)
+    def settling_kills_workers(self, pick: int, crash: bool) -> None:
+        self._give_up([one(self._delivered, pick)], crash=crash)
+
+    def _give_up(self, ids: list[Any], *, crash: bool) -> None:
+        self.step(lambda s: recovery.give_up(s, ids, now=self.now), lambda: self.model.give_up(ids), crash=crash)
+
+    @some("flights")
+    @happens(pick=picks, lost=st.booleans(), said=st.booleans(), crash=crashes)
+    def resolve(self, pick: int, lost: bool, said: bool, crash: bool) -> None:
+        """Somebody found out what became of the latest call of a job, and tells the truth."""
+        job_id = one(self.flights, pick).claim.job_id
+        flight = [flight for flight in self.flights if flight.claim.job_id == job_id][-1]
+        deed, used = flight.deed, flight.deed.used(flight.body)
+        if deed.failure is None and not lost:
+            found = "delivered"
+        else:
+            found, used = ("not_executed", None) if used is None else ("executed", used if said else None)
+        content = model_books.result(deed.words)
+        given = resolving.Found(resolving.Outcome(found), "a ticket", "anna", model_world.usage(used), content)
+        self.step(
+            lambda s: resolving.resolve(s, job_id, given, now=self.now, publish_by=PUBLISH).state,
+            lambda: self.model.resolve(job_id, found, used, deed.words),
+            crash=crash,
+        )
+
+    @happens(account=numbers, amount=amounts, key=st.sampled_from(["opening", "monday", "tuesday"]), crash=crashes)
+    def top_up(self, account: int, amount: int, key: str, crash: bool) -> None:
+        self.add_credits(account, amount, key, crash=crash)
+
+    @happens(account=numbers, freeze=st.sampled_from([False, True]))
+    def freeze(self, account: int, freeze: bool) -> None:
+        self.step(
+            lambda s: accounts.freeze(s, account, "a doubt") if freeze else accounts.unfreeze(s, account),
+            lambda: self.model.freeze(account, freeze),
+        )
+
+    @happens(tariff=tariffs)
+    def reprice(self, tariff: Tariff) -> None:
+        self.step(lambda s: model_books.set_tariff(s, tariff), lambda: self.model.reprice(tariff))
+
+    @happens(allowed=allowances)
+    def change_plan(self, allowed: dict[str, int | None]) -> None:
+        self.step(lambda s: model_books.set_limits(s, 2, allowed), lambda: self.model.allow(2, allowed))
+
+    # The end
+
+    def teardown(self) -> None:
+        """Faults stop, time goes on, recovery runs: everything comes to an end, and to the right one."""
+        if self.broken or not self.model.accounts:
+            return
+        # One round for each state that a job may still go through, each long enough for its longest wait.
+        for _ in STATES:
+            self.model.now += DEADLINE
+            self.messages.clear()
+            for state in STATES:
+                if any(job.state == state for job in self.model.jobs.values()):
+                    self.recover(state)
+            for step, ids in [message for message in self.messages if message[0] in ("settle", "refund")]:
+                self.work(step, ids)
+        self.look(audited=True)
+        assert [job for job in self.model.jobs.values() if job.state not in TERMINAL] == []
+        assert [account for account in self.model.accounts.values() if account.reserved] == []
+        assert [held for _, held in self.model.units.values() if held] == []
+        self._check_the_truth()
+
+    def _check_the_truth(self) -> None:
+        """Charged is what the provider delivered in time; whatever else it delivered is on record as our exposure."""
+        delivered = [flight for flight in self.flights if flight.deed.failure is None]
+        charged = {job.id for job in self.model.jobs.values() if job.charged is not None}
+        assert charged <= {flight.claim.job_id for flight in delivered}, "charged, and never delivered"
+        for flight in delivered:
+            call = self.model.jobs[flight.claim.job_id].calls[flight.claim.attempt - 1]
+            paid = flight.claim.job_id in charged and call.outcome == "succeeded" and not call.exposure
+            assert paid or call.exposure, f"nobody pays for {flight}, and it is no exposure"
+
+    def _hear(self, flight: Flight, heard: bool, *, crash: bool) -> None:
+        if not crash:
+            flight.heard = heard
+        silence = Deed(NOT_KNOWN[flight.claim.attempt % len(NOT_KNOWN)])
+        self.record(flight, flight.deed if heard else silence, crash=crash)
+
+    @property
+    def _unanswered(self) -> list[Flight]:
+        return [flight for flight in self.flights if flight.heard is None]
+
+    @property
+    def _to_try_again(self) -> list[Flight]:
+        return [flight for flight in self.flights if flight.verdict == "retry"]
+
+    @property
+    def _trying_again(self) -> list[Flight]:
+        """Those whose worker still has the job: nobody took it over."""
+        held = {(job.id, len(job.calls)) for job in self.model.jobs.values() if job.state == "calling"}
+        return [each for each in self._to_try_again if (each.claim.job_id, each.claim.attempt) in held]
+
+    @property
+    def _overtaken(self) -> list[Flight]:
+        called = {job.id: len(job.calls) for job in self.model.jobs.values() if job.state in ("calling", "unknown")}
+        return [each for each in self._to_try_again if called.get(each.claim.job_id, 0) > each.claim.attempt]
+
+    @property
+    def _too_late(self) -> list[Flight]:
+        """Those that delivered for a job which ended meanwhile."""
+        delivered = [flight for flight in self.flights if flight.deed.failure is None]
+        return [flight for flight in delivered if self.model.jobs[flight.claim.job_id].state == "refunded"]
+
+    @property
+    def _callable(self) -> list[Any]:
+        return [job.id for job in self.model.jobs.values() if job.state == "reserved"]
+
+    @property
+    def _living(self) -> list[Any]:
+        return [job.id for job in self.model.jobs.values() if job.state in STATES]
+
+    @property
+    def _delivered(self) -> list[Any]:
+        return [job.id for job in self.model.jobs.values() if job.state == "generated"]
+
+    @property
+    def _lost(self) -> list[Any]:
+        return [job.id for job in self.model.jobs.values() if job.state == "unknown"]
+
+
+def one(choices: Sequence[Any], pick: int) -> Any:
+    """One of these, the last ones first: what shrinks is the distance from the end."""
+    return choices[-1 - pick % len(choices)]

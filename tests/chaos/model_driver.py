@@ -1,0 +1,227 @@
+"""How one step is made: the service in a transaction of its own, then the model, then both are compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+from uuid import UUID, uuid5
+
+from hypothesis.stateful import RuleBasedStateMachine
+from sqlalchemy.orm import Session
+
+from billing import accounts, audit, calling, charging, recovery, requests
+from billing.calling import Claim
+from billing.domain.errors import BillingError
+from billing.domain.policy import RetryBudget
+from billing.domain.states import State
+from billing.recovery import Patience, Recovered
+from config.database import transaction
+from tests.chaos import model_books, model_world
+from tests.chaos.model import ASK_AGAIN, ATTEMPTS, DEADLINE, LEASE, PUBLISH_BY, UNKNOWN_WAIT, Model, Refused
+from tests.chaos.model_records import EPOCH, Used, Wanted
+from tests.chaos.model_world import Deed, Flight
+
+UNHEARD_OF = UUID(int=0)
+PUBLISHED = {"started": "check", "called": "call", "asked": "ask", "settled": "settle", "refunded": "refund"}
+"""What recovery publishes again, and the step that each sort of it goes to."""
+SORTS = (*PUBLISHED, "lost", "expired", "resolved", "blocked")
+PUBLISH, DEADLINE_IN = timedelta(seconds=PUBLISH_BY), timedelta(seconds=DEADLINE)
+BUDGET = RetryBudget(attempts=ATTEMPTS, wait_max=timedelta(seconds=60))
+PATIENCE = Patience(republish_after=PUBLISH, unknown_wait=timedelta(seconds=UNKNOWN_WAIT))
+AUDIT_EVERY = 3
+
+
+class Crash(Exception):
+    """The process dies before its transaction commits."""
+
+
+class Driver(RuleBasedStateMachine):
+    """The services and the model, side by side. What happens is counted over all examples."""
+
+    transitions: ClassVar[Counter[tuple[str, str]]] = Counter()
+    happened: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model({}, self.transitions)
+        self.messages: list[tuple[str, list[UUID]]] = []
+        self.flights: list[Flight] = []
+        self.asked: list[tuple[Flight, Claim]] = []
+        self.ids: list[UUID] = []
+        self.steps = self.named = 0
+        self.broken = False
+
+    @property
+    def now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.model.now)
+
+    def step(self, act: Callable[[Session], Any], wanted: Callable[[], Any], *, crash: bool = False) -> Any:
+        """Make one transaction, let the model follow, and compare; a crash undoes it, and the model stays."""
+        self.broken = True
+        answer = self._undone(act) if crash else self._done(act, wanted)
+        self.steps += 1
+        self.look(audited=self.steps % AUDIT_EVERY == 0)
+        self.broken = False
+        return answer
+
+    def _done(self, act: Callable[[Session], Any], wanted: Callable[[], Any]) -> Any:
+        self.happened["transactions"] += 1
+        expected, refused = _answer(wanted, Refused)
+        answer, error = _answer(lambda: _committed(act), BillingError)
+        says = f"the answer was {error!r} {answer!r}, the rules say {refused!r} {expected!r}"
+        assert (error and error.code) == (refused and refused.args[0]), says
+        if error:
+            self.happened[f"refused: {error.code}"] += 1
+        # What the rules leave open, the model answers with None.
+        assert expected is None or answer == expected, says
+        return answer
+
+    def _undone(self, act: Callable[[Session], Any]) -> None:
+        self.happened["transactions undone"] += 1
+        try:
+            with transaction() as session:
+                act(session)
+                raise Crash
+        except (Crash, BillingError):
+            return
+
+    def look(self, *, audited: bool) -> None:
+        """Compare everything, and check what must hold whatever the model says."""
+        with transaction() as session:
+            found = model_books.recorded(session)
+            findings = audit.audit(session, now=self.now) if audited else []
+        difference = model_books.difference(self.model, found)
+        assert not difference, difference
+        assert all(balance >= reserved >= 0 for _, balance, reserved, _ in found["accounts"]), found["accounts"]
+        deductions = Counter(row[4] for row in found["ledger"] if row[1] == "deduction")
+        assert all(count == 1 for count in deductions.values()), f"charged twice: {deductions}"
+        assert all((row[8] or 0) <= row[7] for row in found["jobs"]), "a charge above its reservation"
+        if audited:
+            overdue = [("nothing_open_past_its_deadline", f"job {job_id}") for job_id in self.model.overdue()]
+            assert sorted((finding.rule, finding.row) for finding in findings) == overdue, findings
+
+    def new_id(self) -> UUID:
+        self.named += 1
+        return uuid5(UNHEARD_OF, str(self.named))
+
+    def submit_all(self, wanted: list[Wanted], *, crash: bool = False) -> None:
+        data = [model_world.request(each) for each in wanted]
+
+        def act(session: Session) -> list[tuple[UUID, bool]]:
+            given = [requests.parse(each) for each in data]
+            made = requests.submit(session, given, now=self.now, deadline=DEADLINE_IN, publish_by=PUBLISH)
+            return [(each.job_id, each.created) for each in made]
+
+        submitted = self.step(act, lambda: self.model.submit(wanted), crash=crash)
+        new = [job_id for job_id, created in dict(submitted or []).items() if created]
+        if new:
+            self.ids += new
+            self.messages.append(("check", new))
+
+    def work(self, step: str, ids: Sequence[UUID], *, crash: bool = False) -> None:
+        """Do what a message of this step asks for, and publish what follows."""
+        if step == "ask":
+            for job_id in ids:
+                self._ask(job_id, crash=crash)
+            return
+        service, rules = getattr(charging, step), getattr(self.model, step)
+        given = {"publish_by": PUBLISH} if step == "reserve" else {}
+        done = self.step(lambda s: service(s, ids, now=self.now, **given), lambda: rules(ids), crash=crash)
+        if step == "check" and done:
+            self.messages.append(("reserve", done))
+        elif step == "reserve" and done:
+            self.messages += [("call", [job_id]) for job_id in done]
+
+    def claim(self, job_id: UUID, deed: Deed, claimed_by: UUID, again: int | None, *, crash: bool = False) -> None:
+        """A worker claims a job, and calls the provider, which does this deed, if the claim is a new one."""
+        made: list[Claim] = []
+
+        def act(session: Session) -> int | None:
+            claim = calling.claim(
+                session, job_id, now=self.now, lease=timedelta(seconds=LEASE), claimed_by=claimed_by, again=again
+            )
+            made.extend([claim] if claim else [])
+            return claim.attempt if claim else 0
+
+        self.step(act, lambda: self.model.claim(job_id, claimed_by, again) or 0, crash=crash)
+        known = [flight for flight in self.flights if flight.claim.job_id == job_id]
+        if not made or crash or made[0].attempt in [flight.claim.attempt for flight in known]:
+            return
+        twice = [flight for flight in known if flight.deed.failure is None and not flight.lied]
+        assert not twice, "the provider is called again for work that it has done"
+        self.flights.append(Flight(made[0], self.model.jobs[job_id].body, claimed_by, deed))
+
+    def record(self, flight: Flight, heard: Deed, *, crash: bool) -> None:
+        """The worker of a call writes down what it heard."""
+        claim, used = flight.claim, heard.used(flight.body)
+        if heard.failure is None:
+            delivery = model_world.delivery(heard, used)
+            in_time = self.step(
+                lambda s: calling.succeed(s, claim, delivery, now=self.now, publish_by=PUBLISH),
+                lambda: self.model.succeed(claim.job_id, claim.attempt, used or Used(), heard.words),
+                crash=crash,
+            )
+            self.messages += [("settle", [claim.job_id])] if in_time else []
+            return
+        refusal, failure = model_world.refusal(heard, used), heard.failure
+        verdict = self.step(
+            lambda s: calling.fail(s, claim, refusal, now=self.now, budget=BUDGET, look_after=PUBLISH) or "too late",
+            lambda: self.model.fail(claim.job_id, claim.attempt, failure, used) or "too late",
+            crash=crash,
+        )
+        if not crash:
+            flight.verdict = str(verdict)
+            self.happened[f"a call failed: {flight.verdict}"] += 1
+            self.messages += [("refund", [claim.job_id])] if verdict == "refund" else []
+
+    def _ask(self, job_id: UUID, *, crash: bool) -> None:
+        made: list[Claim] = []
+
+        def act(session: Session) -> int:
+            claim = calling.ask(session, job_id, now=self.now, patience=timedelta(seconds=ASK_AGAIN))
+            made.extend([claim] if claim else [])
+            return claim.attempt if claim else 0
+
+        self.step(act, lambda: self.model.ask(job_id) or 0, crash=crash)
+        for claim in made if not crash else []:
+            made_by = (claim.job_id, claim.attempt)
+            (flight,) = [each for each in self.flights if (each.claim.job_id, each.claim.attempt) == made_by]
+            self.asked.append((flight, claim))
+
+    def recover(self, state: str, *, crash: bool = False) -> None:
+        """Sweep one state, and publish what recovery publishes again."""
+
+        def act(session: Session) -> dict[str, list[UUID]]:
+            done = Recovered()
+            recovery.recover(session, State(state), done, now=self.now, patience=PATIENCE)
+            return {sort: sorted(getattr(done, sort)) for sort in SORTS if getattr(done, sort)}
+
+        done = self.step(act, lambda: self.model.recover(state), crash=crash) or {}
+        for sort, ids in done.items():
+            self.happened[f"recovered: {sort}"] += len(ids)
+            if sort in PUBLISHED:
+                self.messages += [(PUBLISHED[sort], [job_id]) for job_id in ids]
+
+    def add_credits(self, number: int, amount: int, key: str, *, crash: bool = False) -> None:
+        self.step(
+            lambda s: (
+                accounts.top_up(s, number, amount, idempotency_key=key, description="Credits", now=self.now).amount
+            ),
+            lambda: self.model.top_up(number, amount, key),
+            crash=crash,
+        )
+
+
+def _committed(act: Callable[[Session], Any]) -> Any:
+    with transaction() as session:
+        return act(session)
+
+
+def _answer(ask: Callable[[], Any], refusal: type[Exception]) -> tuple[Any, Any]:
+    """The answer, or the refusal."""
+    try:
+        return ask(), None
+    except refusal as error:
+        return None, error
