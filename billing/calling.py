@@ -185,7 +185,7 @@ def succeed(session: Session, made: Attempt, delivery: Delivery, *, now: datetim
     call = call_store.latest(session, made.job_id, made.attempt)
     assert call is not None, "the call was written before it was made"
     if call.outcome == "succeeded":
-        return True
+        return not call.exposure
     row = {
         "id": job.id,
         "attempts": made.attempt,
@@ -229,11 +229,17 @@ def fail(
     """
     (job,) = store.lock(session, [claim.job_id], set(State))
     call = call_store.latest(session, claim.job_id, claim.attempt)
-    if call is not None and call.outcome == "succeeded":
-        # It was delivered and recorded: nothing that comes later makes it a failure.
+    assert call is not None, "the call was written before it was made"
+    if call.outcome == "succeeded" or call_store.resolution(session, call.id):
+        # It was delivered and recorded, or found out with evidence: nothing that comes later makes it a failure.
         return None
     decided = policy.verdict(refusal.failure, attempts=claim.attempt, budget=budget)
-    _finish_call(session, claim.call_id, refusal, unknown=decided is Verdict.UNKNOWN, now=now)
+    if decided is Verdict.UNKNOWN and call.outcome == "failed":
+        # Who does not know changes nothing of what is known.
+        return None
+    # Since when it is unknown counts from the first time that somebody knew nothing of it.
+    finished_at = call.finished_at if call.outcome == "unknown" and call.finished_at is not None else now
+    _finish_call(session, call.id, refusal, unknown=decided is Verdict.UNKNOWN, now=finished_at)
     if decided is not Verdict.UNKNOWN:
         _count_cost(session, job, claim, refusal.usage)
     if job.state != State.CALLING or job.attempts != claim.attempt:

@@ -22,7 +22,7 @@ from billing.domain.states import Event, State
 from billing.store import calls as call_store
 from billing.store import jobs as store
 from billing.store.tables import GenerationJob
-from config.database import DATABASE_TROUBLE
+from config.database import DATABASE_TROUBLE, is_locked
 
 BATCH = 200
 
@@ -109,9 +109,11 @@ def _handled(
     try:
         with session.begin_nested():
             _HANDLERS[state](session, jobs, mine, now, patience)
-    except DATABASE_TROUBLE:
-        # The database itself is in trouble, which is no fault of a row.
-        raise
+    except DATABASE_TROUBLE as error:
+        if not is_locked(error):
+            # The database itself is in trouble, which is no fault of a row.
+            raise
+        return error
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one row, the others go on
         return error
     done.add(mine)
@@ -189,13 +191,29 @@ def _unknown(
     session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
 ) -> None:
     """The provider is asked; past its longest time the customer is refunded, and the estimate is our exposure."""
+    jobs = _without_known_failures(session, jobs, done, now)
     given_up_at = {job.id: calling.lost_since(session, job) + patience.unknown_wait for job in jobs}
-    late = [job for job in jobs if given_up_at[job.id] <= now]
+    # However late we are, each is asked about once.
+    late = [job for job in jobs if given_up_at[job.id] <= now and job.republished > 0]
     for job in late:
         calling.expose(session, job)
     done.resolved += charging.release(session, late, {job.id: UNRESOLVED for job in late}, now=now)
-    waiting = [job for job in jobs if given_up_at[job.id] > now]
-    done.asked += _publish_again(session, waiting, now, patience, by=given_up_at)
+    waiting = [job for job in jobs if job not in late]
+    by = {job_id: at if at > now else now + patience.republish_after for job_id, at in given_up_at.items()}
+    done.asked += _publish_again(session, waiting, now, patience, by=by)
+
+
+def _without_known_failures(
+    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime
+) -> list[GenerationJob]:
+    """Release the jobs whose worker came back late with a failure that proves that nothing was done; the others."""
+    reasons: dict[UUID, Release] = {}
+    for job in jobs:
+        call = call_store.latest(session, job.id, job.attempts)
+        if call is not None and call.outcome == "failed" and call.failure is not None:
+            reasons[job.id] = Release(call.failure, policy.SENTENCES[Failure(call.failure)])
+    done.resolved += charging.release(session, [job for job in jobs if job.id in reasons], reasons, now=now)
+    return [job for job in jobs if job.id not in reasons]
 
 
 def _generated(

@@ -32,8 +32,13 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from config.settings import ConfigurationError
 
-DATABASE_TROUBLE = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+DATABASE_TROUBLE = (OperationalError, InterfaceError, PoolTimeout)
 """What a database raises that is away, restarting, out of connections, or has ended our session meanwhile."""
+
+ENDED = "25P"
+"""How PostgreSQL's codes begin when it has ended a session over a time limit."""
+LOCKED = "55P03"
+"""PostgreSQL's code for a row that somebody else has locked for too long."""
 
 
 class DatabaseAway(Exception):
@@ -121,10 +126,20 @@ def _forget_rows(context: ExceptionContext) -> None:
 
 
 def _name_lost_connections(context: ExceptionContext) -> None:
-    """An answer that was cut off in the middle is a plain DatabaseError to psycopg2: it is a lost connection."""
+    """Call a lost connection by its name.
+
+    To psycopg2 an answer that was cut off in the middle is a plain DatabaseError, and a session that was ended because
+    it did nothing for too long an InternalError.
+    """
     found = context.sqlalchemy_exception
-    if type(found) is DatabaseError and found.orig is not None:
+    ended = isinstance(found, InternalError) and str(getattr(found.orig, "pgcode", "")).startswith(ENDED)
+    if isinstance(found, DatabaseError) and (type(found) is DatabaseError or ended) and found.orig is not None:
         raise OperationalError(found.statement, found.params, found.orig, hide_parameters=True) from None
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether this trouble is one of a row alone, which somebody else has locked."""
+    return getattr(getattr(error, "orig", None), "pgcode", None) == LOCKED
 
 
 def connect(engine: Engine) -> None:

@@ -61,6 +61,8 @@ class Connection:
     base_url: str | None
     # Whether the server does the work of one idempotency key once, however often the request comes.
     honours_keys: bool = False
+    # When these settings were changed last: an earlier call may have gone elsewhere.
+    since: datetime | None = None
 
     def __repr__(self) -> str:
         return f"Connection({self.provider!r}, base_url={self.base_url!r})"
@@ -81,6 +83,7 @@ def connection_for(session: Session, provider: str, kind: str) -> Connection:
         api_key=key,
         base_url=getattr(row, f"{provider}_base_url", None),
         honours_keys=getattr(row, f"{provider}_honours_keys", False),
+        since=getattr(row, "updated_at", None),
     )
 
 

@@ -70,6 +70,11 @@ class Settings(BaseSettings):
         """The longest time one call of this kind (text, image, embedding) may take, in seconds."""
         return self.image_call_s if kind == "image" else self.text_call_s
 
+    @property
+    def longest_work_s(self) -> float:
+        """The longest that a worker can be busy with one job's calls, in seconds: its retries, and a last call."""
+        return self.call_total_s + self.call_wait_max_s + max(self.text_call_s, self.image_call_s)
+
     def lease_s(self, kind: str) -> float:
         """How long a claim on a job lasts, in seconds: one call, the wait before the next one, and a margin."""
         return self.call_s(kind) + self.call_wait_max_s + 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,9 @@ from tasks.calls import call_job
 from tasks.lost_calls import find_out as ask_provider
 from tasks.runtime import runtime
 from tasks.step import Step
+
+PAUSE_S = 1.0
+"""How long a request rests before it goes back into its queue, in seconds: an outage is no reason for a busy loop."""
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +38,8 @@ def submit(self: Step, *args: Any, **kwargs: Any) -> list[str]:
         return ids(intake.take_in(args, kwargs, message_id=self.request.id))
     except (*DATABASE_TROUBLE, DatabaseAway) as error:
         log.warning("request_waits", error=type(error).__name__, hint="the database is away")
-        losses.end(self, args)
+        losses.end(self)
+        time.sleep(PAUSE_S)
         raise Reject(requeue=True) from None
 
 

@@ -7,12 +7,13 @@ is forgotten. So what a stopping worker handed back unworked costs nothing, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import structlog
 from celery import Task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 
 from billing import recovery
 from billing.store import losses
@@ -35,24 +36,25 @@ def begin(task: Task, args: Sequence[Any]) -> None:
         pipeline.resume(jobs)
         log.warning("batch_split", jobs=len(jobs), hint="its message was delivered again")
         raise Ignore
-    subject = _subject(task, jobs)
+    subject = _subject(task)
     try:
         with transaction() as session:
             lost = losses.count(session, subject, now=database_now(session))
         if lost <= LOSSES_MAX:
             return
         _give_up(task, args, jobs)
+        end(task)
     except DATABASE_TROUBLE as error:
         log.warning("loss_not_counted", error=type(error).__name__)
         return
     raise Ignore
 
 
-def end(task: Task, args: Sequence[Any]) -> None:
+def end(task: Task) -> None:
     """Forget the count: the work came to its end."""
     try:
         with transaction() as session:
-            losses.forget(session, [_subject(task, _job_ids(args))])
+            losses.forget(session, [_subject(task)])
     except DATABASE_TROUBLE as error:
         log.warning("loss_not_forgotten", error=type(error).__name__)
 
@@ -62,10 +64,16 @@ def was_delivered_before(task: Task) -> bool:
     return bool((task.request.delivery_info or {}).get("redelivered"))
 
 
+def forget_old() -> None:
+    """Forget messages that nobody has delivered for a day."""
+    with transaction() as session:
+        losses.forget_before(session, database_now(session) - timedelta(days=1))
+
+
 def _give_up(task: Task, args: Sequence[Any], jobs: Sequence[UUID]) -> None:
     with transaction() as session:
         given_up = recovery.give_up(session, jobs, now=database_now(session))
-    dead_letters.set_aside(
+    kept = dead_letters.set_aside(
         message_id=task.request.id,
         task_name=task.name,
         code="worker_lost",
@@ -73,12 +81,15 @@ def _give_up(task: Task, args: Sequence[Any], jobs: Sequence[UUID]) -> None:
         body=[list(args), task.request.kwargs or {}],
         job_id=jobs[0] if jobs else None,
     )
+    if not kept and not jobs:
+        # Nothing but this message knows of the request.
+        raise Reject(requeue=True)
     log.error("work_given_up", task_name=task.name, jobs=[str(job_id) for job_id in given_up])
 
 
-def _subject(task: Task, jobs: Sequence[UUID]) -> str:
-    # A job is the same in every message about it; a request is no job yet.
-    return f"{task.name} {jobs[0]}" if jobs else f"{task.name} {task.request.id}"
+def _subject(task: Task) -> str:
+    # A message keeps its id when it is delivered again; another message about the same job may run beside it.
+    return f"{task.name} {task.request.id}"
 
 
 def _job_ids(args: Sequence[Any]) -> list[UUID]:

@@ -17,7 +17,9 @@ from billing import calling, resolving
 from billing.calling import Claim, Delivery, Refusal
 from billing.domain.policy import Means
 from billing.domain.states import State
+from billing.store import calls as call_store
 from billing.store import jobs as job_store
+from billing.store.tables import GenerationJob
 from config.database import database_now
 from config.integrations import Connection, connection_for
 from config.settings import ConfigurationError
@@ -68,13 +70,24 @@ def _question(session: Session, job_id: UUID, runtime: Runtime) -> Question | No
         connection = connection_for(session, job.provider, job.kind)
     except ConfigurationError:
         connection = None
-    means = Means.WAIT if provider is None or connection is None else provider.means(connection)
-    if provider is None or connection is None or means is Means.WAIT:
+    if provider is None or connection is None:
+        # Perhaps a key is being changed just now: recovery asks again, until it gives up.
+        return None
+    means = provider.means(connection)
+    if means is Means.RESEND and not _went_there(session, job, connection):
+        means = Means.WAIT
+    if means is Means.WAIT:
         calling.wait_out(session, job_id, unknown_wait=runtime.unknown_wait)
         return None
     patience = timedelta(seconds=runtime.settings.call_s(job.kind))
     claim = calling.ask(session, job_id, now=database_now(session), patience=patience)
     return None if claim is None else Question(claim, provider, connection, means)
+
+
+def _went_there(session: Session, job: GenerationJob, connection: Connection) -> bool:
+    """Whether the lost call was made over this very connection: another server, or key, would do the work anew."""
+    call = call_store.latest(session, job.id, job.attempts)
+    return call is not None and connection.since is not None and connection.since < call.started_at
 
 
 def _told(question: Question, *, timeout_s: float) -> Delivery | Refusal | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import structlog
+from sqlalchemy import text
 
 from billing import audit, limits, recovery, revenue
 from billing.recovery import Recovered
 from config.database import database_now, transaction
-from tasks import pipeline
+from tasks import losses, pipeline
 from tasks.app import app
 from tasks.runtime import runtime
 
@@ -21,6 +22,8 @@ def recover_jobs() -> dict[str, int]:
     for state in recovery.states():
         found = Recovered()
         with transaction() as session:
+            # One locked account must not hold up all others for as long as statements usually wait.
+            session.execute(text("SET LOCAL lock_timeout = '1s'"))
             recovery.recover(session, state, found, now=database_now(session), patience=runtime().patience)
         # At once: what waited for the other states would be lost with their trouble.
         _publish(found)
@@ -67,6 +70,7 @@ def audit_books() -> int:
     with transaction() as session:
         frozen = audit.freeze(session, findings)
         audit.note(session, findings, frozen, now=database_now(session))
+    losses.forget_old()
     for account_id in frozen:
         log.error("account_frozen", account_id=account_id, hint="look into it, then: creditmill accounts unfreeze")
     return len(findings)

@@ -45,8 +45,13 @@ class Step(Task):
             body=[args, kwargs],
         )
 
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Forget the count of this work: it is tried again later, so it did not kill its worker."""
+        if losses.was_delivered_before(self):
+            losses.end(self)
+
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Forget the count of this work, and take the task off the log lines: the thread goes on to other work."""
         if losses.was_delivered_before(self):
-            losses.end(self, args)
+            losses.end(self)
         structlog.contextvars.unbind_contextvars("task", "task_id")

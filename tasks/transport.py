@@ -19,7 +19,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from tasks import dead_letters
 from tasks.consumer import name_of
 
-ROOM_TRIES = 10
+ROOM_TRIES = 60
 ROOM_WAIT_S = 0.5
 
 

@@ -17,6 +17,7 @@ from config.integrations import PROVIDERS, configured_providers, connection_for
 from config.settings import ConfigurationError, Settings
 from tasks.app import app
 from workers import bootstrap
+from workers.broker import broker_client
 
 CLOCK_S = 2.0
 """How far this machine's clock may be from the database's, in seconds."""
@@ -167,19 +168,15 @@ def _redelivery(settings: Settings) -> Check:
 
 
 def _queues(url: str) -> Check:
-    with _client(url) as client:
+    with broker_client(url) as client:
         waiting = {queue.name: client.llen(queue.name) for queue in app.conf.task_queues}
     filled = {name: length for name, length in waiting.items() if length}
     told = ", ".join(f"{name} {length:,}" for name, length in filled.items())
     return Check("queues", True, f"Messages wait in queues: {told}." if filled else "No message waits in a queue.")
 
 
-def _client(url: str) -> redis.Redis:
-    return redis.Redis.from_url(url.replace("redis+socket", "unix"), socket_timeout=3, socket_connect_timeout=3)
-
-
 def _eviction_policy(url: str) -> str | None:
-    with _client(url) as client:
+    with broker_client(url) as client:
         client.ping()
         try:
             return client.config_get("maxmemory-policy").get("maxmemory-policy")

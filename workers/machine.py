@@ -95,7 +95,7 @@ def _is_simulated(session: Session, provider: str) -> bool:
 
 def workers(settings: Settings) -> list[Program]:
     """The two workers; on a stop they get the time that their longest call needs."""
-    longest = settings.call_s("image") + 15
+    longest = settings.longest_work_s + 15
     return [
         program("billing", ["worker", "billing"], stop_order=3, stop_grace_s=30),
         program("generation", ["worker", "generation"], stop_order=2, stop_grace_s=longest),

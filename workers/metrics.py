@@ -18,6 +18,7 @@ from billing.store import accounts, dead, jobs
 from config.database import database_now, transaction
 from config.settings import Settings
 from tasks.app import app
+from workers.broker import broker_client
 
 LATE = timedelta(minutes=5)
 """How long the recovery task may take to get to a job."""
@@ -69,7 +70,7 @@ def _database(session: Session) -> Iterator[Figure]:
 
 def _broker(settings: Settings) -> Iterator[Figure]:
     try:
-        with redis.Redis.from_url(settings.broker_url.get_secret_value(), socket_timeout=3) as client:
+        with broker_client(settings.broker_url.get_secret_value()) as client:
             waiting = {queue.name: client.llen(queue.name) for queue in app.conf.task_queues}
             held = client.hlen("unacked")
     except redis.RedisError:

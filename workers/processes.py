@@ -13,6 +13,7 @@ from celery.signals import worker_ready
 
 from config.logging import configure_logging
 from config.settings import ConfigurationError, Settings
+from tasks.calls import RECORD_FOR_S
 from workers import bootstrap
 from workers.watchdog import Watchdog
 
@@ -33,8 +34,12 @@ def run_billing() -> None:
 def run_generation() -> None:
     """The generation worker: provider calls wait on the network, so they share one process, a thread each."""
     settings, app = bootstrap.worker("generation", pool_size=10, providers=bootstrap.all_providers())
-    longest_s = max(settings.call_s("text"), settings.call_s("image"))
-    _watch(settings, GENERATION_QUEUES, room=settings.generation_concurrency, stop_within_s=longest_s + 30)
+    _watch(
+        settings,
+        GENERATION_QUEUES,
+        room=settings.generation_concurrency,
+        stop_within_s=settings.longest_work_s + RECORD_FOR_S,
+    )
     # Threads know no time limits: every call has its own timeout instead.
     app.conf.update(task_time_limit=None, task_soft_time_limit=None)
     arguments = _worker_arguments("generation", GENERATION_QUEUES, settings)

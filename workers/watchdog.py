@@ -17,8 +17,11 @@ import structlog
 from celery.worker import state as worker_state
 
 from tasks.consumer import received_count
+from workers.broker import broker_client
 
 LOOK_EVERY_SHARE = 0.1
+LONGEST_SLEEP = 5
+"""How many times its pause may lie between two looks before the process must have been suspended."""
 EXIT_CODE = 70
 """The exit code of a worker that would not stop in time (EX_SOFTWARE)."""
 
@@ -41,24 +44,27 @@ class Watchdog:
         stop_within_s: float,
         stop: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM),
     ) -> None:
-        self._client = redis.Redis.from_url(broker_url, socket_timeout=5, socket_connect_timeout=2)
+        self._client = broker_client(broker_url)
         self._queues = queues
         self._room = room
         self._stalled_after_s = stalled_after_s
         self._stop_within_s = stop_within_s
         self._stop = stop
-        self._well_at = time.monotonic()
+        self._well_at = self._looked_at = time.monotonic()
         self._received = -1
 
     def start(self) -> None:
         """Watch from now on, in a thread of its own: the worker's own loop may be what stands still."""
-        self._well_at = time.monotonic()
+        self._well_at = self._looked_at = time.monotonic()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def look(self, now: float) -> bool:
         """Look once, at this time of the monotonic clock; False when the worker has been stalled for too long."""
         received = received_count()
-        if received != self._received or self._is_busy() or not self._messages_wait():
+        # Who was suspended, with all its threads, has had no time to receive anything either.
+        slept = now - self._looked_at > LONGEST_SLEEP * self._stalled_after_s * LOOK_EVERY_SHARE
+        self._looked_at = now
+        if received != self._received or slept or _is_stopping() or self._is_busy() or not self._messages_wait():
             self._received, self._well_at = received, now
         return now - self._well_at < self._stalled_after_s
 
@@ -82,3 +88,10 @@ class Watchdog:
         except redis.RedisError:
             # The broker is away: that is no fault of the worker's, and it reconnects by itself.
             return False
+
+
+def _is_stopping() -> bool:
+    """Whether the worker was told to stop: it takes no messages any more, and finishes what it has."""
+    # A code of 0 says so, too.
+    told = (worker_state.should_stop, worker_state.should_terminate)
+    return any(each is not None and each is not False for each in told)

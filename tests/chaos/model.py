@@ -182,10 +182,12 @@ class Model:
         job = self.jobs[job_id]
         call = job.calls[attempt - 1]
         unknown = failure in NOT_KNOWN
-        if call.outcome == "succeeded" or (unknown and call.outcome == "failed"):
-            # Who does not know changes nothing of what is known.
+        if call.outcome == "succeeded" or call.resolved is not None or (unknown and call.outcome == "failed"):
+            # What is known with evidence stays, and who does not know changes nothing of what is known.
             return None
+        since = call.finished if call.outcome == "unknown" else self.now
         self._finish(call, "unknown" if unknown else "failed", failure)
+        call.finished = since
         if not unknown:
             call.used, call.cost, call.exposure = used, self._cost(job, used), False
         if job.state != "calling" or attempt != len(job.calls):
@@ -241,10 +243,14 @@ class Model:
 
     def _recover_unknown(self, job: Job) -> str:
         call = job.calls[-1]
+        if call.outcome == "failed":
+            self._refund(job, call.failure)
+            return "resolved"
         given_up_at = (call.finished or 0) + UNKNOWN_WAIT
-        if given_up_at > self.now:
+        if given_up_at > self.now or not job.republished:
+            # However late it is, the provider is asked once.
             self._publish_again(job, "asked")
-            job.next_at = min(job.next_at, given_up_at)
+            job.next_at = min(job.next_at, given_up_at if given_up_at > self.now else self.now + PUBLISH_BY)
             return "asked"
         if call.outcome == "unknown" and not call.exposure:
             assert job.tariff is not None

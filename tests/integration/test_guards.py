@@ -994,7 +994,8 @@ def test_what_is_learnt_after_a_resolution_by_hand_changes_nothing(claim):
 
 
 def test_what_is_learnt_after_the_refund_releases_nothing_again(claim):
-    assert recover(State.UNKNOWN, NOON + HOUR).resolved == [claim.job_id]
+    recover(State.UNKNOWN, NOON + HOUR)
+    assert recover(State.UNKNOWN, NOON + 2 * HOUR).resolved == [claim.job_id]
 
     learn(claim, Refusal(Failure.BAD_REQUEST))
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from celery.exceptions import Ignore, Reject
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from billing import audit, recovery
@@ -68,19 +69,50 @@ def test_work_that_ends_is_forgotten(account_id):
 
     for _ in range(3 * losses.LOSSES_MAX):
         losses.begin(task, args)
-        losses.end(task, args)
+        losses.end(task)
 
     assert the_job(job_id).state == "queued"
     assert rows("SELECT count(*) FROM worker_losses") == [(0,)]
 
 
-def test_a_job_is_counted_in_whatever_message_it_comes(account_id):
+def test_other_messages_about_the_same_job_are_no_losses_of_this_one(account_id):
     args = [[str(a_queued_job(account_id))]]
-    for number in range(losses.LOSSES_MAX):
+
+    for number in range(3 * losses.LOSSES_MAX):
         losses.begin(a_task(message_id=f"m-{number}"), args)
 
-    with pytest.raises(Ignore):
-        losses.begin(a_task(message_id="another"), args)
+
+def test_losses_of_a_day_ago_are_forgotten(account_id):
+    losses.begin(a_task(), [[str(a_queued_job(account_id))]])
+    losses.forget_old()
+    assert rows("SELECT count(*) FROM worker_losses") == [(1,)]
+    with transaction() as session:
+        session.execute(text("UPDATE worker_losses SET last_at = last_at - interval '25 hours'"))
+
+    losses.forget_old()
+
+    assert rows("SELECT count(*) FROM worker_losses") == [(0,)]
+
+
+def test_a_step_that_is_tried_again_later_did_not_kill_its_worker(account_id, monkeypatch):
+    ended = []
+    monkeypatch.setattr(losses, "was_delivered_before", lambda task: True)
+    monkeypatch.setattr(losses, "end", lambda task: ended.append(task.name))
+
+    generation.settle_charge.on_retry(OperationalError("x", {}, Exception()), "m", [], {}, None)
+
+    assert ended == ["generation.settle_charge"]
+
+
+def test_a_deadly_request_that_cannot_be_kept_goes_back_into_the_queue(monkeypatch, db):
+    task = a_task("generation.submit", message_id="wire-1", kwargs={"account_id": 1})
+    lose(task, [], losses.LOSSES_MAX)
+    monkeypatch.setattr(losses.dead_letters, "set_aside", lambda **_: False)
+
+    with pytest.raises(Reject) as caught:
+        losses.begin(task, [])
+
+    assert caught.value.requeue
 
 
 def test_a_batch_is_split_so_that_the_others_go_on(account_id, monkeypatch):
@@ -165,6 +197,7 @@ def test_a_request_goes_back_into_the_queue_while_the_database_is_away(monkeypat
         raise OperationalError("SELECT", {}, Exception("away"))
 
     monkeypatch.setattr(intake, "take_in", away)
+    monkeypatch.setattr(generation, "PAUSE_S", 0)
 
     with pytest.raises(Reject) as caught:
         generation.submit()

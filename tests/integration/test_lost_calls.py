@@ -7,11 +7,13 @@ from decimal import Decimal
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from billing import audit, calling, charging, recovery, resolving
 from billing.calling import Attempt, Refusal
 from billing.domain.policy import Failure, Means, RetryBudget
 from billing.recovery import Patience, Recovered
+from billing.store import calls as call_store
 from config.database import transaction
 from config.integrations import set_connection
 from config.settings import Settings
@@ -85,6 +87,11 @@ def runtime(provider):
     return Runtime(settings=settings, providers={"openai": provider} if provider else {})
 
 
+def give_up():
+    for late in (NOON + HOUR, NOON + 2 * HOUR):
+        recover(late)
+
+
 def recover(now):
     done = Recovered()
     with transaction() as session:
@@ -156,14 +163,68 @@ def test_it_is_asked_again_when_the_first_asker_must_be_gone(job_id):
         assert calling.ask(session, job_id, now=NOON + MINUTE, patience=MINUTE)
 
 
-@pytest.mark.parametrize("provider", [Oracle(means=Means.WAIT), None], ids=["cannot tell", "no adapter"])
-def test_a_provider_that_cannot_tell_is_not_asked_and_recovery_waits(job_id, provider):
+@pytest.mark.parametrize("means", [Means.WAIT, Means.RESEND], ids=["cannot tell", "was another server"])
+def test_a_provider_that_cannot_tell_is_not_asked_and_recovery_waits(job_id, means):
+    # The connection was set after the call had been made.
+    oracle = Oracle(means=means, told=a_delivery())
     recover(LATER)
 
-    assert lost_calls.find_out(job_id, runtime(provider)) == "unknown"
+    assert lost_calls.find_out(job_id, runtime(oracle)) == "unknown"
+
+    assert oracle.asked == []
 
     lost_at = rows("SELECT finished_at FROM provider_calls")[0][0]
     assert the_job(job_id).next_at == lost_at + timedelta(seconds=900)
+
+
+def test_a_request_is_sent_again_to_the_very_server_that_it_was_sent_to(job_id):
+    with transaction() as session:
+        session.execute(text("UPDATE global_integration_settings SET updated_at = :noon"), {"noon": NOON - HOUR})
+
+    assert lost_calls.find_out(job_id, runtime(Oracle(means=Means.RESEND, told=a_delivery()))) == "generated"
+
+
+def test_a_provider_whose_key_or_adapter_is_missing_is_asked_later(job_id):
+    recover(LATER)
+    due = the_job(job_id).next_at
+
+    assert lost_calls.find_out(job_id, runtime(None)) == "unknown"
+
+    assert the_job(job_id).next_at == due
+
+
+def test_however_late_recovery_is_it_asks_before_it_gives_up(job_id):
+    assert recover(NOON + HOUR).asked == [job_id]
+    assert recover(NOON + HOUR + MINUTE).resolved == [job_id]
+
+
+def test_a_late_failure_does_not_change_what_was_found_out(account_id, job_id):
+    found = resolving.Found(resolving.Outcome.EXECUTED, "It is on the invoice", "anna")
+    with transaction() as session:
+        resolving.resolve(session, job_id, found, now=LATER, publish_by=MINUTE)
+        claim = calling._claim_of(the_job(job_id), call_store.latest(session, job_id, 1))
+    before = rows("SELECT outcome, exposure, cost_usd FROM provider_calls")
+
+    with transaction() as session:
+        budget = RetryBudget(attempts=4, wait_max=MINUTE)
+        refusal = Refusal(Failure.SERVER_ERROR)
+        assert calling.fail(session, claim, refusal, now=LATER, budget=budget, look_after=MINUTE) is None
+
+    assert rows("SELECT outcome, exposure, cost_usd FROM provider_calls") == before
+
+
+def test_a_worker_that_comes_back_with_a_proven_failure_ends_the_wait(account_id):
+    claim = a_claim(a_reserved_job(account_id))
+    with transaction() as session:
+        calling.lose(session, [the_job(claim.job_id)], Failure.WORKER_LOST, now=NOON, look_after=MINUTE)
+    with transaction() as session:
+        budget = RetryBudget(attempts=4, wait_max=MINUTE)
+        calling.fail(session, claim, Refusal(Failure.OVERLOADED), now=NOON, budget=budget, look_after=MINUTE)
+
+    recover(LATER)
+
+    job = the_job(claim.job_id)
+    assert (job.state, job.error_code, job.cost_usd) == ("refunded", "overloaded", 0)
 
 
 def test_a_job_that_is_not_unknown_is_not_asked_about(account_id):
@@ -187,7 +248,7 @@ def test_the_same_answer_twice_changes_nothing(account_id, job_id):
 
 
 def test_an_answer_after_the_refund_only_corrects_the_cost(account_id, job_id):
-    recover(NOON + HOUR)
+    give_up()
     guessed = the_job(job_id).cost_usd
 
     job = learn(job_id, a_delivery())
@@ -198,7 +259,7 @@ def test_an_answer_after_the_refund_only_corrects_the_cost(account_id, job_id):
 
 
 def test_a_refusal_after_the_refund_takes_the_exposure_away(account_id, job_id):
-    recover(NOON + HOUR)
+    give_up()
 
     job = learn(job_id, Refusal(Failure.BAD_REQUEST))
 

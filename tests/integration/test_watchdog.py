@@ -45,17 +45,17 @@ def test_an_empty_queue_is_no_stall(dog):
 
 @pytest.mark.usefixtures("_waiting")
 def test_messages_that_wait_a_minute_without_one_arriving_are_a_stall(dog):
-    assert [dog.look(second) for second in (6, 65, 66, 72)] == [True, True, False, False]
+    assert [second for second in range(0, 90, 6) if not dog.look(second)] == [60, 66, 72, 78, 84]
 
 
 @pytest.mark.usefixtures("_waiting")
 def test_a_message_that_arrives_starts_the_minute_anew(dog, received):
-    looks = []
-    for second in (6, 60, 66, 120, 126):
-        received["count"] += second == 60
-        looks.append(dog.look(second))
+    stalled = []
+    for second in range(0, 120, 6):
+        received["count"] += second == 54
+        stalled += [] if dog.look(second) else [second]
 
-    assert looks == [True, True, True, False, False]
+    assert stalled == [114]
 
 
 @pytest.mark.usefixtures("_waiting")
@@ -66,6 +66,18 @@ def test_a_worker_without_room_is_not_stalled(dog, monkeypatch):
 
     work.pop()
     assert not all(dog.look(second) for second in range(1_000, 1_100, 6))
+
+
+@pytest.mark.usefixtures("_waiting")
+def test_a_worker_that_was_told_to_stop_is_left_to_finish(dog, monkeypatch):
+    monkeypatch.setattr(worker_state, "should_stop", 0)
+
+    assert all(dog.look(second) for second in range(0, 1_000, 6))
+
+
+@pytest.mark.usefixtures("_waiting")
+def test_a_worker_that_was_suspended_has_its_minute_afterwards(dog):
+    assert [dog.look(second) for second in (0, 6, 300, 306)] == [True, True, True, True]
 
 
 @pytest.mark.usefixtures("received")
