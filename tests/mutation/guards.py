@@ -618,7 +618,7 @@ OF_CALLS = [
     _code(
         CALLING,
         "a success that is recorded twice counts once",
-        'if call.outcome == "succeeded":\n        return True',
+        'if call.outcome == "succeeded":\n        return not call.exposure',
         "pass",
         "charging::test_recording_a_success_twice_counts_its_cost_once",
     ),
