@@ -52,6 +52,12 @@ def wait_until(condition: Callable[[], Found], *, within_s: float = 60, what: st
         time.sleep(0.05)
 
 
+def forget_broker() -> None:
+    """Let Celery connect anew: what it keeps from an earlier test leads to that test's broker."""
+    app.pool.force_close_all()
+    app._after_fork()
+
+
 class System:
     """The running system. Environment variables carry the addresses, as they do in production."""
 
@@ -146,6 +152,7 @@ def running_system(
     provider_url = f"http://127.0.0.1:{port}/v1"
     os.environ.update(environment)
     try:
+        forget_broker()
         bootstrap.publisher("tests")
         with transaction() as session:
             key = machine.SIMULATOR_KEY

@@ -29,7 +29,7 @@ from config.integrations import set_connection
 from tests.chaos import chaotic
 from tests.chaos.proxy import HOST, Proxy, Target
 from tests.conftest import SECRET_KEY
-from tests.system import wait_until
+from tests.system import forget_broker, wait_until
 from workers import bootstrap, machine, supervisor
 from workers.embedded import Postgres, Valkey
 from workers.supervisor import Program, Supervisor, is_alive
@@ -159,6 +159,7 @@ def running_world(home: Path, seed: int, *, rates: dict[str, float] | None = Non
         supervisor.LONGEST_PAUSE_S = 1
         weather = home / "weather.json"
         chaotic.forecast(weather, chaotic.CLEAR)
+        forget_broker()
         bootstrap.publisher("storm")
         stack.callback(database.disconnect)
         provider_url = f"http://{HOST}:{port}"
