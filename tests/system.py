@@ -53,8 +53,7 @@ def wait_until(condition: Callable[[], Found], *, within_s: float = 60, what: st
 
 
 def forget_broker() -> None:
-    """Let Celery connect anew: what it keeps from an earlier test leads to that test's broker."""
-    app.pool.force_close_all()
+    """Let Celery look up its connections anew: those of an earlier test lead to that test's broker."""
     app._after_fork()
 
 
