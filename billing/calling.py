@@ -98,7 +98,7 @@ def claim(
     row = {"id": job.id, "attempts": attempt, "lease_until": now + lease, "next_at": now + lease, "error_code": None}
     if not store.move(session, Event.CLAIM, [row]):
         return None
-    call_id = call_store.add(
+    call = call_store.add(
         session,
         {
             "job_id": job.id,
@@ -112,9 +112,6 @@ def claim(
             "started_at": now,
         },
     )
-    call = call_store.latest(session, job.id, attempt)
-    assert call is not None, "it was added just now"
-    assert call.id == call_id
     return _claim_of(job, call)
 
 
@@ -167,14 +164,14 @@ def ask(session: Session, job_id: UUID, *, now: datetime, patience: timedelta) -
 def wait_out(session: Session, job_id: UUID, *, unknown_wait: timedelta) -> None:
     """Ask no more about an unknown outcome, because nobody can tell: it is looked at again when it is given up."""
     for job in store.lock(session, [job_id], {State.UNKNOWN}):
-        lost_at = lost_since(session, job)
-        store.postpone(session, [{"id": job.id, "next_at": lost_at + unknown_wait, "republished": job.republished}])
+        call = call_store.latest(session, job.id, job.attempts)
+        assert call is not None, "only a call can be lost"
+        given_up_at = lost_since(call) + unknown_wait
+        store.postpone(session, [{"id": job.id, "next_at": given_up_at, "republished": job.republished}])
 
 
-def lost_since(session: Session, job: GenerationJob) -> datetime:
-    """Since when the outcome of the job's latest call is not known."""
-    call = call_store.latest(session, job.id, job.attempts)
-    assert call is not None, "only a call can be lost"
+def lost_since(call: ProviderCall) -> datetime:
+    """Since when the outcome of a lost call is not known."""
     assert call.finished_at is not None, "a lost call is finished"
     return call.finished_at
 

@@ -144,10 +144,18 @@ def refund(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[
 
     The failed call wrote its verdict on the job (`error_code`); without one, the job is left alone.
     """
-    jobs = [job for job in store.lock(session, job_ids, {State.CALLING}) if _failed_for_good(session, job)]
-    return release(
-        session, jobs, {job.id: Release(job.error_code or "", job.error_message or "") for job in jobs}, now=now
-    )
+    jobs = store.lock(session, job_ids, {State.CALLING})
+    verdicts = {job.id: verdict for job in jobs if (verdict := verdict_on(session, job)) is not None}
+    return release(session, [job for job in jobs if job.id in verdicts], verdicts, now=now)
+
+
+def verdict_on(session: Session, job: GenerationJob) -> Release | None:
+    """Why the last call of a job that is being called failed for good; None when it did not."""
+    if job.state != State.CALLING or job.error_code is None:
+        return None
+    call = call_store.latest(session, job.id, job.attempts)
+    failed = call is not None and call.outcome == "failed"
+    return Release(job.error_code, job.error_message or "") if failed else None
 
 
 def release(
@@ -238,11 +246,6 @@ def _reject(session: Session, refused: dict[UUID, BillingError], *, now: datetim
         for job_id, error in sorted(refused.items())
     ]
     return store.move(session, Event.REJECT, rows)
-
-
-def _failed_for_good(session: Session, job: GenerationJob) -> bool:
-    call = call_store.latest(session, job.id, job.attempts)
-    return job.error_code is not None and call is not None and call.outcome == "failed"
 
 
 def _usage(call: ProviderCall) -> Usage:

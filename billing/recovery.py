@@ -21,10 +21,12 @@ from billing.domain.policy import Failure
 from billing.domain.states import Event, State
 from billing.store import calls as call_store
 from billing.store import jobs as store
-from billing.store.tables import GenerationJob
+from billing.store.tables import GenerationJob, ProviderCall
 from config.database import DATABASE_TROUBLE, is_locked
 
 BATCH = 200
+LATE = timedelta(minutes=5)
+"""How long recovery may take to get to a job that is due, before somebody should be told."""
 
 EXPIRED = Release("expired", "The job was not finished before its deadline; its credits were released.")
 UNRESOLVED = Release(
@@ -123,9 +125,10 @@ def _handled(
 def give_up(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
     """End jobs whose steps kill their worker: nothing is charged, and what was delivered is our cost.
 
-    A call that is under way, or whose outcome is not known, keeps its hold: its lease ends, and recovery goes on.
+    A job whose call failed for good ends with that verdict. A call that is under way, or whose outcome is not known,
+    keeps its hold: its lease ends, and recovery goes on.
     """
-    jobs = store.lock(session, job_ids, {State.QUEUED, State.RESERVED, State.GENERATED})
+    jobs = store.lock(session, job_ids, {State.QUEUED, State.RESERVED, State.GENERATED, State.CALLING})
     queued = [job.id for job in jobs if job.state == State.QUEUED]
     given_up = charging.reject(session, queued, InvalidRequest(POISONOUS.message, code=POISONOUS.code), now=now)
     for state, event in ((State.RESERVED, Event.REFUND), (State.GENERATED, Event.WRITE_OFF)):
@@ -134,7 +137,8 @@ def give_up(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list
         given_up += charging.release(session, these, reasons, now=now, event=event)
         if event is Event.WRITE_OFF:
             calling.write_off(session, these)
-    return given_up
+    failed = {job.id: verdict for job in jobs if (verdict := charging.verdict_on(session, job)) is not None}
+    return given_up + charging.release(session, [job for job in jobs if job.id in failed], failed, now=now)
 
 
 def release_if_reserved(session: Session, job_id: UUID, *, now: datetime) -> None:
@@ -191,29 +195,29 @@ def _unknown(
     session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
 ) -> None:
     """The provider is asked; past its longest time the customer is refunded, and the estimate is our exposure."""
-    jobs = _without_known_failures(session, jobs, done, now)
-    given_up_at = {job.id: calling.lost_since(session, job) + patience.unknown_wait for job in jobs}
+    calls = {job.id: call_store.latest(session, job.id, job.attempts) for job in jobs}
+    known = {job_id: call for job_id, call in calls.items() if call is not None and call.outcome == "failed"}
+    # Their worker came back late, with a failure that proves that nothing was done.
+    reasons = {job_id: _proven(call) for job_id, call in known.items()}
+    done.resolved += charging.release(session, [job for job in jobs if job.id in known], reasons, now=now)
+    given_up_at = {
+        job_id: calling.lost_since(call) + patience.unknown_wait
+        for job_id, call in calls.items()
+        if call is not None and job_id not in known
+    }
+    open_jobs = [job for job in jobs if job.id in given_up_at]
     # However late we are, each is asked about once.
-    late = [job for job in jobs if given_up_at[job.id] <= now and job.republished > 0]
+    late = [job for job in open_jobs if given_up_at[job.id] <= now and job.republished > 0]
     for job in late:
         calling.expose(session, job)
     done.resolved += charging.release(session, late, {job.id: UNRESOLVED for job in late}, now=now)
-    waiting = [job for job in jobs if job not in late]
     by = {job_id: at if at > now else now + patience.republish_after for job_id, at in given_up_at.items()}
-    done.asked += _publish_again(session, waiting, now, patience, by=by)
+    done.asked += _publish_again(session, [job for job in open_jobs if job not in late], now, patience, by=by)
 
 
-def _without_known_failures(
-    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime
-) -> list[GenerationJob]:
-    """Release the jobs whose worker came back late with a failure that proves that nothing was done; the others."""
-    reasons: dict[UUID, Release] = {}
-    for job in jobs:
-        call = call_store.latest(session, job.id, job.attempts)
-        if call is not None and call.outcome == "failed" and call.failure is not None:
-            reasons[job.id] = Release(call.failure, policy.SENTENCES[Failure(call.failure)])
-    done.resolved += charging.release(session, [job for job in jobs if job.id in reasons], reasons, now=now)
-    return [job for job in jobs if job.id not in reasons]
+def _proven(call: ProviderCall) -> Release:
+    assert call.failure is not None, "a failed call has its failure"
+    return Release(call.failure, policy.SENTENCES[Failure(call.failure)])
 
 
 def _generated(

@@ -84,7 +84,7 @@ def unresolved(session: Session, *, limit: int, unknown_wait: timedelta) -> list
         Open(
             job,
             call,
-            given_up_at=calling.lost_since(session, job) + unknown_wait,
+            given_up_at=calling.lost_since(call) + unknown_wait,
             worst_cost_usd=pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {})),
         )
         for job, call in call_store.of_unknown_jobs(session, limit=limit)

@@ -6,31 +6,27 @@ database was away for a moment: recording it is retried.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import Literal
 from uuid import UUID, uuid4
 
 import structlog
 from sqlalchemy.orm import Session
-from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import RetryError
 
 from billing import calling
 from billing.calling import Claim, Delivery, Refusal
 from billing.domain.policy import Failure, Verdict
 from billing.store import jobs as job_store
-from config.database import DATABASE_TROUBLE, database_now, transaction
+from config.database import database_now
 from config.integrations import Connection, connection_for
 from config.settings import ConfigurationError
 from tasks.providers.base import Provider, ProviderError
 from tasks.providers.retry import TryAgain, retrying
 from tasks.runtime import Runtime
+from tasks.writing import record
 
 Outcome = Literal["generated", "failed", "unknown", "postponed", "not_ours"]
-Recorded = TypeVar("Recorded")
-
-RECORD_FOR_S = 120
-"""How long a worker tries to write down what a provider did, in seconds."""
 
 log = structlog.get_logger(__name__)
 
@@ -144,19 +140,3 @@ class _JobCall:
         if verdict is None:
             return "not_ours"
         return "failed" if verdict is Verdict.REFUND else "unknown"
-
-
-def record(write: Callable[[Session], Recorded]) -> Recorded:
-    """Run `write` in a transaction, again and again while the database is away.
-
-    A commit that was not confirmed may have been made: whatever is written here says the same when it comes twice.
-    """
-    for attempt in Retrying(
-        retry=retry_if_exception_type(DATABASE_TROUBLE),
-        wait=wait_exponential(multiplier=0.2, max=5),
-        stop=stop_after_delay(RECORD_FOR_S),
-        reraise=True,
-    ):
-        with attempt, transaction() as session:
-            return write(session)
-    raise AssertionError("tenacity either returns or raises")

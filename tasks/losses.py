@@ -73,6 +73,10 @@ def forget_old() -> None:
 def _give_up(task: Task, args: Sequence[Any], jobs: Sequence[UUID]) -> None:
     with transaction() as session:
         given_up = recovery.give_up(session, jobs, now=database_now(session))
+    if jobs and not given_up:
+        # Somebody else works on the job, or it has ended: there is nothing to give up but this message.
+        log.warning("message_dropped", task_name=task.name, jobs=[str(job_id) for job_id in jobs])
+        return
     kept = dead_letters.set_aside(
         message_id=task.request.id,
         task_name=task.name,

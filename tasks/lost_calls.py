@@ -23,9 +23,9 @@ from billing.store.tables import GenerationJob
 from config.database import database_now
 from config.integrations import Connection, connection_for
 from config.settings import ConfigurationError
-from tasks.calls import record
 from tasks.providers.base import Provider, ProviderError
 from tasks.runtime import Runtime
+from tasks.writing import record
 
 Outcome = Literal["generated", "ended", "unknown"]
 

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import structlog
 from celery import Signature, chain
 from kombu.exceptions import OperationalError
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from sqlalchemy.orm import Session
 
 from billing import requests
 from billing.domain.states import State
@@ -24,6 +24,7 @@ from billing.store import jobs as job_store
 from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
 from tasks.app import app
 from tasks.runtime import runtime
+from tasks.writing import record
 
 BATCH = 50
 """Jobs in one message: enough to pay for the hop, few enough to hold an account's lock briefly."""
@@ -75,24 +76,17 @@ def _store(submissions: Sequence[Submission]) -> list[Submitted]:
     named = [each.model_copy(update={"job_id": each.job_id or uuid4()}) for each in submissions]
     ours = {new.job_id for given, new in zip(submissions, named, strict=True) if given.job_id is None}
     try:
-        for attempt in Retrying(
-            retry=retry_if_exception_type(DATABASE_TROUBLE),
-            wait=wait_exponential(multiplier=0.1, max=1),
-            stop=stop_after_delay(SUBMIT_FOR_S),
-            reraise=True,
-        ):
-            with attempt, transaction() as session:
-                stored = requests.submit(
-                    session,
-                    named,
-                    now=database_now(session),
-                    deadline=runtime().deadline,
-                    publish_by=runtime().publish_by,
-                )
-        # What bears an id of ours was created here, if not by this commit then by one that was not confirmed.
-        return [replace(job, created=job.created or job.job_id in ours) for job in stored]
+        stored = record(lambda session: _submit(session, named), for_s=SUBMIT_FOR_S, wait_max_s=1.0)
     except DATABASE_TROUBLE:
         raise DatabaseAway from None
+    # What bears an id of ours was created here, if not by this commit then by one that was not confirmed.
+    return [replace(job, created=job.created or job.job_id in ours) for job in stored]
+
+
+def _submit(session: Session, named: Sequence[Submission]) -> list[Submitted]:
+    return requests.submit(
+        session, named, now=database_now(session), deadline=runtime().deadline, publish_by=runtime().publish_by
+    )
 
 
 def start(jobs: Iterable[tuple[UUID, str]]) -> None:

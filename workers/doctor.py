@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import redis
+from kombu.exceptions import KombuError
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from billing import audit, catalog, margins
+from billing.recovery import LATE
 from billing.store import dead, jobs, schema
 from config import database
 from config.database import transaction, utc_now
@@ -17,12 +19,10 @@ from config.integrations import PROVIDERS, configured_providers, connection_for
 from config.settings import ConfigurationError, Settings
 from tasks.app import app
 from workers import bootstrap
-from workers.broker import broker_client
+from workers.broker import broker_client, messages_by_queue
 
 CLOCK_S = 2.0
 """How far this machine's clock may be from the database's, in seconds."""
-LATE = timedelta(minutes=5)
-"""How long the recovery task may take to get to a job."""
 WORKERS = ("billing", "generation")
 
 
@@ -148,13 +148,14 @@ def _broker(settings: Settings) -> list[Check]:
         return [Check("broker", False, "BROKER_URL is not a Redis URL: it should look like redis://…")]
     try:
         policy = _eviction_policy(url)
-    except redis.RedisError:
+        behind = [_queues(url), *_workers()]
+    except (redis.RedisError, KombuError):
         return [Check("broker", False, "Redis does not answer: start it, or correct BROKER_URL.")]
     checks = [Check("broker", True, "Redis answers.")]
     if policy not in (None, "noeviction"):
         sentence = f"Redis may evict queued messages ({policy}): set its maxmemory-policy to noeviction."
         checks.append(Check("eviction", False, sentence))
-    return [*checks, _redelivery(settings), _queues(url), *_workers()]
+    return [*checks, _redelivery(settings), *behind]
 
 
 def _redelivery(settings: Settings) -> Check:
@@ -169,7 +170,7 @@ def _redelivery(settings: Settings) -> Check:
 
 def _queues(url: str) -> Check:
     with broker_client(url) as client:
-        waiting = {queue.name: client.llen(queue.name) for queue in app.conf.task_queues}
+        waiting = messages_by_queue(client)
     filled = {name: length for name, length in waiting.items() if length}
     told = ", ".join(f"{name} {length:,}" for name, length in filled.items())
     return Check("queues", True, f"Messages wait in queues: {told}." if filled else "No message waits in a queue.")

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 import redis
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from sqlalchemy.orm import Session
 
 from billing import audit
+from billing.recovery import LATE
 from billing.store import accounts, dead, jobs
 from config.database import database_now, transaction
 from config.settings import Settings
-from tasks.app import app
-from workers.broker import broker_client
-
-LATE = timedelta(minutes=5)
-"""How long the recovery task may take to get to a job."""
+from workers.broker import broker_client, messages_by_queue
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def _database(session: Session) -> Iterator[Figure]:
 def _broker(settings: Settings) -> Iterator[Figure]:
     try:
         with broker_client(settings.broker_url.get_secret_value()) as client:
-            waiting = {queue.name: client.llen(queue.name) for queue in app.conf.task_queues}
+            waiting = messages_by_queue(client)
             held = client.hlen("unacked")
     except redis.RedisError:
         return

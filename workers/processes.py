@@ -13,7 +13,7 @@ from celery.signals import worker_ready
 
 from config.logging import configure_logging
 from config.settings import ConfigurationError, Settings
-from tasks.calls import RECORD_FOR_S
+from tasks.writing import RECORD_FOR_S
 from workers import bootstrap
 from workers.watchdog import Watchdog
 

@@ -15,9 +15,9 @@ from billing.store.operator_tables import Resolution
 from billing.store.tables import GenerationJob, GenerationResult, ProviderCall
 
 
-def add(session: Session, row: dict[str, Any]) -> int:
-    """Insert the row of a call that is about to be made; returns its id."""
-    return session.scalars(insert(ProviderCall).returning(ProviderCall.id), [row]).one()
+def add(session: Session, row: dict[str, Any]) -> ProviderCall:
+    """Insert the row of a call that is about to be made, and return it."""
+    return session.scalars(insert(ProviderCall).returning(ProviderCall), [row]).one()
 
 
 def latest(session: Session, job_id: UUID, attempt: int) -> ProviderCall | None:

@@ -13,7 +13,7 @@ from billing.store.operator_tables import WorkerLoss
 
 
 def count(session: Session, subject: str, *, now: datetime) -> int:
-    """Count one more loss of this job or message; returns how many there were in a row."""
+    """Count one more loss over this message; returns how many there were in a row."""
     first = insert(WorkerLoss).values(subject=subject, losses=1, last_at=now)
     more = first.on_conflict_do_update(
         index_elements=["subject"], set_={"losses": WorkerLoss.losses + 1, "last_at": now}

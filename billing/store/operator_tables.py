@@ -48,7 +48,7 @@ class DeadMessage(Base):
 
 
 class WorkerLoss(Base):
-    """How often in a row a job (or a request that is no job yet) was begun and its worker did not come back."""
+    """How often in a row the work of a message was begun from which its worker did not come back."""
 
     __tablename__ = "worker_losses"
     __table_args__ = (CheckConstraint("losses >= 1", name="counted"),)

@@ -31,6 +31,6 @@ def deadly(name: str) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    for each in ("check", "reserve", "settle"):
+    for each in ("check", "reserve", "settle", "refund"):
         setattr(charging, each, deadly(each))
     processes.run_billing()

@@ -19,7 +19,7 @@ from workers.embedded import Servers
 from workers.supervisor import Program
 
 OPENING = 100_000
-STEPS = ("check", "reserve", "settle")
+STEPS = ("check", "reserve", "settle", "refund")
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +43,16 @@ def system(tmp_path_factory: pytest.TempPathFactory, servers: Servers, template:
         patch.undo()
 
 
+def prompt_of(step: str) -> str:
+    """The prompt of a job that kills its worker at this step."""
+    return f"bread [[deadly {step}]]" + (" [[simulate: content_policy]]" if step == "refund" else "")
+
+
 @pytest.fixture(scope="module")
 def ended(system):
     """A batch with one deadly job for each step among good ones; returns them as they ended, by their prompt."""
     account_id = an_account(OPENING)
-    prompts = [f"bread [[deadly {step}]]" for step in STEPS] + [f"bread {number}" for number in range(6)]
+    prompts = [prompt_of(step) for step in STEPS] + [f"bread {number}" for number in range(6)]
     submitted = pipeline.submit_many(
         [
             Submission(
@@ -64,12 +69,14 @@ def ended(system):
 
 def test_deadly_jobs_are_given_up(ended):
     _, jobs = ended
-    found = {step: jobs[f"bread [[deadly {step}]]"] for step in STEPS}
+    found = {step: jobs[prompt_of(step)] for step in STEPS}
 
     assert {step: (job.state, job.error_code) for step, job in found.items()} == {
         "check": ("rejected", "worker_lost"),
         "reserve": ("rejected", "worker_lost"),
         "settle": ("refunded", "worker_lost"),
+        # It ends as it would have ended anyway.
+        "refund": ("refunded", "content_policy"),
     }
     assert {job.credits_charged for job in found.values()} == {None}
 
@@ -101,7 +108,7 @@ def test_nothing_is_executed_twice_and_the_books_balance(system, ended):
 
 def test_an_operator_finds_them(ended):
     _, jobs = ended
-    deadly = {jobs[f"bread [[deadly {step}]]"].id for step in STEPS}
+    deadly = {jobs[prompt_of(step)].id for step in STEPS}
 
     found = rows("SELECT job_id FROM dead_messages WHERE code = 'worker_lost'")
 

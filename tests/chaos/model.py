@@ -270,7 +270,10 @@ class Model:
         for job in generated:
             job.calls[-1].exposure = True
             self._refund(job, "worker_lost", event="write_off")
-        return [job.id for job in queued + reserved + generated]
+        failed = [job for job in self._those(ids, "calling") if job.error and job.calls[-1].outcome == "failed"]
+        for job in failed:
+            self._refund(job, job.error or "")
+        return [job.id for job in queued + reserved + generated + failed]
 
     def ask(self, job_id: UUID) -> int | None:
         job = self.jobs[job_id]

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.conftest import SECRET_KEY
+from tests.system import forget_broker
 from workers import cli
 
 
@@ -18,6 +19,7 @@ def env(database_url, broker_url, home, monkeypatch):
     monkeypatch.setenv("BROKER_URL", broker_url)
     monkeypatch.setenv("CREDITMILL_SECRET_KEY", SECRET_KEY)
     monkeypatch.setenv("CREDITMILL_FOLDER", str(home))
+    forget_broker()
     return monkeypatch
 
 

@@ -395,6 +395,19 @@ def test_the_doctor_says_what_to_do_about_each_problem(run):
     assert "creditmill integrations set openai" in out
 
 
+def test_the_doctor_says_so_when_redis_goes_away_while_it_looks(run, monkeypatch):
+    def cut(**_):
+        raise redis.ConnectionError("Connection reset by peer")
+
+    monkeypatch.setattr("tasks.app.app.control.ping", cut)
+
+    (report,) = lines(run("doctor", "--json")[1])
+
+    told = {check["name"]: (check["healthy"], check["sentence"]) for check in report["checks"]}
+    assert told["broker"] == (False, "Redis does not answer: start it, or correct BROKER_URL.")
+    assert "billing" not in told
+
+
 def test_the_doctor_sees_what_waits_too_long_and_what_earns_too_little(run, env, broker_url):
     a_queued_job(an_account(), now=utc_now() - timedelta(hours=2))
     env.setenv("CREDITMILL_VISIBILITY_TIMEOUT_S", "60")

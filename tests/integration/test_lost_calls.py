@@ -321,14 +321,14 @@ def test_a_claim_whose_commit_was_not_confirmed_is_called_once(account_id, monke
     """The commit arrives and its answer does not: the worker finds its own claim, and calls."""
     from sqlalchemy.exc import OperationalError
 
-    from tasks import calls
+    from tasks import calls, writing
 
     class Provider(Oracle):
         def call(self, claim, connection, *, timeout_s):
             self.asked.append(claim.attempt)
             return a_delivery()
 
-    provider, lost, real = Provider(), [], calls.transaction
+    provider, lost, real = Provider(), [], writing.transaction
 
     class Losing:
         def __init__(self):
@@ -343,7 +343,7 @@ def test_a_claim_whose_commit_was_not_confirmed_is_called_once(account_id, monke
                 lost.append(True)
                 raise OperationalError("COMMIT", {}, Exception("the connection was cut"))
 
-    monkeypatch.setattr(calls, "transaction", Losing)
+    monkeypatch.setattr(writing, "transaction", Losing)
     job_id = a_reserved_job(account_id, now=rows("SELECT now()")[0][0])
 
     assert calls.call_job(job_id, runtime(provider)) == "generated"

@@ -787,7 +787,7 @@ OF_CALLS = [
         "guards::test_a_claim_and_its_call_are_committed_before_the_provider_is_called",
     ),
     _code(
-        "tasks/calls.py",
+        "tasks/writing.py",
         "what a provider did is recorded although the database was away",
         "retry=retry_if_exception_type(DATABASE_TROUBLE)",
         "retry=retry_if_exception_type(())",
@@ -858,15 +858,15 @@ OF_CHARGES = [
     _code(
         CHARGING,
         "only a job whose last call failed is refunded",
-        'job.error_code is not None and call is not None and call.outcome == "failed"',
-        "True",
+        'failed = call is not None and call.outcome == "failed"',
+        "failed = True",
         "charging::test_refund_leaves_every_job_without_a_verdict_alone",
     ),
     _code(
         CHARGING,
         "a refund needs a verdict and not only a failed call",
-        "job.error_code is not None and call is not None",
-        "call is not None",
+        "job.state != State.CALLING or job.error_code is None",
+        "job.state != State.CALLING",
         "guards::test_a_job_between_two_tries_is_not_refunded",
     ),
     _code(
@@ -1004,8 +1004,8 @@ OF_REQUESTS = [
     _code(
         PIPELINE,
         "a request is committed before it is published",
-        "stored = requests.submit(",
-        "stored = (lambda *a, **k: [start([(job.job_id, job.kind)]) or job for job in requests.submit(*a, **k)])(",
+        "return requests.submit(",
+        "return (lambda *a, **k: [start([(job.job_id, job.kind)]) or job for job in requests.submit(*a, **k)])(",
         "guards::test_a_request_is_committed_before_it_is_published",
     ),
     _code(
