@@ -589,6 +589,15 @@ def test_a_job_between_two_tries_is_not_refunded():
         assert charging.refund(session, [job_id], now=NOON) == []
 
 
+def test_a_verdict_over_a_call_that_is_still_being_made_refunds_nothing():
+    job_id = a_reserved_job(an_account(1000))
+    a_claim(job_id)
+
+    with transaction() as session:
+        session.execute(text("UPDATE generation_jobs SET error_code = 'refused'"))
+        assert charging.refund(session, [job_id], now=NOON) == []
+
+
 def test_a_decision_from_a_stale_count_of_units_is_refused_by_the_books(monkeypatch):
     account_id = an_account(1000)
     a_subscription(account_id, {"content_ideas": 1})

@@ -860,7 +860,7 @@ OF_CHARGES = [
         "only a job whose last call failed is refunded",
         'failed = call is not None and call.outcome == "failed"',
         "failed = True",
-        "charging::test_refund_leaves_every_job_without_a_verdict_alone",
+        "guards::test_a_verdict_over_a_call_that_is_still_being_made_refunds_nothing",
     ),
     _code(
         CHARGING,
