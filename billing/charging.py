@@ -150,8 +150,8 @@ def refund(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[
 
 
 def verdict_on(session: Session, job: GenerationJob) -> Release | None:
-    """Why the last call of a job that is being called failed for good; None when it did not."""
-    if job.state != State.CALLING or job.error_code is None:
+    """Why the last call of an open job failed for good; None when it did not."""
+    if job.error_code is None:
         return None
     call = call_store.latest(session, job.id, job.attempts)
     failed = call is not None and call.outcome == "failed"

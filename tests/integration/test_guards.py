@@ -453,6 +453,16 @@ def test_all_attempts_of_a_job_carry_one_key():
     assert len({key for (key,) in rows("SELECT idempotency_key FROM provider_calls")}) == 1
 
 
+def test_each_call_of_a_job_is_found_by_its_attempt():
+    first = a_claim(a_reserved_job(an_account(1000)))
+    fail(first)
+    a_claim(first.job_id, again=1)
+
+    with transaction() as session:
+        found = [call_store.latest(session, first.job_id, attempt) for attempt in (1, 2)]
+    assert [(call.attempt, call.outcome) for call in found] == [(1, "failed"), (2, None)]
+
+
 def test_an_old_claim_cannot_give_a_newer_one_back():
     job_id = a_reserved_job(an_account(1000))
     old = a_claim(job_id)

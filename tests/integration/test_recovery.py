@@ -116,6 +116,18 @@ def test_an_unknown_outcome_is_refunded_in_the_end_and_its_worst_cost_is_ours():
     assert recover(NOON + 2 * HOUR).counts() == {}
 
 
+def test_an_unknown_outcome_keeps_its_hold_however_often_it_was_asked_for():
+    account_id = an_account()
+    job_id = a_reserved_job(account_id)
+    fail(a_claim(job_id), Failure.TIMED_OUT)
+
+    for minutes in (1, 4, 9):
+        assert recover(NOON + minutes * MINUTE).counts() == {"asked": 1}
+
+    assert the_job(job_id).state == "unknown"
+    assert the_account(account_id).reserved == 11
+
+
 def test_a_verdict_whose_refund_was_lost_is_refunded():
     account_id = an_account()
     job_id = a_reserved_job(account_id)
