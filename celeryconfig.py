@@ -77,7 +77,7 @@ event_queue_ttl = 5
 beat_schedule = {
     "recover_jobs": {"task": "periodic.recover_jobs", "schedule": 15.0, "options": {"expires": 60}},
     "reset_plan_limits": {"task": "periodic.reset_plan_limits", "schedule": 900.0, "options": {"expires": 900}},
-    "roll_up_revenue": {"task": "periodic.roll_up_revenue", "schedule": 300.0, "options": {"expires": 300}},
+    "roll_up_revenue": {"task": "periodic.roll_up_revenue", "schedule": 60.0, "options": {"expires": 60}},
     "audit_books": {"task": "periodic.audit_books", "schedule": 600.0, "options": {"expires": 600}},
 }
 beat_max_loop_interval = 5  # notices a changed clock soon

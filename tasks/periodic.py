@@ -14,6 +14,9 @@ from tasks.runtime import runtime
 
 log = structlog.get_logger(__name__)
 
+ROLL_UP_BATCHES = 100
+"""The most transactions that one tick of the roll-ups takes."""
+
 
 @app.task(name="periodic.recover_jobs")
 def recover_jobs() -> dict[str, int]:
@@ -52,9 +55,18 @@ def reset_plan_limits() -> int:
 
 @app.task(name="periodic.roll_up_revenue")
 def roll_up_revenue() -> int:
-    """Bring the revenue roll-ups up to date."""
-    with transaction() as session:
-        return revenue.roll_up(session, now=database_now(session))
+    """Add what changed since the last tick to the revenue roll-ups, batch by batch; returns how many changes that was.
+
+    It ends after so many batches, however fast new changes come: the next tick goes on.
+    """
+    changes = 0
+    for _ in range(ROLL_UP_BATCHES):
+        with transaction() as session:
+            taken = revenue.roll_up(session, now=database_now(session), limit=revenue.BATCH)
+        changes += taken
+        if taken < revenue.BATCH:
+            break
+    return changes
 
 
 @app.task(name="periodic.audit_books")

@@ -343,28 +343,3 @@ class PlanLimitUsage(Base):
     def is_current_period(self, today: date) -> bool:
         """Whether this day, in the account's time zone, lies in the row's period; its end does not."""
         return self.period_start <= today < self.period_end
-
-
-class RevenueRollup(Base):
-    """Revenue, provider cost and volume of one day (UTC) x account x operation x model."""
-
-    __tablename__ = "revenue_rollups"
-    __table_args__ = (CheckConstraint("jobs >= 0 AND credits >= 0", name="not_negative"),)
-
-    day: Mapped[date] = mapped_column(primary_key=True)
-    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
-    operation_type: Mapped[str] = mapped_column(primary_key=True)
-    model_name: Mapped[str] = mapped_column(primary_key=True)
-    jobs: Mapped[int]
-    jobs_settled: Mapped[int]
-    credits: Mapped[int]
-    revenue_usd: Mapped[Decimal]
-    cost_usd: Mapped[Decimal]
-    exposure_usd: Mapped[Decimal]
-    margin_usd: Mapped[Decimal]
-    tokens_input: Mapped[int]
-    tokens_input_cached: Mapped[int]
-    tokens_output: Mapped[int]
-    tokens_reasoning: Mapped[int]
-    images: Mapped[int]
-    computed_at: Mapped[datetime]

@@ -95,7 +95,21 @@ SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id L
             "usage_logs_say_what_was_delivered",
             "differs",
         ),
-        ("UPDATE revenue_rollups SET revenue_usd = 0", "roll_ups_equal_their_source", "revenue 0.0000000000"),
+        (
+            "UPDATE revenue_rollups SET revenue_usd = 0, images = 2",
+            "roll_ups_equal_their_source",
+            "images 2, source 0; revenue_usd 0.0000000000, source 0.05",
+        ),
+        ("DELETE FROM revenue_rollups", "roll_ups_equal_their_source", "jobs 0, source 1; jobs_settled 0, source 1"),
+        (
+            "UPDATE revenue_rollups SET day = '1999-01-01'",
+            "roll_ups_equal_their_source", "jobs 1, source 0; jobs_settled 1, source 0",
+        ),
+        (
+            "INSERT INTO revenue_changes (day, account_id, operation_type, model_name, exposure_usd) "
+            "SELECT day, account_id, operation_type, model_name, 0.0000000001 FROM revenue_rollups",
+            "roll_ups_equal_their_source", "exposure_usd 0.0000000001, source 0",
+        ),
     ],
 )  # fmt: skip
 def test_each_rule_notices_its_damage(damage, rule, problem):

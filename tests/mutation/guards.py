@@ -118,7 +118,6 @@ OF_MONEY = [
         not_negative="units used and held are not negative",
         period="a plan limit's period has a first day before its end",
     ),
-    *_checks("revenue_rollups", not_negative="a roll-up's jobs and credits are not negative"),
     *_checks(
         "plans",
         amounts="a plan's price and credits are not negative",
@@ -237,7 +236,6 @@ OF_ONCE = [
         "revenue::test_a_period_opens_its_rows_once_and_leaves_the_old_ones_alone",
         _direct("uq_plan_limit_usage_account_id_limit_type_period_start"),
     ),
-    _rule("revenue_rollups", "pk_revenue_rollups", "a day's revenue is rolled up in one row"),
     _rule("plans", "uq_plans_slug", "a plan's name is one plan"),
     _rule("subscriptions", "uq_subscriptions_account_id", "an account has one subscription"),
     _rule("ai_model_config", "uq_ai_model_config_model_name", "a model's name is one row of rates"),
@@ -937,20 +935,6 @@ OF_CHARGES = [
         "pass",
         "concurrency::test_an_account_that_is_subscribed_by_many_at_once_has_one_subscription",
     ),
-    _code(
-        "billing/revenue.py",
-        "roll-ups wait for each other (advisory lock)",
-        "session.execute(text(\"SELECT pg_advisory_xact_lock(hashtext('creditmill.revenue_rollups'))\"))",
-        "pass",
-        "guards::test_roll_ups_at_once_write_each_row_once",
-    ),
-    _code(
-        "billing/revenue.py",
-        "a day that is rolled up again takes the place of its rows",
-        "WHERE day BETWEEN :first AND :last",
-        "WHERE false AND day BETWEEN :first AND :last",
-        "revenue::test_rolling_up_twice_changes_nothing",
-    ),
 ]
 
 REQUESTS = "billing/requests.py"
@@ -1292,7 +1276,14 @@ OF_AUDIT = [
         "deadline_at < :late AND next_at < :late",
         "audit::test_work_that_nobody_brings_to_its_end_is_noticed",
     ),
-    _audits("roll_ups_equal_their_source", "WHERE r.jobs = s.jobs"),
+    _audits("roll_ups_equal_their_source", "WHERE ({_DIFFER})"),
+    _code(
+        AUDIT,
+        "the audit notices a roll-up that is missing, or has no source",
+        "FROM ({STANDING}) r FULL JOIN ({SOURCE}) s",
+        "FROM ({STANDING}) r JOIN ({SOURCE}) s",
+        NOTICES,
+    ),
     *(_freezes(rule.name) for rule in RULES if rule.freezes),
     _code(
         AUDIT,
@@ -1427,7 +1418,174 @@ OF_WIRES = [
     ),
 ]
 
+REVENUE_STORE = "billing/store/revenue.py"
+COUNTING = "billing/store/migrations/versions/0006_revenue.py"
+CORRECTION = "revenue::test_a_correction_by_hand_is_counted"
+RACE = "revenue::test_exposure_that_is_written_while_its_job_is_finished_is_counted_once"
+
+OF_REVENUE = [
+    *(
+        _trigger(table, name, f"{what} counted", test)
+        for table, name, what, test in [
+            ("generation_jobs", "count_new", "a finished job that is inserted is", f"{CORRECTION}[27]"),
+            ("generation_jobs", "count_changed", "a job that finishes is", "revenue::test_a_day_adds_up_to_its_jobs"),
+            ("generation_jobs", "count_removed", "a finished job that is deleted is no longer", f"{CORRECTION}[23]"),
+            ("credit_usage_logs", "count_new", "new usage is", "revenue::test_a_day_adds_up_to_its_jobs"),
+            ("credit_usage_logs", "count_changed", "usage that is corrected is", f"{CORRECTION}[10]"),
+            ("credit_usage_logs", "count_removed", "usage that is deleted is no longer", f"{CORRECTION}[17]"),
+            ("provider_calls", "count_new", "the exposure of a late call is", f"{CORRECTION}[22]"),
+            ("provider_calls", "count_changed", "exposure that is corrected is", f"{CORRECTION}[18]"),
+            ("provider_calls", "count_removed", "the exposure of a deleted call is no longer", f"{CORRECTION}[21]"),
+        ]
+    ),
+    _rule("revenue_rollups", "pk_revenue_rollups", "a day's revenue is rolled up in one row"),
+    _code(
+        "billing/revenue.py",
+        "ticks wait for each other and for rebuilds",
+        "    store.lock_rollups(session)\n    return store.take_changes",
+        "    return store.take_changes",
+        "revenue::test_ticks_at_once_take_each_change_once",
+    ),
+    _code(
+        "billing/revenue.py",
+        "a rebuild waits for the tick",
+        "    store.lock_rollups(session)\n    return store.replace",
+        "    return store.replace",
+        "revenue::test_a_rebuild_waits_for_the_tick_and_counts_nothing_twice",
+    ),
+    _code(
+        "billing/revenue.py",
+        "a rebuild sees sources and queue at one moment",
+        "    assert session.scalar",
+        "    session.scalar",
+        "revenue::test_a_rebuild_without_one_snapshot_is_refused",
+    ),
+    _code(
+        REVENUE_STORE,
+        "a rebuild takes what is queued for its days",
+        'session.execute(text("DELETE FROM revenue_changes WHERE day BETWEEN :first AND :last"), days)',
+        "pass",
+        "revenue::test_a_rebuild_takes_the_place_of_whatever_is_there",
+    ),
+    _code(
+        REVENUE_STORE,
+        "a rebuild leaves what is queued for other days",
+        "DELETE FROM revenue_changes WHERE day BETWEEN :first AND :last",
+        "DELETE FROM revenue_changes",
+        "revenue::test_a_rebuild_takes_the_place_of_whatever_is_there",
+    ),
+    _code(
+        REVENUE_STORE,
+        "a rebuild takes the place of the rows of its days",
+        "DELETE FROM revenue_rollups WHERE day BETWEEN :first AND :last",
+        "DELETE FROM revenue_rollups WHERE false AND day BETWEEN :first AND :last",
+        "revenue::test_a_rebuild_takes_the_place_of_whatever_is_there",
+    ),
+    _code(
+        REVENUE_STORE,
+        "a change is taken once",
+        "DELETE FROM revenue_changes WHERE id = ANY (ARRAY(SELECT id FROM revenue_changes ORDER BY id LIMIT :limit))\n"
+        "        RETURNING {_KEY}, {_FIGURES}",
+        "SELECT {_KEY}, {_FIGURES} FROM revenue_changes ORDER BY id LIMIT :limit",
+        "revenue::test_rolling_up_twice_changes_nothing",
+    ),
+    _code(
+        REVENUE_STORE,
+        "what is new is added to what was rolled up",
+        "{name} = r.{name} + EXCLUDED.{name}",
+        "{name} = EXCLUDED.{name}",
+        "revenue::test_a_tick_takes_the_oldest_changes_first_and_the_task_all_of_them",
+        "revenue::test_ticks_at_once_take_each_change_once",
+    ),
+    _code(
+        COUNTING,
+        "a change of usage counts as new minus old",
+        'VALUES ({LOG_KEY.format("OLD", "created_at")}, -1, {minus});',
+        'SELECT {LOG_KEY.format("OLD", "created_at")}, -1, {minus} WHERE false;',
+        f"{CORRECTION}[10]",
+    ),
+    _code(
+        COUNTING,
+        "a change of a job counts as new minus old",
+        "-1, -OLD.cost_usd, -coalesce(sum(c.cost_usd), 0)",
+        "0, 0, 0",
+        f"{CORRECTION}[0]",
+    ),
+    _code(
+        COUNTING,
+        "a change of exposure counts as new minus old",
+        "SELECT {A_JOB}, -OLD.cost_usd FROM",
+        "SELECT {A_JOB}, 0 FROM",
+        f"{CORRECTION}[18]",
+    ),
+    _code(
+        COUNTING,
+        "exposure moves with its job",
+        "SELECT {NEW_JOB}, 1, NEW.cost_usd, coalesce(sum(c.cost_usd), 0)",
+        "SELECT {NEW_JOB}, 1, NEW.cost_usd, 0 * coalesce(sum(c.cost_usd), 0)",
+        f"{CORRECTION}[0]",
+    ),
+    _code(
+        COUNTING,
+        "exposure of a job that is not finished waits for it",
+        "                WHERE j.id = NEW.job_id AND j.finished_at IS NOT NULL;",
+        "                WHERE j.id = NEW.job_id;",
+        f"{CORRECTION}[22]",
+    ),
+    _code(
+        COUNTING,
+        "a job that is not finished costs the queue nothing",
+        '"WHEN ((OLD.finished_at IS NOT NULL OR NEW.finished_at IS NOT NULL) "\n        f"AND',
+        '"WHEN (("\n        f"',
+        "revenue::test_an_unfinished_job_queues_nothing",
+    ),
+    _code(
+        COUNTING,
+        "a change without a figure costs the queue nothing (usage)",
+        """f"WHEN ({LOG.format('OLD')} IS DISTINCT FROM {LOG.format('NEW')}) EXECUTE""",
+        '"EXECUTE',
+        "revenue::test_a_change_without_a_figure_queues_nothing",
+    ),
+    _code(
+        COUNTING,
+        "whoever changes exposure waits for whoever finishes the job",
+        "PERFORM FROM SCHEMA.generation_jobs WHERE id IN (OLD.job_id, NEW.job_id) ORDER BY id FOR NO KEY UPDATE;",
+        "",
+        RACE,
+    ),
+    _code(
+        COUNTING,
+        "a job and its call that one statement changes are counted one after the other (call)",
+        "CREATE TRIGGER count_changed BEFORE UPDATE ON provider_calls",
+        "CREATE TRIGGER count_changed AFTER UPDATE ON provider_calls",
+        f"{CORRECTION}[24]",
+        f"{CORRECTION}[25]",
+    ),
+    _code(
+        COUNTING,
+        "a job and its call that one statement deletes are counted one after the other",
+        "CREATE TRIGGER count_removed BEFORE DELETE ON provider_calls",
+        "CREATE TRIGGER count_removed AFTER DELETE ON provider_calls",
+        f"{CORRECTION}[26]",
+    ),
+    _code(
+        COUNTING,
+        "a temporary table catches no revenue",
+        'body.replace("SCHEMA.", f"{schema}.")',
+        'body.replace("SCHEMA.", "")',
+        "revenue::test_a_temporary_table_of_the_same_name_catches_nothing",
+    ),
+    _code(
+        COUNTING,
+        "what was settled before the upgrade is counted",
+        "    _count_exposure()\n    _compute_anew()\n",
+        "    _count_exposure()\n",
+        "revenue::test_what_was_settled_before_the_upgrade_is_counted_once",
+    ),
+]
+
 GUARDS: tuple[Guard, ...] = (
+    *OF_REVENUE,
     *OF_WIRES,
     *OF_STORE,
     *OF_CALLS,
