@@ -23,6 +23,7 @@ from workers import (
     commands_plans,
     commands_processes,
     commands_quote,
+    commands_revenue,
     instance,
 )
 from workers.embedded import EmbeddedServerError
@@ -54,6 +55,7 @@ for group in (
     commands_models,
     commands_catalog,
     commands_plans,
+    commands_revenue,
     commands_operate,
 ):
     for command in group.COMMANDS:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from datetime import timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from pathlib import Path
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import click
 
-from billing import accounts, audit, revenue
+from billing import accounts, audit, revenue_reports
 from billing.requests import Submission
+from billing.revenue_reports import By, Report
 from billing.store import calls as call_store
 from billing.store import jobs as store
 from billing.store.tables import Account, GenerationJob
@@ -122,13 +124,13 @@ def _send(submissions: list[Submission]) -> list[UUID]:
 
 
 def _report(home: Path, job_ids: list[UUID], account_ids: list[int], *, seconds: float) -> int:
-    with transaction() as session:
-        revenue.roll_up(session, now=utc_now())
+    today = utc_now().date()
     with transaction(isolation="REPEATABLE READ", read_only=True) as session:
         jobs = store.find(session, job_ids)
         delivered = call_store.delivered(session, job_ids)
         customers = [accounts.get(session, account_id) for account_id in account_ids]
-        rolled = revenue.by_model(session, account_ids)
+        # It may have begun before midnight.
+        earned = revenue_reports.report(session, today - timedelta(days=1), today, by=By.MODEL, account_ids=account_ids)
         findings = audit.audit(session, now=utc_now())
     settled = [job for job in jobs if job.state == "settled"]
     wrong = [job for job in settled if recomputed_charge(job, delivered[job.id].usage or {}) != job.credits_charged]
@@ -137,7 +139,7 @@ def _report(home: Path, job_ids: list[UUID], account_ids: list[int], *, seconds:
         charged[job.account_id] += job.credits_charged or 0
     console().print(_outcomes(jobs))
     console().print(_balances(customers, charged))
-    console().print(_margins(rolled))
+    console().print(_margins(earned))
     _say(f"{len(settled)} charges were computed again from their recorded usage: {len(wrong)} differ.")
     kept = [c for c, (_, credits) in zip(customers, CUSTOMERS, strict=True) if c.balance != credits - charged[c.id]]
     _say(f"Failed jobs have their credits back: {'no, see the balances' if kept else 'yes'}.")
@@ -171,16 +173,13 @@ def _balances(customers: list[Account], charged: Counter[int]) -> object:
     return table("Accounts, in credits", ["account", "charged", "balance", "reserved", "available"], rows)
 
 
-def _margins(rolled: list[revenue.RevenueRollup]) -> object:
+def _margins(earned: Report) -> object:
     rows = []
-    for name in sorted({row.model_name for row in rolled}):
-        mine = [row for row in rolled if row.model_name == name]
-        earned = sum((row.revenue_usd for row in mine), Decimal(0))
-        paid = sum((row.cost_usd for row in mine), Decimal(0))
-        unpaid = sum((row.exposure_usd for row in mine), Decimal(0))
-        share = f"{(earned - paid) / earned:.1%}" if earned else None
-        jobs = sum(row.jobs_settled for row in mine)
-        rows.append((name, jobs, usd(earned), usd(paid), usd(unpaid), usd(earned - paid), share))
+    for row in earned.rows:
+        found = row.figures
+        share = None if found.margin_percent is None else f"{found.margin_percent} %"
+        amounts = (found.revenue_usd, found.cost_usd, found.exposure_usd, found.margin_usd)
+        rows.append((row.name, found.jobs_settled, *(usd(amount) for amount in amounts), share))
     columns = ["model", "settled jobs", "revenue", "provider cost", "of it exposure", "margin", "margin %"]
     return table("Revenue, provider cost and margin", columns, rows)
 

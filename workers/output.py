@@ -58,6 +58,11 @@ def plain(value: object) -> str:
     return f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else _shown(value)
 
 
+def printable(text: str) -> str:
+    """A name that somebody else chose, without the characters that steer a terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def _shown(value: object) -> str:
     if value is None:
         return "–"

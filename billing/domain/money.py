@@ -39,3 +39,8 @@ def round_credits(exact: Fraction, rounding: Rounding) -> int:
 def usd(exact: Fraction) -> Decimal:
     """An exact amount of USD with ten decimals, rounded half to even."""
     return (Decimal(exact.numerator) / Decimal(exact.denominator)).quantize(USD_STEP, rounding=ROUND_HALF_EVEN)
+
+
+def percent(part: Decimal, whole: Decimal) -> Decimal | None:
+    """A part as a share of the whole, in percent with one decimal, rounded half to even; None of nothing."""
+    return (part * 100 / whole).quantize(Decimal(1).scaleb(-1), rounding=ROUND_HALF_EVEN) if whole else None

@@ -27,6 +27,7 @@ PAGES = [
     "docs/how-to/submit-from-an-app.md",
     "docs/how-to/change-prices.md",
     "docs/how-to/limit-plans.md",
+    "docs/how-to/report-revenue.md",
     "docs/quickstart.md",
 ]
 # What other tests run: the demo, these tests themselves, and the instance that this module starts.
