@@ -8,8 +8,21 @@ from __future__ import annotations
 
 from calendar import monthrange
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time
+from enum import StrEnum
 from zoneinfo import ZoneInfo
+
+
+class Interval(StrEnum):
+    """How long a billing period is."""
+
+    MONTH = "month"
+    YEAR = "year"
+
+    @property
+    def months(self) -> int:
+        """Its length in calendar months."""
+        return 12 if self is Interval.YEAR else 1
 
 
 @dataclass(frozen=True)
@@ -29,15 +42,28 @@ def add_months(anchor: date, months: int) -> date:
     return date(years, month + 1, min(anchor.day, monthrange(years, month + 1)[1]))
 
 
-def period_containing(anchor: date, at: datetime, zone: ZoneInfo) -> Period:
-    """The monthly period that holds this instant, for an account anchored on `anchor` that lives in `zone`."""
-    day = at.astimezone(zone).date()
-    months = (day.year - anchor.year) * 12 + day.month - anchor.month
-    if add_months(anchor, months) > day:
-        months -= 1
-    return Period(add_months(anchor, months), add_months(anchor, months + 1))
+def starts_at(day: date, zone: ZoneInfo) -> datetime:
+    """The first instant, in UTC, at which this day or a later one has begun in the zone.
+
+    That is midnight; where the clocks are put back over it, the first of the two; where they skip it, the skip, which
+    in every zone since 1960 has begun at midnight itself.
+    """
+    return datetime.combine(day, time(), zone).astimezone(UTC)
 
 
-def days_between(first: date, last: date) -> list[date]:
-    """Every day from `first` to `last`, both included."""
-    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+def period_from(anchor: date, start: date, interval: Interval) -> Period:
+    """The period that begins at `start`, which is a boundary of this anchor."""
+    return Period(start, add_months(anchor, _months_between(anchor, start) + interval.months))
+
+
+def period_containing(anchor: date, at: datetime, zone: ZoneInfo, interval: Interval = Interval.MONTH) -> Period:
+    """The period that holds this instant, for an account anchored on `anchor` that lives in `zone`."""
+    step = interval.months
+    nearby = _months_between(anchor, at.astimezone(zone).date()) // step * step
+    # Where the clocks are put back over midnight, a day begins before its eve has ended.
+    start = next(day for n in (1, 0, -1) if starts_at(day := add_months(anchor, nearby + n * step), zone) <= at)
+    return period_from(anchor, start, interval)
+
+
+def _months_between(anchor: date, day: date) -> int:
+    return (day.year - anchor.year) * 12 + day.month - anchor.month

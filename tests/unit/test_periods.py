@@ -10,7 +10,7 @@ from dateutil.relativedelta import relativedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.domain.periods import Period, add_months, days_between, period_containing
+from billing.domain.periods import Period, add_months, period_containing
 
 MANY = settings(deadline=None, max_examples=200)
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Kiritimati"]
@@ -128,11 +128,3 @@ def test_periods_adjoin(anchor, at, zone):
 )
 def test_a_period_holds_its_start_and_not_its_end(day, inside):
     assert inside is (date.fromisoformat(day) in Period(date(2026, 11, 1), date(2026, 12, 1)))
-
-
-def test_days_between_holds_both_ends():
-    first, last = date(2028, 2, 28), date(2028, 3, 1)
-
-    assert [first, date(2028, 2, 29), last] == days_between(first, last)
-    assert [first] == days_between(first, first)
-    assert days_between(last, first) == []
