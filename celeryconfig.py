@@ -76,7 +76,8 @@ event_queue_ttl = 5
 # --- Beat: a tick that comes twice or late changes nothing ---
 beat_schedule = {
     "recover_jobs": {"task": "periodic.recover_jobs", "schedule": 15.0, "options": {"expires": 60}},
-    "reset_plan_limits": {"task": "periodic.reset_plan_limits", "schedule": 900.0, "options": {"expires": 900}},
+    "renew_subscriptions": {"task": "periodic.renew_subscriptions", "schedule": 60.0, "options": {"expires": 60}},
+    "reset_plan_limits": {"task": "periodic.reset_plan_limits", "schedule": 60.0, "options": {"expires": 60}},
     "roll_up_revenue": {"task": "periodic.roll_up_revenue", "schedule": 60.0, "options": {"expires": 60}},
     "audit_books": {"task": "periodic.audit_books", "schedule": 600.0, "options": {"expires": 600}},
 }

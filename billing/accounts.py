@@ -14,6 +14,9 @@ from billing.store import accounts as store
 from billing.store.books import Books, Change
 from billing.store.tables import Account, CreditTransaction
 
+OUR_KEYS = ("settle:", "creditmill:")
+"""How the keys of ledger rows begin that no top-up may take."""
+
 
 def create(session: Session, name: str, *, billing_email: str | None = None, time_zone: str = "UTC") -> Account:
     """Open an account with no credits; raises InvalidRequest for an empty name or an unknown time zone."""
@@ -39,6 +42,11 @@ def get(session: Session, account_id: int) -> Account:
     if account is None:
         raise UnknownThing("account", account_id)
     return account
+
+
+def zone(account: Account) -> ZoneInfo:
+    """Where the account's days begin and end."""
+    return ZoneInfo(account.time_zone)
 
 
 def freeze(session: Session, account_id: int, reason: str) -> bool:
@@ -80,6 +88,10 @@ def top_up(
     ):
         raise InvalidRequest(
             "A description and an idempotency key have 255 printable characters at most.", code="invalid_text"
+        )
+    if idempotency_key.startswith(OUR_KEYS):
+        raise InvalidRequest(
+            f"Keys that begin with {' or '.join(OUR_KEYS)} are Creditmill's own: use another.", code="invalid_text"
         )
     if not 1 <= credits <= CREDITS_MAX:
         raise InvalidRequest(f"A top-up adds 1 to {CREDITS_MAX} credits.", code="invalid_amount")

@@ -135,6 +135,45 @@ RULES: Sequence[Rule] = (
         freezes=True,
     ),
     Rule(
+        "periods_are_granted_once",
+        "A subscription's period that was granted has one transaction of its credits, and any other has none.",
+        """SELECT 'period from ' || p.period_start || ' of subscription ' || s.id,
+                  CASE WHEN p.granted THEN 'granted ' || p.credits ELSE 'not granted' END
+                  || ', transactions ' || t.n || ' of ' || t.total || ' credits', s.account_id
+           FROM subscription_periods p
+           JOIN subscriptions s ON s.id = p.subscription_id
+           CROSS JOIN LATERAL (SELECT count(*) AS n, coalesce(sum(amount), 0) AS total,
+                                      count(*) FILTER (WHERE account_id <> s.account_id) AS of_others
+                               FROM credit_transactions t
+                               WHERE t.transaction_type = 'subscription' AND t.subscription_id = s.id
+                                     AND t.period_start = p.period_start) t
+           WHERE t.total <> CASE WHEN p.granted THEN p.credits ELSE 0 END OR t.of_others > 0""",
+        freezes=True,
+    ),
+    Rule(
+        "subscriptions_stand_in_their_last_period",
+        "A subscription that has not ended stands in the last of the periods that it began.",
+        """SELECT 'subscription ' || s.id, 'stands in ' || s.current_period_start || ' up to ' || s.current_period_end
+                  || ', its last period is ' || coalesce(p.period_start || ' up to ' || p.period_end, 'none'),
+                  s.account_id
+           FROM subscriptions s
+           LEFT JOIN LATERAL (SELECT period_start, period_end FROM subscription_periods
+                              WHERE subscription_id = s.id ORDER BY period_start DESC LIMIT 1) p ON true
+           WHERE s.status <> 'cancelled' AND (s.current_period_start, s.current_period_end)
+                                             IS DISTINCT FROM (p.period_start, p.period_end)""",
+    ),
+    Rule(
+        "nothing_owed_long_past_its_time",
+        "No renewal and no grant of credits waits long past its time.",
+        """SELECT 'subscription ' || id, 'should have turned at ' || renews_at, account_id
+           FROM subscriptions WHERE renews_at < :late
+           UNION ALL
+           SELECT 'period from ' || p.period_start || ' of subscription ' || s.id,
+                  p.credits || ' credits are owed since ' || p.starts_at, s.account_id
+           FROM subscription_periods p JOIN subscriptions s ON s.id = p.subscription_id
+           WHERE p.credits > 0 AND NOT p.granted AND p.starts_at < :late""",
+    ),
+    Rule(
         "usage_logs_say_what_was_delivered",
         "A usage log has the account, tokens, images and revenue of the call that its job was charged for.",
         """SELECT 'usage log ' || l.id, 'of job ' || j.id || ' differs from the call that delivered', j.account_id

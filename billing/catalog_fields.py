@@ -131,6 +131,7 @@ class DefaultsFields(Fields):
     typical_output_percent: Annotated[int, Field(ge=1, le=100)] | None = None
     min_margin_percent: Annotated[int, Field(ge=0, le=99)] | None = None
     deprecation_notice_days: Annotated[int, Field(ge=0, le=3_650)] | None = None
+    past_due_grace_days: Annotated[int, Field(ge=0, le=366)] | None = None
     max_open_jobs_per_account: Count | None = None
     max_open_jobs: Count | None = None
 

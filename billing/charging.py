@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing import catalog, limits
+from billing import catalog, limits, renewals
 from billing.domain import pricing
 from billing.domain.decisions import Limit, Reservation, Standing, decide
 from billing.domain.errors import BillingError, PriceNotConfigured
@@ -24,6 +24,7 @@ from billing.store import accounts as account_store
 from billing.store import calls as call_store
 from billing.store import catalog as catalog_store
 from billing.store import jobs as store
+from billing.store import subscriptions as subscription_store
 from billing.store.books import Books
 from billing.store.tables import Account, GenerationJob, GenerationResult, ProviderCall
 
@@ -39,9 +40,12 @@ class Release:
 def check(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
     """Reject the queued jobs that their account or plan clearly does not cover; returns the jobs that may go on.
 
-    Cheap advice, without a lock and for each job alone: `reserve` decides.
+    Cheap advice, without a lock and for each job alone: `reserve` decides, also on jobs of accounts that are owed
+    a renewal.
     """
-    jobs = store.find(session, job_ids)
+    found = store.find(session, job_ids)
+    owed = set(subscription_store.behind(session, {job.account_id for job in found}, now))
+    jobs = [job for job in found if job.account_id not in owed]
     allowances = limits.allowances(session, _wanted(jobs), now=now, opening=False)
     accounts = account_store.find_many(session, {job.account_id for job in jobs})
     decider = _Decider(session, allowances, now=now)
@@ -54,7 +58,7 @@ def check(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[U
                 refused[job.id] = outcome
     _reject(session, refused, now=now)
     passing = {State.QUEUED, State.RESERVED}
-    return [job.id for job in jobs if job.state in passing and job.id not in refused]
+    return [job.id for job in found if job.state in passing and job.id not in refused]
 
 
 def reserve(session: Session, job_ids: Sequence[UUID], *, now: datetime, publish_by: timedelta) -> list[UUID]:
@@ -65,6 +69,8 @@ def reserve(session: Session, job_ids: Sequence[UUID], *, now: datetime, publish
     """
     jobs = store.lock(session, job_ids, {State.QUEUED})
     accounts = account_store.lock(session, {job.account_id for job in jobs})
+    if renewals.bring_up_to_date(session, accounts, now):
+        accounts = account_store.find_many(session, accounts)
     allowances = limits.allowances(session, _wanted(jobs), now=now)
     decider = _Decider(session, allowances, now=now)
     available = {account_id: account.available for account_id, account in accounts.items()}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy.orm import Session
 
-from billing.domain.periods import Period, period_containing
+from billing.domain.periods import Period
+from billing.domain.subscriptions import Status
 from billing.store import catalog as catalog_store
 from billing.store import limits as store
+from billing.store import subscriptions as subscription_store
 from billing.store.books import LimitKey
-from billing.store.tables import Account, PlanLimitUsage, Subscription
+from billing.store.tables import Plan, PlanLimitUsage
 
 
 @dataclass
@@ -33,11 +34,6 @@ class Allowance:
 Allowances = dict[tuple[int, str], Allowance]
 
 
-def current_period(account: Account, subscription: Subscription, now: datetime) -> Period:
-    """The subscription's period that holds this instant, whether or not its renewal has been run yet."""
-    return period_containing(subscription.anchor_date, now, ZoneInfo(account.time_zone))
-
-
 def allowances(
     session: Session, wanted: Collection[tuple[int, str]], *, now: datetime, opening: bool = True
 ) -> Allowances:
@@ -50,11 +46,10 @@ def allowances(
         return {}
     limited: dict[LimitKey, int | None] = {}
     rows = []
-    for account, subscription, plan in store.subscriptions(session, {account for account, _ in wanted}):
-        period = current_period(account, subscription, now)
-        for limit_type in sorted(limit_type for owner, limit_type in wanted if owner == account.id):
-            limited[(account.id, limit_type, period.start)] = plan.limits.get(limit_type)
-            rows.append(_row(account.id, limit_type, period))
+    for account_id, plan, period in _in_force(session, {account for account, _ in wanted}, now):
+        for limit_type in sorted(limit_type for owner, limit_type in wanted if owner == account_id):
+            limited[(account_id, limit_type, period.start)] = plan.limits.get(limit_type)
+            rows.append(_row(account_id, limit_type, period))
     if opening:
         store.open_rows(session, rows)
     used = store.find(session, limited)
@@ -74,24 +69,38 @@ def current(
 ) -> list[tuple[str, int, Period, PlanLimitUsage | None]]:
     """Each limit of an account's plan: its type, what is allowed, the current period, and its row if it was opened."""
     found = []
-    for account, subscription, plan in store.subscriptions(session, [account_id]):
-        period = current_period(account, subscription, now)
-        rows = store.find(session, [(account.id, limit_type, period.start) for limit_type in plan.limits])
+    for _, plan, period in _in_force(session, [account_id], now):
+        rows = store.find(session, [(account_id, limit_type, period.start) for limit_type in plan.limits])
         for limit_type, allowed in sorted(plan.limits.items()):
             if allowed is not None:
-                found.append((limit_type, allowed, period, rows.get((account.id, limit_type, period.start))))
+                found.append((limit_type, allowed, period, rows.get((account_id, limit_type, period.start))))
     return found
 
 
-def open_current_periods(session: Session, *, now: datetime) -> int:
-    """Open the current period's usage rows of every live subscription; returns how many were new."""
-    rows = []
+def open_periods(session: Session, begun: Iterable[tuple[int, Plan, Period]]) -> int:
+    """Open the usage rows of these periods, each given with its account and plan; returns how many were new."""
     known = set(catalog_store.limit_types(session))
-    for account, subscription, plan in store.subscriptions(session, None):
-        period = current_period(account, subscription, now)
-        limited = {limit_type for limit_type, allowed in plan.limits.items() if allowed is not None}
-        rows += [_row(account.id, limit_type, period) for limit_type in sorted(known & limited)]
-    return store.open_rows(session, rows)
+    return store.open_rows(
+        session,
+        [
+            _row(account_id, limit_type, period)
+            for account_id, plan, period in begun
+            for limit_type in limited_types(plan, known)
+        ],
+    )
+
+
+def limited_types(plan: Plan, known: Collection[str]) -> list[str]:
+    """The types of which the plan limits the use; a type that does not exist counts nothing."""
+    return sorted(name for name, allowed in plan.limits.items() if allowed is not None and name in known)
+
+
+def _in_force(session: Session, account_ids: Collection[int], now: datetime) -> Iterator[tuple[int, Plan, Period]]:
+    """The plan and the period of each of these accounts, whether or not its renewals have been worked on yet."""
+    for subscribed in subscription_store.of_accounts(session, account_ids):
+        standing = subscribed.at(now)
+        if standing.status is not Status.CANCELLED:
+            yield subscribed.account.id, subscribed.plan_of(standing), standing.period
 
 
 def _left(allowed: int, used: PlanLimitUsage | None) -> int:

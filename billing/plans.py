@@ -1,4 +1,4 @@
-"""Plans and subscriptions: what a plan includes and limits, who is subscribed to it, and what is left of it."""
+"""Plans: what each includes and limits, and what is left of an account's in its present period."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
 from pydantic import Field
 from sqlalchemy.orm import Session
@@ -15,11 +14,11 @@ from sqlalchemy.orm import Session
 from billing import accounts, limits
 from billing.catalog_fields import Fields, Name, Shown, is_cleared, is_text, one_of, read
 from billing.domain.errors import InvalidRequest, UnknownThing
-from billing.domain.periods import period_containing
-from billing.store import accounts as account_store
+from billing.domain.money import CREDITS_MAX
+from billing.domain.periods import Interval
 from billing.store import catalog as catalog_store
 from billing.store import limits as store
-from billing.store.tables import Plan, PlanLimitUsage, Subscription
+from billing.store.tables import Plan, PlanLimitUsage
 
 UNITS_MAX = 2**53
 
@@ -30,7 +29,8 @@ class PlanFields(Fields):
     name: Shown | None = None
     # USD a period; money that customers pay has two decimals.
     price: Annotated[Decimal, Field(ge=0, max_digits=10, decimal_places=2)] | None = None
-    included_credits: Annotated[int, Field(ge=0, le=UNITS_MAX)] | None = None
+    included_credits: Annotated[int, Field(ge=0, le=CREDITS_MAX)] | None = None
+    billing_interval: Interval | None = None
     is_active: bool | None = None
 
 
@@ -85,40 +85,6 @@ def set_plan(session: Session, slug: str, fields: Mapping[str, Any]) -> Plan:
     session.flush()
     session.refresh(plan)
     return plan
-
-
-def subscribe(
-    session: Session, account_id: int, slug: str, *, anchor: date | None = None, now: datetime
-) -> Subscription:
-    """Subscribe an account to a plan, or move its subscription to another one, whose limits then hold at once.
-
-    Periods are counted from `anchor`, the account's present day unless given; a subscription keeps the one it has.
-    Raises UnknownThing, or InvalidRequest for an inactive plan or an anchor that is not in the past.
-    """
-    account = accounts.get(session, account_id)
-    plan = named(session, slug)
-    if not plan.is_active:
-        raise InvalidRequest(f"The plan {slug} is switched off.", code="plan_inactive")
-    # Reservations read the plan under this lock.
-    account_store.lock(session, [account_id])
-    zone = ZoneInfo(account.time_zone)
-    subscription = store.subscription(session, account_id)
-    if subscription is None:
-        subscription = Subscription(account_id=account_id, anchor_date=anchor or now.astimezone(zone).date())
-    elif anchor is not None and anchor != subscription.anchor_date:
-        raise InvalidRequest(
-            f"Account {account_id} is subscribed since {subscription.anchor_date}; its periods stay.", code="has_anchor"
-        )
-    if subscription.anchor_date > now.astimezone(zone).date():
-        raise InvalidRequest("A subscription cannot begin in the future.", code="invalid_anchor")
-    period = period_containing(subscription.anchor_date, now, zone)
-    subscription.plan_id = plan.id
-    subscription.status = "active"
-    subscription.current_period_start, subscription.current_period_end = period.start, period.end
-    session.add(subscription)
-    session.flush()
-    session.refresh(subscription)
-    return subscription
 
 
 def standing(session: Session, account_id: int, *, now: datetime) -> list[LimitStanding]:

@@ -22,7 +22,7 @@ from billing.domain.states import Event, State
 from billing.store import calls as call_store
 from billing.store import jobs as store
 from billing.store.tables import GenerationJob, ProviderCall
-from config.database import DATABASE_TROUBLE, is_locked
+from config.database import each_apart
 
 BATCH = 200
 LATE = timedelta(minutes=5)
@@ -94,32 +94,16 @@ def recover(session: Session, state: State, done: Recovered, *, now: datetime, p
     """
     jobs = store.due(session, state, now=now, limit=BATCH)
     done.kinds |= {job.id: job.kind for job in jobs}
-    if not jobs or _handled(session, state, jobs, done, now, patience) is None:
-        return
-    for job in jobs:
-        error = _handled(session, state, [job], done, now, patience)
-        if error is not None:
-            done.blocked[job.id] = type(error).__name__
-            _publish_again(session, [job], now, patience)
 
+    def handle(some: Sequence[GenerationJob]) -> None:
+        mine = Recovered()
+        _HANDLERS[state](session, some, mine, now, patience)
+        session.flush()
+        done.add(mine)
 
-def _handled(
-    session: Session, state: State, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
-) -> Exception | None:
-    """Handle these jobs in a savepoint of their own; returns the error that undid it."""
-    mine = Recovered()
-    try:
-        with session.begin_nested():
-            _HANDLERS[state](session, jobs, mine, now, patience)
-    except DATABASE_TROUBLE as error:
-        if not is_locked(error):
-            # The database itself is in trouble, which is no fault of a row.
-            raise
-        return error
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with one row, the others go on
-        return error
-    done.add(mine)
-    return None
+    for job, error in each_apart(session, jobs, handle):
+        done.blocked[job.id] = type(error).__name__
+        _publish_again(session, [job], now, patience)
 
 
 def give_up(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:

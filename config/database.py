@@ -5,12 +5,13 @@ Services never commit; the `with transaction()` of their caller does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import (
     BigInteger,
     DateTime,
@@ -31,6 +32,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from config.settings import ConfigurationError
+
+Item = TypeVar("Item")
 
 DATABASE_TROUBLE = (OperationalError, InterfaceError, PoolTimeout)
 """What a database raises that is away, restarting, out of connections, or has ended our session meanwhile."""
@@ -178,6 +181,35 @@ def transaction(*, isolation: str | None = None, read_only: bool = False) -> Ite
         if isolation is not None:
             session.connection(execution_options={"isolation_level": isolation, "postgresql_readonly": read_only})
         yield session
+
+
+def each_apart(
+    session: Session, items: Sequence[Item], work: Callable[[Sequence[Item]], None]
+) -> list[tuple[Item, Exception]]:
+    """Work on all of these at once, or where that fails one by one; returns those that could not be worked on.
+
+    Each attempt has a savepoint, so that one bad row never blocks the others, and whatever it wrote is undone. Raises
+    when the database itself is in trouble, which is no fault of a row.
+    """
+    if not items or _apart(session, items, work) is None:
+        return []
+    return [(item, error) for item in items if (error := _apart(session, [item], work)) is not None]
+
+
+def _apart(session: Session, items: Sequence[Item], work: Callable[[Sequence[Item]], None]) -> Exception | None:
+    try:
+        with session.begin_nested():
+            work(items)
+    except DATABASE_TROUBLE as error:
+        if not is_locked(error):
+            raise
+        return error
+    except SoftTimeLimitExceeded:
+        # The whole task has had its time, whichever row it was at.
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one row, the others go on
+        return error
+    return None
 
 
 def utc_now() -> datetime:

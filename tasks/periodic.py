@@ -5,11 +5,13 @@ from __future__ import annotations
 import structlog
 from sqlalchemy import text
 
-from billing import audit, limits, recovery, revenue
+from billing import audit, recovery, revenue
 from billing.recovery import Recovered
+from billing.store import periodic_runs
 from config.database import database_now, transaction
 from tasks import losses, pipeline
 from tasks.app import app
+from tasks.catching_up import LIMITS, RENEWALS, catch_up
 from tasks.runtime import runtime
 
 log = structlog.get_logger(__name__)
@@ -35,6 +37,9 @@ def recover_jobs() -> dict[str, int]:
         log.error("job_blocked", job_id=str(job_id), error=error, hint="it is tried again later, and later each time")
     if done.counts():
         log.info("recovered", **done.counts())
+    with transaction() as session:
+        worked = sum(done.counts().values())
+        periodic_runs.note(session, "recover_jobs", worked=worked, blocked=len(done.blocked), now=database_now(session))
     return done.counts()
 
 
@@ -46,11 +51,16 @@ def _publish(found: Recovered) -> None:
     pipeline.refund(found.refunded)
 
 
+@app.task(name="periodic.renew_subscriptions")
+def renew_subscriptions() -> int:
+    """Begin the periods of every subscription that have come since the last run, and grant what they include."""
+    return catch_up(RENEWALS)
+
+
 @app.task(name="periodic.reset_plan_limits")
 def reset_plan_limits() -> int:
-    """Open the current period's usage rows of every subscription."""
-    with transaction() as session:
-        return limits.open_current_periods(session, now=database_now(session))
+    """Open the usage rows of every period that has begun since the last run."""
+    return catch_up(LIMITS)
 
 
 @app.task(name="periodic.roll_up_revenue")
@@ -60,12 +70,14 @@ def roll_up_revenue() -> int:
     It ends after so many batches, however fast new changes come: the next tick goes on.
     """
     changes = 0
-    for _ in range(ROLL_UP_BATCHES):
+    for batch in range(1, ROLL_UP_BATCHES + 1):
         with transaction() as session:
-            taken = revenue.roll_up(session, now=database_now(session), limit=revenue.BATCH)
-        changes += taken
-        if taken < revenue.BATCH:
-            break
+            now = database_now(session)
+            taken = revenue.roll_up(session, now=now, limit=revenue.BATCH)
+            changes += taken
+            if taken < revenue.BATCH or batch == ROLL_UP_BATCHES:
+                periodic_runs.note(session, "roll_up_revenue", worked=changes, now=now)
+                break
     return changes
 
 
@@ -81,7 +93,9 @@ def audit_books() -> int:
         log.error("audit_finding", rule=finding.rule, row=finding.row, problem=finding.problem)
     with transaction() as session:
         frozen = audit.freeze(session, findings)
-        audit.note(session, findings, frozen, now=database_now(session))
+        now = database_now(session)
+        audit.note(session, findings, frozen, now=now)
+        periodic_runs.note(session, "audit_books", worked=len(findings), now=now)
     for account_id in frozen:
         log.error("account_frozen", account_id=account_id, hint="look into it, then: creditmill accounts unfreeze")
     # Nothing to do with the books, but as rarely due.

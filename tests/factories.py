@@ -8,10 +8,11 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from billing import accounts, calling, charging, requests
+from billing import accounts, calling, charging, requests, subscriptions
 from billing.calling import Claim, Delivery
+from billing.domain.periods import starts_at
 from billing.domain.pricing import Usage
-from billing.store.tables import Account, GenerationJob, Plan, Subscription
+from billing.store.tables import Account, GenerationJob, Plan
 from config.database import transaction
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -36,16 +37,8 @@ def a_subscription(account_id: int, limits: dict[str, int], *, anchor: date = da
         plan = Plan(slug=f"plan-{uuid4().hex[:8]}", name="Plan", limits=limits)
         session.add(plan)
         session.flush()
-        end = date(anchor.year + anchor.month // 12, anchor.month % 12 + 1, anchor.day)
-        session.add(
-            Subscription(
-                account_id=account_id,
-                plan_id=plan.id,
-                anchor_date=anchor,
-                current_period_start=anchor,
-                current_period_end=end,
-            )
-        )
+        began = starts_at(anchor, accounts.zone(accounts.get(session, account_id)))
+        subscriptions.subscribe(session, account_id, plan.slug, anchor=anchor, now=began)
 
 
 def a_queued_job(account_id: int, operation: str = "clustering", *, now: datetime = NOON, **given: Any) -> UUID:

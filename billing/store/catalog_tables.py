@@ -268,6 +268,7 @@ class BillingConfiguration(Base):
         CheckConstraint("typical_output_percent BETWEEN 1 AND 100", name="typical_output_percent"),
         CheckConstraint("min_margin_percent BETWEEN 0 AND 99", name="min_margin_percent"),
         CheckConstraint("deprecation_notice_days >= 0", name="deprecation_notice_days"),
+        CheckConstraint("past_due_grace_days BETWEEN 0 AND 366", name="past_due_grace_days"),
         CheckConstraint("max_open_jobs >= 1", name="max_open_jobs"),
         CheckConstraint("max_open_jobs_per_account >= 1", name="max_open_jobs_per_account"),
     )
@@ -285,6 +286,8 @@ class BillingConfiguration(Base):
     min_margin_percent: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     # How long before its deprecation date a model begins to warn.
     deprecation_notice_days: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
+    # How long an account is served after its payment failed.
+    past_due_grace_days: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     # How many unfinished jobs there may be, of one account and of all; a request beyond that is refused.
     max_open_jobs_per_account: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     max_open_jobs: Mapped[int] = mapped_column(Integer, server_default=SEEDED)

@@ -98,6 +98,22 @@ def count_unfinished(session: Session) -> dict[str, int]:
     return {str(state): found.get(str(state), 0) for state in State if state not in TERMINAL}
 
 
+def holds_by_deadline(session: Session, account_id: int, until: datetime) -> list[tuple[datetime, int]]:
+    """The credits that jobs hold which were never called, by the deadline up to `until` at which they release them."""
+    statement = (
+        select(GenerationJob.deadline_at, func.sum(GenerationJob.credits_reserved))
+        .where(
+            GenerationJob.account_id == account_id,
+            GenerationJob.finished_at.is_(None),
+            GenerationJob.state == State.RESERVED,
+            GenerationJob.deadline_at <= until,
+        )
+        .group_by(GenerationJob.deadline_at)
+        .order_by(GenerationJob.deadline_at)
+    )
+    return [(deadline, int(credits)) for deadline, credits in session.execute(statement)]
+
+
 def look_again(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
     """Have the recovery task look at these jobs at once, where they wait for a message; returns those."""
     waiting = [State.QUEUED, State.RESERVED, State.GENERATED]

@@ -1,4 +1,4 @@
-"""Queries over plan limits: subscriptions, and the usage rows of each period."""
+"""Queries over plans, and over the usage rows of each period."""
 
 from __future__ import annotations
 
@@ -10,21 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from billing.store.books import LimitKey
-from billing.store.tables import Account, Plan, PlanLimitUsage, Subscription
-
-
-def subscriptions(session: Session, account_ids: Iterable[int] | None) -> list[tuple[Account, Subscription, Plan]]:
-    """The live subscriptions of these accounts (None for all), each with its plan."""
-    statement = (
-        select(Account, Subscription, Plan)
-        .join(Subscription, Subscription.account_id == Account.id)
-        .join(Plan, Plan.id == Subscription.plan_id)
-        .where(Subscription.status != "cancelled")
-        .order_by(Account.id)
-    )
-    if account_ids is not None:
-        statement = statement.where(Account.id.in_(sorted(set(account_ids))))
-    return [(account, subscription, plan) for account, subscription, plan in session.execute(statement)]
+from billing.store.tables import Plan, PlanLimitUsage
 
 
 def plans(session: Session) -> list[Plan]:
@@ -37,17 +23,14 @@ def plan(session: Session, slug: str) -> Plan | None:
     return session.scalar(select(Plan).where(Plan.slug == slug))
 
 
-def subscription(session: Session, account_id: int) -> Subscription | None:
-    """The account's subscription, whatever its status."""
-    return session.scalar(select(Subscription).where(Subscription.account_id == account_id))
-
-
 def open_rows(session: Session, rows: Sequence[dict[str, Any]]) -> int:
     """Open usage rows for their periods; returns how many were new. A row that exists is left alone."""
     if not rows:
         return 0
     statement = insert(PlanLimitUsage).on_conflict_do_nothing().returning(PlanLimitUsage.id)
-    return len(session.scalars(statement, list(rows)).all())
+    # In one order for all: who meets a row that another transaction has just opened waits for it.
+    in_order = sorted(rows, key=lambda row: (row["account_id"], row["limit_type"], row["period_start"]))
+    return len(session.scalars(statement, in_order).all())
 
 
 def find(session: Session, keys: Iterable[LimitKey]) -> dict[LimitKey, PlanLimitUsage]:

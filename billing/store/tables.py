@@ -10,10 +10,21 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Integer, UniqueConstraint, func, text
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from billing.domain.periods import Interval
 from billing.domain.states import OPEN, TERMINAL, State
 from config.database import Base
 
@@ -30,6 +41,7 @@ class Plan(Base):
     __tablename__ = "plans"
     __table_args__ = (
         CheckConstraint("included_credits >= 0 AND price >= 0", name="amounts"),
+        CheckConstraint(in_list("billing_interval", Interval), name="billing_interval"),
         CheckConstraint(
             "jsonb_typeof(limits) = 'object' AND NOT jsonb_path_exists(limits, "
             """'$.* ? (@.type() != "null" && (@.type() != "number" || @ < 0 || @.floor() != @))')""",
@@ -42,6 +54,7 @@ class Plan(Base):
     name: Mapped[str]
     price: Mapped[Decimal] = mapped_column(server_default="0")
     included_credits: Mapped[int] = mapped_column(server_default="0")
+    billing_interval: Mapped[str] = mapped_column(server_default=Interval.MONTH)
     limits: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -86,27 +99,6 @@ class User(Base):
     email: Mapped[str] = mapped_column(unique=True)
     name: Mapped[str] = mapped_column(server_default="")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-
-
-class Subscription(Base):
-    """An account's plan. Periods are counted from `anchor_date` in the account's time zone."""
-
-    __tablename__ = "subscriptions"
-    __table_args__ = (
-        CheckConstraint("status IN ('trialing', 'active', 'past_due', 'cancelled')", name="status"),
-        CheckConstraint("current_period_start < current_period_end", name="period"),
-    )
-
-    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
-    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), unique=True)
-    plan_id: Mapped[int] = mapped_column(ForeignKey("plans.id"), index=True)
-    status: Mapped[str] = mapped_column(server_default="active")
-    anchor_date: Mapped[date]
-    current_period_start: Mapped[date]
-    current_period_end: Mapped[date]
-    cancel_at_period_end: Mapped[bool] = mapped_column(server_default=text("false"))
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
 class GenerationJob(Base):
@@ -249,6 +241,16 @@ class CreditTransaction(Base):
             "ELSE amount > 0 END",
             name="sign",
         ),
+        CheckConstraint(
+            "(transaction_type = 'subscription') = (subscription_id IS NOT NULL) "
+            "AND (subscription_id IS NULL) = (period_start IS NULL)",
+            name="subscription_has_period",
+        ),
+        ForeignKeyConstraint(
+            ["subscription_id", "period_start"],
+            ["subscription_periods.subscription_id", "subscription_periods.period_start"],
+            name="fk_credit_transactions_subscription_id",
+        ),
         CheckConstraint("balance_after >= 0", name="balance_after_not_negative"),
         CheckConstraint("(transaction_type = 'deduction') = (job_id IS NOT NULL)", name="deduction_has_job"),
         UniqueConstraint("account_id", "idempotency_key"),
@@ -257,6 +259,13 @@ class CreditTransaction(Base):
             "job_id",
             unique=True,
             postgresql_where=text("transaction_type = 'deduction'"),
+        ),
+        Index(
+            "uq_credit_transactions_one_grant_a_period",
+            "subscription_id",
+            "period_start",
+            unique=True,
+            postgresql_where=text("transaction_type = 'subscription'"),
         ),
         Index("ix_credit_transactions_account_id_transaction_type", "account_id", "transaction_type"),
         Index("ix_credit_transactions_account_id_created_at", "account_id", "created_at"),
@@ -270,6 +279,9 @@ class CreditTransaction(Base):
     balance_after: Mapped[int]
     description: Mapped[str]
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("generation_jobs.id"))
+    # The subscription's period whose included credits these are.
+    subscription_id: Mapped[int | None]
+    period_start: Mapped[date | None]
     idempotency_key: Mapped[str]
     details: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
     created_at: Mapped[datetime]

@@ -14,7 +14,7 @@ from tests.chaos.model_records import EPOCH, Account, Call, Job, Tariff, usd
 
 EMPTIED = """
     resolutions generation_results credit_usage_logs credit_transactions provider_calls generation_jobs
-    plan_limit_usage subscriptions plans accounts change_history
+    plan_limit_usage subscription_periods subscriptions plans accounts change_history revenue_rollups revenue_changes
 """
 
 # Each part is a list of rows, in an order that the model knows.
@@ -116,8 +116,12 @@ def empty(session: Session, accounts: dict[int, Account]) -> None:
                 text(
                     "INSERT INTO plans (id, slug, name, limits) OVERRIDING SYSTEM VALUE "
                     "VALUES (:id, 'plan-' || :id, 'Plan', CAST(:limits AS jsonb)); "
-                    "INSERT INTO subscriptions (account_id, plan_id, anchor_date, current_period_start, "
-                    "current_period_end) VALUES (:id, :id, :start, :start, CAST(:start AS date) + 31)"
+                    "INSERT INTO subscriptions (id, account_id, plan_id, anchor_date, current_period_start, "
+                    "current_period_end, renews_at) OVERRIDING SYSTEM VALUE VALUES (:id, :id, :id, :start, :start, "
+                    "CAST(:start AS date) + 31, (CAST(:start AS date) + 31)::timestamp AT TIME ZONE :zone); "
+                    "INSERT INTO subscription_periods (subscription_id, period_start, period_end, plan_id, status, "
+                    "starts_at, credits) SELECT id, current_period_start, current_period_end, plan_id, status, "
+                    "current_period_start::timestamp AT TIME ZONE :zone, 0 FROM subscriptions WHERE id = :id"
                 ),
                 given,
             )

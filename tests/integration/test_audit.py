@@ -59,6 +59,11 @@ def test_good_books_have_no_findings():
     assert findings() == []
 
 
+GRANT = (
+    "INSERT INTO credit_transactions (account_id, transaction_type, description, balance_after, created_at, "
+    "subscription_id, period_start, amount, idempotency_key) SELECT 1, 'subscription', '', 0, now(), subscription_id, "
+    "period_start"
+)
 SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id LIMIT 1)"
 
 
@@ -87,6 +92,40 @@ SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id L
         (
             "DELETE FROM plan_limit_usage",
             "plan_usage_is_sum_of_jobs", "used 0 and reserved 0, jobs used",
+        ),
+        (
+            "UPDATE subscription_periods SET granted = true, credits = 5",
+            "periods_are_granted_once", "granted 5, transactions 0 of 0 credits",
+        ),
+        (
+            f"{GRANT}, 5, 'a' FROM subscription_periods",
+            "periods_are_granted_once", "not granted, transactions 1 of 5 credits",
+        ),
+        (
+            f"UPDATE subscription_periods SET granted = true, credits = 4; {GRANT}, 5, 'a' FROM subscription_periods",
+            "periods_are_granted_once", "granted 4, transactions 1 of 5 credits",
+        ),
+        (
+            f"UPDATE subscription_periods SET granted = true, credits = 5; {GRANT}, 5, 'a' FROM subscription_periods; "
+            "UPDATE credit_transactions SET account_id = 2 WHERE transaction_type = 'subscription'",
+            "periods_are_granted_once", "granted 5, transactions 1 of 5 credits",
+        ),
+        (
+            "UPDATE subscriptions SET current_period_start = '2026-10-01'",
+            "subscriptions_stand_in_their_last_period", "its last period is 2026-11-01 up to 2026-12-01",
+        ),
+        (
+            "UPDATE subscriptions SET current_period_end = '2026-12-02'",
+            "subscriptions_stand_in_their_last_period", "its last period is 2026-11-01 up to 2026-12-01",
+        ),
+        ("DELETE FROM subscription_periods", "subscriptions_stand_in_their_last_period", "its last period is none"),
+        (
+            "UPDATE subscriptions SET renews_at = '2026-11-20T11:44Z'",
+            "nothing_owed_long_past_its_time", "should have turned at 2026-11-20 11:44:00+00",
+        ),
+        (
+            "UPDATE subscription_periods SET credits = 7",
+            "nothing_owed_long_past_its_time", "7 credits are owed since 2026-11-01 00:00:00+00",
         ),
         ("UPDATE credit_usage_logs SET tokens_output = 0", "usage_logs_say_what_was_delivered", "differs"),
         ("UPDATE credit_usage_logs SET revenue_usd = 7", "usage_logs_say_what_was_delivered", "differs"),

@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from billing import calling, catalog_changes, charging, limits, plans
+from billing import calling, catalog_changes, charging, plans, renewals
 from billing.calling import Refusal
 from billing.domain.errors import BillingError
 from billing.domain.policy import Failure, RetryBudget
 from billing.domain.pricing import Usage
+from billing.renewals import Worked
 from billing.store import accounts as account_store
 from config.database import transaction
 from tests.catalogue import TOKEN_IMAGE, a_settled_job, change
@@ -113,7 +114,8 @@ def test_opening_a_period_does_not_block_reservations_nor_they_it():
         # In another session, while this one holds the account: with a stronger lock it would wait, and then deadlock.
         with transaction() as other:
             other.execute(text("SET LOCAL lock_timeout = '2s'"))
-            assert limits.open_current_periods(other, now=NOON) == 1
+            renewals.reset_limits(other, NOON, opened := Worked())
+            assert (opened.periods, opened.blocked, opened.finished) == (1, {}, True)
         assert charging.reserve(session, [job_id], now=NOON, publish_by=MINUTE) == [job_id]
 
     assert units() == [("content_ideas", 0, 1)]
@@ -235,4 +237,5 @@ def test_a_limit_of_a_type_that_does_not_exist_opens_no_row():
     a_subscription(an_account(), {"nonsense": 5, "content_ideas": 1})
 
     with transaction() as session:
-        assert limits.open_current_periods(session, now=NOON) == 1
+        renewals.reset_limits(session, NOON, Worked())
+    assert rows("SELECT limit_type FROM plan_limit_usage") == [("content_ideas",)]

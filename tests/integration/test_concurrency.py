@@ -7,7 +7,7 @@ from threading import Barrier
 
 import pytest
 
-from billing import audit, calling, charging, plans
+from billing import audit, calling, charging, plans, subscriptions
 from config.database import transaction
 from tests.factories import (
     MINUTE,
@@ -120,7 +120,7 @@ def test_an_account_that_is_subscribed_by_many_at_once_has_one_subscription():
     with transaction() as session:
         plans.set_plan(session, "starter", {"content_ideas": "5"})
 
-    made = at_once(*[lambda session: plans.subscribe(session, account_id, "starter", now=NOON).id] * 4)
+    made = at_once(*[lambda session: subscriptions.subscribe(session, account_id, "starter", now=NOON).id] * 4)
 
     assert len(set(made)) == 1
     assert rows("SELECT count(*) FROM subscriptions") == [(1,)]

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing import charging, history, plans
+from billing import charging, history, plans, subscriptions
 from billing.domain.errors import BillingError
 from config.database import transaction
 from tests.factories import NOON, a_generated_job, a_queued_job, a_reserved_job, an_account, rows, the_job
@@ -23,7 +23,7 @@ def set_plan(slug="starter", **fields):
 
 def subscribe(account_id, slug="starter", *, now=NOON, **given):
     with transaction() as session:
-        return plans.subscribe(session, account_id, slug, now=now, **given)
+        return subscriptions.subscribe(session, account_id, slug, now=now, **given)
 
 
 def usage(account_id, *, now=NOON):

@@ -1,4 +1,4 @@
-"""Revenue roll-ups and plan limits' periods: whatever changes, whenever, the roll-ups say what the sources say."""
+"""Revenue roll-ups: whatever changes, whenever, the roll-ups say what the sources say."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from billing import audit, calling, charging, limits, resolving, revenue
+from billing import audit, calling, charging, resolving, revenue
 from billing.domain.policy import Failure
 from billing.domain.pricing import Usage
 from billing.domain.states import State
@@ -33,7 +33,6 @@ from tests.factories import (
     a_generated_job,
     a_queued_job,
     a_reserved_job,
-    a_subscription,
     an_account,
     rows,
     the_job,
@@ -549,23 +548,3 @@ def migrate(revision):
     with database.engine().begin() as connection:
         there = schema._config(connection)
         (command.downgrade if revision != "head" else command.upgrade)(there, revision)
-
-
-# --- Plan limits' periods ---
-
-
-def test_a_period_opens_its_rows_once_and_leaves_the_old_ones_alone():
-    account_id = an_account()
-    a_subscription(account_id, {"content_ideas": 5, "content_words": 1000, "image_prompts": None})
-
-    def open_at(now):
-        with transaction() as session:
-            return limits.open_current_periods(session, now=now)
-
-    assert [open_at(NOON), open_at(NOON), open_at(NOON + 30 * DAY)] == [2, 0, 2]
-    assert rows("SELECT limit_type, period_start::text, period_end::text FROM plan_limit_usage ORDER BY 2, 1") == [
-        ("content_ideas", "2026-11-01", "2026-12-01"),
-        ("content_words", "2026-11-01", "2026-12-01"),
-        ("content_ideas", "2026-12-01", "2027-01-01"),
-        ("content_words", "2026-12-01", "2027-01-01"),
-    ]
