@@ -20,10 +20,10 @@ from workers import (
     commands_jobs,
     commands_models,
     commands_operate,
-    commands_plans,
     commands_processes,
     commands_quote,
     commands_revenue,
+    commands_subscriptions,
     instance,
 )
 from workers.embedded import EmbeddedServerError
@@ -54,7 +54,7 @@ for group in (
     commands_quote,
     commands_models,
     commands_catalog,
-    commands_plans,
+    commands_subscriptions,
     commands_revenue,
     commands_operate,
 ):

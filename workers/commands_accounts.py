@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 import click
 
 from billing import accounts as service
+from billing import forecast
+from billing.forecast import Expected
 from billing.store.tables import Account
-from config.database import transaction, utc_now
+from config.database import database_now, transaction, utc_now
 from workers import bootstrap
 from workers.output import as_json, console, print_json, table
 
 
 @click.group()
 def accounts() -> None:
-    """Create accounts, show them, put credits into them, freeze them."""
+    """Create accounts, show them, put credits into them, freeze them, see what time will bring."""
 
 
 @accounts.command()
@@ -146,6 +149,63 @@ def unfreeze(account_id: int) -> None:
     with transaction() as session:
         changed = service.unfreeze(session, account_id)
     click.echo(f"Account {account_id} {'starts jobs again' if changed else 'was not frozen'}.")
+
+
+@accounts.command()
+@click.argument("account_id", type=int)
+@click.option(
+    "--months",
+    default=14,
+    show_default=True,
+    type=click.IntRange(1, forecast.MONTHS_MAX),
+    help="How many months to look ahead.",
+)
+@as_json
+def simulate(account_id: int, months: int, as_json: bool) -> None:
+    """Show what would happen to an account if nobody did anything: renewals, credits, limits, ends. Writes nothing.
+
+    Days are those of the account's time zone. Credits are granted, or withheld from an account that is past due, or
+    released by jobs that nobody calls before their deadline.
+
+    \b
+    Example:  creditmill accounts simulate 1
+              creditmill accounts simulate 1 --months 120 --json
+    """
+    bootstrap.connect("accounts")
+    with transaction(read_only=True, isolation="REPEATABLE READ") as session:
+        account = service.get(session, account_id)
+        expected = forecast.simulate(session, account_id, months=months, now=database_now(session))
+    if as_json:
+        for each in expected:
+            print_json(vars(each))
+        return
+    if account.frozen_reason:
+        click.echo(
+            f"Account {account_id} is frozen ({account.frozen_reason}): it starts no jobs and renews all the same."
+        )
+    if not expected:
+        span = "a month" if months == 1 else f"{months:,} months"
+        click.echo(f"Nothing would happen to account {account_id} within {span}.")
+        return
+    amounts = [name for name in ("granted", "withheld", "released") if _any_credits(expected, name)]
+    rows = [
+        (
+            f"{each.day}",
+            each.event.replace("_", " "),
+            each.plan,
+            each.period_end,
+            ", ".join(f"{name} {units:,}" for name, units in each.limits.items()) or None,
+            *(getattr(each, f"credits_{name}") for name in amounts),
+            each.balance,
+        )
+        for each in expected
+    ]
+    columns = ["day", "event", "plan", "up to", "limits begin anew", *amounts, "balance if unused"]
+    console().print(table(f"What account {account_id} can expect", columns, rows, left=5))
+
+
+def _any_credits(expected: Sequence[Expected], name: str) -> bool:
+    return any(getattr(each, f"credits_{name}") for each in expected)
 
 
 def _facts(account: Account) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import click
@@ -40,13 +39,12 @@ def list_(as_json: bool) -> None:
         (
             *(facts[name] for name in ("slug", "name", "is_active")),
             _limits(facts),
-            facts["price"],
-            facts["included_credits"],
+            *(facts[name] for name in ("billing_interval", "price", "included_credits")),
         )
         for facts in found
     ]
-    columns = ["plan", "name", "active", "limits", "USD a period", "credits included"]
-    console().print(table("Plans", columns, rows, left=4))
+    columns = ["plan", "name", "active", "limits", "period", "USD a period", "credits included"]
+    console().print(table("Plans", columns, rows, left=5))
 
 
 @group.command("set")
@@ -54,9 +52,11 @@ def list_(as_json: bool) -> None:
 @fields_argument()
 @as_json
 def set_(slug: str, fields: dict[str, str], as_json: bool) -> None:
-    """Add or change a plan: name, price (USD a period), included_credits, is_active, and its limits in units a period.
+    """Add or change a plan: name, price (USD a period), included_credits, billing_interval, is_active, and its limits.
 
-    A new limit holds at once, for what the period has already used too; `none` makes it unlimited.
+    Limits are in units a period; a period is a month unless billing_interval=year. What a plan includes and its
+    interval change with the next period. A new limit holds at once, for what the period has already used too; `none`
+    makes it unlimited.
 
     \b
     Example:  creditmill plans set starter name=Starter price=29 images_basic=100 content_words=50000
@@ -70,37 +70,6 @@ def set_(slug: str, fields: dict[str, str], as_json: bool) -> None:
         return
     for name, value in {**facts, "limits": _limits(facts)}.items():
         click.echo(f"{name:<18} {plain(value)}")
-
-
-@group.command()
-@click.argument("account_id", type=int)
-@click.argument("slug")
-@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="The day from which periods are counted; else today.")
-@as_json
-def subscribe(account_id: int, slug: str, since: datetime | None, as_json: bool) -> None:
-    """Subscribe an account to a plan, or move it to another one.
-
-    \b
-    Example:  creditmill plans subscribe 1 starter
-    """
-    bootstrap.connect("plans")
-    with acting() as session:
-        made = plans.subscribe(session, account_id, slug, anchor=since and since.date(), now=utc_now())
-        facts = {
-            "account_id": account_id,
-            "plan": slug,
-            "status": made.status,
-            "anchor_date": made.anchor_date,
-            "current_period_start": made.current_period_start,
-            "current_period_end": made.current_period_end,
-        }
-    if as_json:
-        print_json(facts)
-    else:
-        click.echo(
-            f"Account {account_id} is subscribed to {slug}; its period runs from {made.current_period_start} up to "
-            f"{made.current_period_end}."
-        )
 
 
 @group.command()
@@ -146,12 +115,9 @@ def history_(slug: str, as_json: bool) -> None:
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
-    names = ("slug", "name", "price", "included_credits", "is_active", "limits")
+    names = ("slug", "name", "price", "included_credits", "billing_interval", "is_active", "limits")
     return {name: getattr(plan, name) for name in names}
 
 
 def _limits(facts: dict[str, Any]) -> str:
     return ", ".join(f"{name} {units:,}" for name, units in sorted(facts["limits"].items())) or "none"
-
-
-COMMANDS = [group]

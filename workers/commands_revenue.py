@@ -22,7 +22,9 @@ from workers import bootstrap
 from workers.output import as_json, console, print_json, printable, table, usd
 
 DATE = click.DateTime(["%Y-%m-%d"])
-FORMULA = ("=", "+", "-", "@")
+LAST_DAY = date(9998, 12, 31)
+"""Years have four digits, and the month after it is looked at too."""
+FORMULA = tuple("=+-@＝＋－＠")
 """How a cell begins that a spreadsheet would compute."""
 
 
@@ -63,6 +65,7 @@ def report(
         raise click.UsageError("The chart is a PNG: let its name end in .png.")
     until = last.date() if last is not None else utc_now().date()
     since = first.date() if first is not None else until.replace(day=1)
+    _check_span(since, until)
     bootstrap.connect("revenue")
     with transaction(isolation="REPEATABLE READ", read_only=True) as session:
         found = revenue_reports.report(session, since, until, by=By(by))
@@ -98,8 +101,8 @@ def rebuild(first: datetime | None, last: datetime | None, as_json: bool) -> Non
         whole = revenue.days(session)
     since = first.date() if first is not None else whole and whole[0]
     until = last.date() if last is not None else whole and whole[1]
-    if since is not None and until is not None and until < since:
-        raise InvalidRequest(f"The span ends on {until}, before it begins on {since}.", code="invalid_span")
+    if since is not None and until is not None:
+        _check_span(since, until)
     rows = 0
     months = list(_months(since, until)) if since is not None and until is not None else []
     stderr = Console(stderr=True)
@@ -113,6 +116,13 @@ def rebuild(first: datetime | None, last: datetime | None, as_json: bool) -> Non
         click.echo(f"{rows:,} roll-ups were computed anew, of the days from {since} to {until}.")
     else:
         click.echo("There is nothing to compute: no job has finished.")
+
+
+def _check_span(first: date, last: date) -> None:
+    if last < first:
+        raise InvalidRequest(f"The span ends on {last}, before it begins on {first}.", code="invalid_span")
+    if last > LAST_DAY:
+        raise InvalidRequest(f"The last day is {LAST_DAY} at most.", code="invalid_span")
 
 
 def _months(first: date, last: date) -> Iterator[tuple[date, date]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import redis
 from kombu.exceptions import KombuError
@@ -12,9 +12,10 @@ from sqlalchemy.exc import OperationalError
 
 from billing import audit, catalog, margins
 from billing.recovery import LATE
-from billing.store import dead, jobs, schema
+from billing.store import dead, jobs, periodic_runs, schema
+from billing.store.subscription_tables import PeriodicRun
 from config import database
-from config.database import transaction, utc_now
+from config.database import database_now, transaction, utc_now
 from config.integrations import PROVIDERS, configured_providers, connection_for
 from config.settings import ConfigurationError, Settings
 from tasks.app import app
@@ -24,6 +25,8 @@ from workers.broker import broker_client, messages_by_queue
 CLOCK_S = 2.0
 """How far this machine's clock may be from the database's, in seconds."""
 WORKERS = ("billing", "generation")
+MISSED = 3
+SLACK = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def _database() -> list[Check]:
         _models(),
         _set_aside(),
         _overdue(),
+        _periodic(),
         _books(),
     ]
 
@@ -130,12 +134,53 @@ def _overdue() -> Check:
     )
 
 
+def _periodic() -> Check:
+    """When each periodic task last succeeded; one that misses three of its ticks is overdue."""
+    with transaction() as session:
+        now = database_now(session)
+        runs, first = periodic_runs.latest(session), periodic_runs.first_at(session)
+    if first is None:
+        return Check("periodic", True, "No periodic task has run yet.")
+    told, problems = [], []
+    for name, entry in sorted(app.conf.beat_schedule.items()):
+        run = runs.get(name)
+        last = None if run is None else run.finished_at
+        told.append(f"{name} {_minute(last) if last else 'never'}")
+        problems += _of_task(name, run, first=first, every=timedelta(seconds=entry["schedule"]), now=now)
+    if problems:
+        return Check("periodic", False, " ".join(problems))
+    return Check("periodic", True, f"Periodic tasks last succeeded: {', '.join(told)}.")
+
+
+def _of_task(name: str, run: PeriodicRun | None, *, first: datetime, every: timedelta, now: datetime) -> list[str]:
+    """What is wrong with one periodic task, whose `run` is its last one; `first` is the first run of any."""
+    last = None if run is None else run.finished_at
+    problems = []
+    if last is not None and last > now + SLACK:
+        # By such a run nobody can tell whether the task runs now.
+        problems.append(
+            f"{name} last succeeded at {_minute(last)}, which is yet to come: the database's clock was set back. "
+            "Check it; until then nobody can tell whether the task still runs."
+        )
+    elif now - (last or first) > MISSED * every + SLACK:
+        since = f"it last succeeded at {_minute(last)}" if last else f"it has not succeeded since {_minute(first)}"
+        problems.append(f"{name} is overdue, {since}: are beat and the billing worker running?")
+    if run is not None and run.blocked:
+        rows = "row" if run.blocked == 1 else "rows"
+        problems.append(f"{name} could not work on {run.blocked:,} {rows}: the log of the billing worker says why.")
+    return problems
+
+
+def _minute(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
 def _books() -> Check:
     with transaction() as session:
         last = audit.last_run(session)
     if last is None:
         return Check("books", True, "The periodic audit has not run yet.")
-    when = f"{last.ran_at:%Y-%m-%d %H:%M} UTC"
+    when = _minute(last.ran_at)
     if last.findings:
         problems = "problem" if last.findings == 1 else "problems"
         return Check("books", False, f"The audit of {when} found {last.findings} {problems}: run `creditmill audit`.")

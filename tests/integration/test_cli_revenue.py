@@ -190,24 +190,25 @@ def test_csv_has_every_decimal_and_its_header(run, account_id):
         assert sum(Decimal(row[place]) for row in found) == Decimal(total[place])
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "  =1", "\t=1"])
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "  =1", "\t=1", "＝1"])
 def test_csv_runs_no_formula_of_a_customer(run, account_id, name):
     sql("UPDATE accounts SET name = :name", name=name)
 
     (row,) = table_of(run("revenue", "report", *NOVEMBER, "--by", "account", "--csv")[1])[1:-1]
 
-    assert row[1].startswith("'") or not row[1].lstrip().startswith(("=", "+", "-", "@"))
+    assert row[1].startswith("'") or not row[1].lstrip().startswith(tuple("=+-@＝＋－＠"))
     assert not any(cell.startswith("'") for cell in row[2:])
 
 
-@pytest.mark.parametrize("how", [[], ["--csv"]])
+@pytest.mark.parametrize("how", [[], ["--csv"], ["--json"]])
 def test_a_name_steers_no_terminal(run, account_id, how):
-    sql("UPDATE accounts SET name = :name", name=HOSTILE)
+    sql("UPDATE accounts SET name = :name", name=f"{HOSTILE}\x9b\u202e")
 
     out = run("revenue", "report", *NOVEMBER, "--by", "account", *how)[1]
 
     assert "\x1b" not in out
     assert "\r" not in out
+    assert not {"\x9b", "\u202e"} & set(out)
     assert "HYPERLINK" in out
 
 
@@ -295,6 +296,14 @@ def test_a_rebuild_of_a_reversed_span_is_refused(run, account_id):
 
     assert code == 2
     assert "The span ends on 2026-11-01, before it begins on 2026-11-30. [invalid_span]" in err
+
+
+@pytest.mark.parametrize("command", ["report", "rebuild"])
+def test_a_span_to_the_end_of_all_days_is_refused(run, account_id, command):
+    code, _, err = run("revenue", command, "--from", "9998-12-01", "--to", "9999-12-31")
+
+    assert code == 2
+    assert "The last day is 9998-12-31 at most. [invalid_span]" in err
 
 
 def test_a_report_can_be_of_some_accounts(account_id):
