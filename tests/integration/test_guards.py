@@ -107,6 +107,10 @@ LOG = (
     "account_id, job_id, operation_type, model_used, credits_used, cost_usd, price_per_credit_usd, revenue_usd, "
     "tokens_input, tokens_input_cached, tokens_output, tokens_reasoning, images, created_at"
 )
+GRANTED = (
+    "INSERT INTO credit_transactions (account_id, amount, balance_after, description, idempotency_key, "
+    "created_at, transaction_type, subscription_id, period_start) SELECT 1, 1, 1001, '', gen_random_uuid(), now(),"
+)
 RESOLVED = "INSERT INTO resolutions (call_id, outcome, evidence, actor, resolved_at) "
 
 REFUSED = [
@@ -185,9 +189,39 @@ REFUSED = [
     ("INSERT INTO plans (slug, name) SELECT slug, name FROM plans",      "uq_plans_slug"),
     ("UPDATE subscriptions SET status = 'canceled'",                     "ck_subscriptions_status"),
     ("UPDATE subscriptions SET current_period_end = current_period_start", "ck_subscriptions_period"),
-    ("INSERT INTO subscriptions (account_id, plan_id, anchor_date, current_period_start, current_period_end) "
-     "SELECT account_id, plan_id, anchor_date, current_period_start, current_period_end FROM subscriptions",
-                                                                         "uq_subscriptions_account_id"),
+    ("INSERT INTO subscriptions (account_id, plan_id, anchor_date, current_period_start, current_period_end, "
+     "renews_at) SELECT account_id, plan_id, anchor_date, current_period_start, current_period_end, renews_at "
+     "FROM subscriptions",                                               "uq_subscriptions_account_id"),
+    ("UPDATE plans SET billing_interval = 'week'",                       "ck_plans_billing_interval"),
+    ("UPDATE billing_configuration SET past_due_grace_days = -1",   "ck_billing_configuration_past_due_grace_days"),
+    ("UPDATE subscriptions SET status = 'past_due'",                     "ck_subscriptions_past_due_has_grace"),
+    ("UPDATE subscriptions SET grace_until = current_period_end",        "ck_subscriptions_past_due_has_grace"),
+    ("UPDATE subscriptions SET status = 'cancelled'",                    "ck_subscriptions_live_renews"),
+    ("UPDATE subscriptions SET renews_at = NULL",                        "ck_subscriptions_live_renews"),
+    ("UPDATE subscription_periods SET period_end = period_start",        "ck_subscription_periods_period"),
+    ("UPDATE subscription_periods SET status = 'cancelled'",             "ck_subscription_periods_status"),
+    ("UPDATE subscription_periods SET credits = -1",                     "ck_subscription_periods_not_negative"),
+    ("UPDATE subscription_periods SET credits_withheld = -1",            "ck_subscription_periods_not_negative"),
+    ("UPDATE subscription_periods SET granted = true",                   "ck_subscription_periods_grants_something"),
+    ("INSERT INTO subscription_periods (subscription_id, period_start, period_end, plan_id, status, starts_at, "
+     "credits) SELECT subscription_id, period_start, period_end, plan_id, status, starts_at, credits "
+     "FROM subscription_periods",
+                                                                         "pk_subscription_periods"),
+    (f"{GRANTED} 'subscription', NULL, NULL",             "ck_credit_transactions_subscription_has_period"),
+    (f"{GRANTED} 'subscription', NULL, period_start FROM subscription_periods",
+                                                          "ck_credit_transactions_subscription_has_period"),
+    (f"{GRANTED} 'purchase', subscription_id, period_start FROM subscription_periods",
+                                                          "ck_credit_transactions_subscription_has_period"),
+    (f"{GRANTED} 'purchase', NULL, period_start FROM subscription_periods",
+                                                          "ck_credit_transactions_subscription_has_period"),
+    (f"{GRANTED} 'subscription', subscription_id, period_start + 1 FROM subscription_periods",
+                                                          "fk_credit_transactions_subscription_id"),
+    (f"{GRANTED} 'subscription', subscription_id, period_start FROM subscription_periods, generate_series(1, 2)",
+                                                          "uq_credit_transactions_one_grant_a_period"),
+    ("INSERT INTO periodic_runs (task, period, claimed_by) VALUES ('a', now(), gen_random_uuid())",
+                                                                         "ck_periodic_runs_claim_is_leased"),
+    ("INSERT INTO periodic_runs (task, period, worked) VALUES ('a', now(), -1)", "ck_periodic_runs_not_negative"),
+    ("INSERT INTO periodic_runs (task, period) SELECT 'a', now() FROM generate_series(1, 2)", "pk_periodic_runs"),
     # the catalogue
     ("UPDATE ai_model_config SET model_name = 'gpt-4o' WHERE model_name = 'gpt-4o-mini'",
                                                                          "uq_ai_model_config_model_name"),
@@ -260,7 +294,7 @@ def test_no_change_escapes_the_history(table):
         "credit_cost_config": "min_credits = min_credits + 1",
         "billing_configuration": "default_tokens_per_credit = default_tokens_per_credit + 1",
         "plans": "included_credits = included_credits + 1",
-        "subscriptions": "status = 'past_due'",
+        "subscriptions": "status = 'past_due', grace_until = '2026-12-24'",
     }[table]
     kept = "SELECT count(*) FROM change_history WHERE table_name = :table AND action = 'update'"
     before = rows(kept, table=table)[0][0]
@@ -676,7 +710,7 @@ def test_losses_in_a_row_are_added_up_and_forgotten_at_the_end():
 def test_a_cancelled_subscription_limits_nothing():
     account_id = an_account(1000)
     a_subscription(account_id, {"content_ideas": 0})
-    sql("UPDATE subscriptions SET status = 'cancelled'")
+    sql("UPDATE subscriptions SET status = 'cancelled', renews_at = NULL")
 
     job = the_job(a_reserved_job(account_id, "idea_generation"))
 
@@ -1100,6 +1134,7 @@ DAMAGE = {
     "charge_within_reservation":
         "UPDATE generation_jobs SET credits_reserved = 0 WHERE state = 'settled'",
     "plan_usage_is_sum_of_jobs": "UPDATE plan_limit_usage SET amount_used = amount_used + 1",
+    "periods_are_granted_once": "UPDATE subscription_periods SET credits = 1, granted = true",
 }  # fmt: skip
 """For each rule that freezes: damage that breaks it and no other rule that freezes."""
 

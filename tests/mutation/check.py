@@ -25,7 +25,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.mutation.guards import GUARDS, Guard
+from tests.mutation.guard import Guard
+from tests.mutation.guards import GUARDS
 from tests.mutation.without import FAILURES, SERVERS, SQL
 from workers.embedded import Servers, embedded_servers
 

@@ -7,13 +7,13 @@ import re
 import pytest
 from sqlalchemy import CheckConstraint, UniqueConstraint
 
-from billing.store import catalog_tables, operator_tables, revenue_tables, tables
+from billing.store import catalog_tables, operator_tables, revenue_tables, subscription_tables, tables
 from config import integrations
 from config.database import Base
 from tests.mutation.check import ROOT, SCHEMA_COMPARISON
 from tests.mutation.guards import FORM_ONLY, GUARDS
 
-DEFINED_IN = (tables, catalog_tables, operator_tables, revenue_tables, integrations)
+DEFINED_IN = (tables, catalog_tables, operator_tables, revenue_tables, subscription_tables, integrations)
 """The modules that add tables to the metadata."""
 OF_CODE = [guard for guard in GUARDS if guard.edit]
 TESTS = sorted({test for guard in GUARDS for test in guard.tests})
