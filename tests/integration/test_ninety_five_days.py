@@ -119,7 +119,9 @@ def _subscribe(account_id: int, chance: Random) -> None:
         elif fate == "ended":
             subscriptions.cancel(session, account_id, at_once=True, now=START)
         elif fate.startswith("moves"):
-            subscriptions.subscribe(session, account_id, other, at_period_end=fate == "moves", now=START)
+            # Between a monthly and a yearly plan there is only the move at the end of the period.
+            at_period_end = fate == "moves" or "yearly" in {plan, other}
+            subscriptions.subscribe(session, account_id, other, at_period_end=at_period_end, now=START)
 
 
 def acts() -> Iterator[tuple[datetime, int, str]]:
