@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
 
 from tests.system import wait_until
+from workers import cli
 
+# A new interpreter needs longer to import everything than a command to do its work: commands start from a process that
+# has imported it, each in a process of its own.
+PREPARED = get_context("forkserver")
+PREPARED.set_forkserver_preload(["tests.acceptance.commands"])
+NEEDS_A_SHELL = re.compile(r"[|><$&;()`*?\\]")
 BIN = Path(sys.executable).parent
 PROJECT = Path(__file__).parents[2]
 
@@ -39,6 +48,35 @@ def shell(folder: Path, script: str, **given: str) -> subprocess.CompletedProces
         timeout=150,
         check=False,
     )
+
+
+def commands(folder: Path, script: str, **given: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in this folder, to its end; without a shell where it is nothing but `creditmill` and plain words."""
+    lines = [line for line in script.replace("\\\n", " ").splitlines() if line.strip()]
+    if any(NEEDS_A_SHELL.search(line) or not line.startswith("creditmill ") for line in lines):
+        return shell(folder, script, **given)
+    output = folder / "commands.log"
+    output.write_text("")
+    for line in lines:
+        program = (shlex.split(line, comments=True)[1:], folder, environment(folder, **given), output)
+        process = PREPARED.Process(target=_command, args=program)
+        process.start()
+        process.join(150)
+        if process.exitcode != 0:
+            process.kill()
+            return subprocess.CompletedProcess(line, process.exitcode or -1, output.read_text(), "")
+    return subprocess.CompletedProcess(script, 0, output.read_text(), "")
+
+
+def _command(arguments: list[str], folder: Path, variables: Mapping[str, str], output: Path) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder)
+    with output.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["creditmill", *arguments]
+    cli.main()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.acceptance.commands import PROJECT, environment, instance, ours, shell
+from tests.acceptance.commands import PROJECT, commands, environment, instance, ours, shell
 from workers.cli import creditmill
 
 # The quickstart comes last: it ends with a real provider's connection.
@@ -62,7 +62,7 @@ def test_every_page_is_tested():
 def test_the_commands_of_a_page_work(folder, page):
     for block in blocks(page, "sh"):
         script = "\n".join(line for line in block.splitlines() if not ELSEWHERE.match(line))
-        ran = shell(folder, script, OPENAI_API_KEY="sk-for-the-docs")
+        ran = commands(folder, script, OPENAI_API_KEY="sk-for-the-docs")
         assert ran.returncode == 0, f"{script}\n{ran.stdout}\n{ran.stderr}"
 
 
