@@ -106,8 +106,8 @@ def oldest(session: Session, condition: ColumnElement[bool], *, but: Collection[
         .join(Subscription, Subscription.id == SubscriptionPeriod.subscription_id)
         .where(condition, others)
     )
-    found = [at for at in (session.scalar(turns), session.scalar(waits)) if at is not None]
-    return min(found, default=None)
+    # Of two, one of which may be NULL, PostgreSQL takes the other.
+    return session.scalar(select(func.least(turns.scalar_subquery(), waits.scalar_subquery())))
 
 
 def lock(session: Session, account_ids: Iterable[int]) -> list[Subscribed]:

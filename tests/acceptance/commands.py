@@ -51,13 +51,17 @@ def shell(folder: Path, script: str, **given: str) -> subprocess.CompletedProces
 
 
 def commands(folder: Path, script: str, **given: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in this folder, to its end; without a shell where it is nothing but `creditmill` and plain words."""
-    lines = [line for line in script.replace("\\\n", " ").splitlines() if line.strip()]
-    if any(NEEDS_A_SHELL.search(line) or not line.startswith("creditmill ") for line in lines):
+    """Run a script in this folder, to its end: in a shell only the lines that are more than `creditmill` and words."""
+    if "export " in script:
         return shell(folder, script, **given)
     output = folder / "commands.log"
     output.write_text("")
-    for line in lines:
+    for line in script.replace("\\\n", " ").splitlines():
+        if NEEDS_A_SHELL.search(line) or not line.startswith("creditmill "):
+            ran = shell(folder, line, **given)
+            if ran.returncode != 0:
+                return ran
+            continue
         program = (shlex.split(line, comments=True)[1:], folder, environment(folder, **given), output)
         process = PREPARED.Process(target=_command, args=program)
         process.start()
