@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from billing import limits
@@ -28,8 +29,6 @@ from config.database import each_apart
 
 BATCH = 50
 """How many accounts one transaction renews: jobs of any of them wait for it."""
-
-Waiting = tuple[SubscriptionPeriod, Subscription, Plan]
 
 
 @dataclass
@@ -155,7 +154,11 @@ def grant(session: Session, account_ids: Sequence[int], until: datetime, *, at: 
 
 
 def _work(
-    session: Session, condition: Any, until: datetime, worked: Worked, one: Callable[[Sequence[int]], None]
+    session: Session,
+    condition: ColumnElement[bool],
+    until: datetime,
+    worked: Worked,
+    one: Callable[[Sequence[int]], None],
 ) -> None:
     def due(limit: int) -> list[int]:
         found = store.due(session, until, limit=limit, but=worked.blocked)

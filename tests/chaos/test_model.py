@@ -17,7 +17,7 @@ from tests.catalogue import TOKEN_IMAGE, change
 from tests.chaos.conftest import Scale
 from tests.chaos.machine import Machine
 
-SLICE = {"examples": 40, "steps": 30}
+SLICE = {"examples": 60, "steps": 30}
 WHOLE = {"examples": 500, "steps": 50}
 MOVES = list(TRANSITIONS.items())
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from billing import forecast, plans, recovery, renewals, subscriptions
+from billing import forecast, plans, recovery, renewals
 from billing.domain.errors import BillingError
 from billing.domain.money import CREDITS_MAX
 from billing.domain.periods import add_months, starts_at
@@ -22,28 +22,13 @@ from billing.renewals import Worked
 from config.database import transaction, utc_now
 from tests.catalogue import everything, sql
 from tests.factories import HOUR, MINUTE, NOON, a_claim, a_queued_job, a_reserved_job, an_account, rows, the_account
+from tests.subscribers import a_plan, a_subscriber, act
 
 pytestmark = pytest.mark.usefixtures("db")
 DAY = timedelta(days=1)
 HALF = CREDITS_MAX // 2 + 1
 """More than half of the credits that an account can hold."""
 TICK = timedelta(microseconds=1)
-
-
-def a_plan(slug="starter", **fields):
-    with transaction() as session:
-        plans.set_plan(session, slug, {"included_credits": "500", "content_ideas": "5", **fields})
-
-
-def act(action, *given, now=NOON, **named):
-    with transaction() as session:
-        return getattr(subscriptions, action)(session, *given, now=now, **named)
-
-
-def a_subscriber(slug="starter", *, credits=0, time_zone="UTC", now=NOON, **given):
-    account_id = an_account(credits, time_zone=time_zone)
-    act("subscribe", account_id, slug, now=now, **given)
-    return account_id
 
 
 def simulate(account_id, *, months=3, now=NOON):

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from billing import audit, charging, limits, plans, renewals, subscriptions
+from billing import audit, charging, limits, renewals
 from billing.domain.errors import BillingError
 from billing.domain.money import CREDITS_MAX
 from billing.domain.periods import add_months
@@ -27,25 +27,10 @@ from tests.factories import (
     the_account,
     the_job,
 )
+from tests.subscribers import a_plan, a_subscriber, act
 
 pytestmark = pytest.mark.usefixtures("db")
 DAY = timedelta(days=1)
-
-
-def a_plan(slug="starter", **fields):
-    with transaction() as session:
-        plans.set_plan(session, slug, {"included_credits": "500", "content_ideas": "5", **fields})
-
-
-def act(action, *given, now=NOON, **named):
-    with transaction() as session:
-        return getattr(subscriptions, action)(session, *given, now=now, **named)
-
-
-def a_subscriber(slug="starter", *, credits=0, time_zone="UTC", now=NOON, **given):
-    account_id = an_account(credits, time_zone=time_zone)
-    act("subscribe", account_id, slug, now=now, **given)
-    return account_id
 
 
 def noon(iso):
@@ -205,6 +190,19 @@ def test_one_account_that_cannot_be_granted_does_not_hold_up_the_others(caplog):
 
 
 # --- limits ---
+
+
+def test_a_transaction_holds_few_accounts():
+    a_plan()
+    for _ in range(renewals.BATCH + 1):
+        a_subscriber()
+
+    with transaction() as session:
+        renewals.renew(session, noon("2026-12-21"), worked := Worked())
+
+    assert renewals.BATCH <= 50
+    assert (worked.periods, worked.finished) == (renewals.BATCH, False)
+    assert rows("SELECT count(*) FROM credit_transactions") == [(2 * renewals.BATCH + 1,)]
 
 
 def usage(account_id):
