@@ -63,7 +63,7 @@ worker_max_tasks_per_child = 1000  # slow leaks end with the child (prefork only
 worker_soft_shutdown_timeout = 30  # after a quick stop, running tasks get this long before they are given back
 worker_enable_soft_shutdown_on_idle = True  # prefetched and delayed messages are given back too
 worker_eta_task_limit = 100  # long waits live in PostgreSQL (next_at), not in a worker's memory
-worker_consumer = "tasks.consumer:CarefulConsumer"  # sets aside what cannot be read instead of printing it
+worker_consumer = "tasks.messages.consumer:CarefulConsumer"  # sets aside what cannot be read instead of printing it
 worker_hijack_root_logger = False  # logging is configured once, by config.logging
 worker_redirect_stdouts = False
 

@@ -14,12 +14,11 @@ import structlog
 from sqlalchemy.orm import Session
 from tenacity import RetryError
 
-from billing import calling
-from billing.calling import Claim, Delivery, Refusal
-from billing.domain.policy import Failure, Verdict
-from billing.store import jobs as job_store
+from billing.jobs import calling, job_queries
+from billing.jobs.calling import Claim, Delivery, Refusal
+from billing.jobs.policy import Failure, Verdict
 from config.database import database_now
-from config.integrations import Connection, connection_for
+from config.providers import Connection, connection_for
 from config.settings import ConfigurationError
 from tasks.providers.base import Provider, ProviderError
 from tasks.providers.retry import TryAgain, retrying
@@ -77,7 +76,7 @@ class _JobCall:
         return "postponed"
 
     def _claim(self, session: Session) -> tuple[Claim, Connection | ConfigurationError] | None:
-        jobs = job_store.find(session, [self.job_id])
+        jobs = job_queries.find(session, [self.job_id])
         if not jobs:
             return None
         claim = calling.claim(

@@ -15,9 +15,9 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from billing import renewals
-from billing.renewals import Worked
-from billing.store import periodic_runs
+from billing.plans import renewals
+from billing.plans.renewals import Worked
+from billing.upkeep import periodic_runs
 from config.database import database_now, transaction
 
 log = structlog.get_logger(__name__)

@@ -10,14 +10,15 @@ from uuid import UUID
 import structlog
 from celery.exceptions import Reject
 
-from billing import charging
+from billing.jobs import charging
 from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
-from tasks import intake, losses, pipeline
+from tasks import pipeline
 from tasks.app import app
 from tasks.calls import call_job
-from tasks.lost_calls import find_out as ask_provider
+from tasks.messages import intake, worker_losses
 from tasks.runtime import runtime
 from tasks.step import Step
+from tasks.unknown_calls import find_out as ask_provider
 
 PAUSE_S = 1.0
 """How long a request rests before it goes back into its queue, in seconds: an outage is no reason for a busy loop."""
@@ -28,7 +29,7 @@ log = structlog.get_logger(__name__)
 @app.task(
     name="generation.submit",
     bind=True,
-    Request="tasks.intake:PrivateRequest",
+    Request="tasks.messages.intake:PrivateRequest",
     # Nothing but this message knows of the request: it goes back into the queue until the database has it.
     autoretry_for=(),
 )
@@ -38,7 +39,7 @@ def submit(self: Step, *args: Any, **kwargs: Any) -> list[str]:
         return ids(intake.take_in(args, kwargs, message_id=self.request.id))
     except (*DATABASE_TROUBLE, DatabaseAway) as error:
         log.warning("request_waits", error=type(error).__name__, hint="the database is away")
-        losses.end(self)
+        worker_losses.end(self)
         time.sleep(PAUSE_S)
         raise Reject(requeue=True) from None
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import structlog
 from sqlalchemy import text
 
-from billing import audit, recovery, revenue
-from billing.recovery import Recovered
-from billing.store import periodic_runs
+from billing.jobs import recovery
+from billing.jobs.recovery import Recovered
+from billing.reports import audit, revenue
+from billing.upkeep import periodic_runs
 from config.database import database_now, transaction
-from tasks import losses, pipeline
+from tasks import pipeline
 from tasks.app import app
 from tasks.catching_up import LIMITS, RENEWALS, catch_up
+from tasks.messages import worker_losses
 from tasks.runtime import runtime
 
 log = structlog.get_logger(__name__)
@@ -99,5 +101,5 @@ def audit_books() -> int:
     for account_id in frozen:
         log.error("account_frozen", account_id=account_id, hint="look into it, then: creditmill accounts unfreeze")
     # Nothing to do with the books, but as rarely due.
-    losses.forget_old()
+    worker_losses.forget_old()
     return len(findings)

@@ -17,10 +17,9 @@ from celery import Signature, chain
 from kombu.exceptions import OperationalError
 from sqlalchemy.orm import Session
 
-from billing import requests
-from billing.domain.states import State
-from billing.requests import Submission, Submitted
-from billing.store import jobs as job_store
+from billing.jobs import job_queries, requests
+from billing.jobs.requests import Submission, Submitted
+from billing.jobs.states import State
 from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
 from tasks.app import app
 from tasks.runtime import runtime
@@ -117,7 +116,7 @@ def find_out(jobs: Iterable[tuple[UUID, str]]) -> None:
 def resume(job_ids: Sequence[UUID]) -> None:
     """Send each of these jobs on from where it stands, with a message of its own."""
     with transaction() as session:
-        jobs = job_store.find(session, job_ids)
+        jobs = job_queries.find(session, job_ids)
     for job in jobs:
         if job.state == State.QUEUED:
             start([(job.id, job.kind)])
@@ -144,7 +143,7 @@ def refund(job_ids: Sequence[UUID]) -> None:
 def kinds(job_ids: Sequence[UUID]) -> list[tuple[UUID, str]]:
     """Each job with its kind, which names the queue that calls its provider."""
     with transaction() as session:
-        return [(job.id, job.kind) for job in job_store.find(session, job_ids)]
+        return [(job.id, job.kind) for job in job_queries.find(session, job_ids)]
 
 
 def publish(signature: Signature) -> bool:

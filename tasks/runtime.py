@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from billing.domain.policy import RetryBudget
-from billing.recovery import Patience
+from billing.jobs.policy import RetryBudget
+from billing.jobs.recovery import Patience
 from config.settings import ConfigurationError, Settings
 from tasks.providers.base import Provider
 

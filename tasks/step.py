@@ -9,7 +9,7 @@ from celery import Task
 from kombu.exceptions import OperationalError as BrokerTrouble
 
 from config.database import DATABASE_TROUBLE
-from tasks import dead_letters, losses
+from tasks.messages import dead_letters, worker_losses
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +28,8 @@ class Step(Task):
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """Put the task's name and id on every line that it logs; count work that was begun before."""
         structlog.contextvars.bind_contextvars(task=self.name, task_id=task_id)
-        if losses.was_delivered_before(self):
-            losses.begin(self, args)
+        if worker_losses.was_delivered_before(self):
+            worker_losses.begin(self, args)
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Keep the message of a step that failed for good: nobody would find it in a log."""
@@ -47,11 +47,11 @@ class Step(Task):
 
     def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Forget the count of this work: it is tried again later, so it did not kill its worker."""
-        if losses.was_delivered_before(self):
-            losses.end(self)
+        if worker_losses.was_delivered_before(self):
+            worker_losses.end(self)
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Forget the count of this work, and take the task off the log lines: the thread goes on to other work."""
-        if losses.was_delivered_before(self):
-            losses.end(self)
+        if worker_losses.was_delivered_before(self):
+            worker_losses.end(self)
         structlog.contextvars.unbind_contextvars("task", "task_id")

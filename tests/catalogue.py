@@ -7,8 +7,9 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from billing import catalog_changes, charging
-from billing.domain.pricing import Usage
+from billing.catalog import changing
+from billing.catalog.pricing import Usage
+from billing.jobs import charging
 from config.database import transaction
 from tests.factories import NOON, a_generated_job, rows
 
@@ -36,7 +37,7 @@ EMBEDDING = {
 def change(what: str, *names: str, force: bool = False, **fields: Any) -> None:
     """One change of the catalogue, committed: `change("set_model", "gpt-4o", output_cost_per_1m="12")`."""
     with transaction() as session:
-        getattr(catalog_changes, what)(session, *names, fields, force=force)
+        getattr(changing, what)(session, *names, fields, force=force)
 
 
 def sql(statement: str, **given: Any) -> None:

@@ -12,10 +12,10 @@ import pytest
 import redis
 from sqlalchemy import create_engine, make_url, text
 
-from billing.store import schema
+from billing import schema
 from config import database
 from config.secrets import new_secret_key, use_secret_keys
-from workers.embedded import Servers, embedded_servers
+from workers.local.embedded import Servers, embedded_servers
 
 SECRET_KEY = new_secret_key()
 

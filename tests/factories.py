@@ -8,11 +8,15 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from billing import accounts, calling, charging, requests, subscriptions
-from billing.calling import Claim, Delivery
-from billing.domain.periods import starts_at
-from billing.domain.pricing import Usage
-from billing.store.tables import Account, GenerationJob, Plan
+from billing.catalog.pricing import Usage
+from billing.jobs import calling, charging, requests
+from billing.jobs.calling import Claim, Delivery
+from billing.jobs.tables import GenerationJob
+from billing.ledger import accounts
+from billing.ledger.tables import Account
+from billing.periods import starts_at
+from billing.plans import subscriptions
+from billing.plans.tables import Plan
 from config.database import transaction
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from billing import revenue
+from billing.reports import revenue
 from config.database import transaction
 from tests.factories import NOON, rows
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from billing import plans, subscriptions
-from billing.store.subscription_tables import Subscription
+from billing.plans import plans, subscriptions
+from billing.plans.tables import Subscription
 from config.database import transaction
 from tests.factories import NOON, an_account
 

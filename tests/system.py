@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
-from billing import audit
-from billing.audit import Finding
-from billing.domain.states import TERMINAL
-from billing.store import jobs as job_store
-from billing.store.tables import GenerationJob
+from billing.jobs import job_queries
+from billing.jobs.states import TERMINAL
+from billing.jobs.tables import GenerationJob
+from billing.reports import audit
+from billing.reports.audit import Finding
 from config import database
 from config.database import transaction, utc_now
-from config.integrations import set_connection
+from config.providers import set_connection
 from tasks.app import app
 from tests.conftest import SECRET_KEY
-from workers import bootstrap, machine
+from workers import bootstrap
+from workers.local import machine
+from workers.local.supervisor import Supervisor
 from workers.simulator import Entry, read_journal
-from workers.supervisor import Supervisor
 
 Found = TypeVar("Found")
 
@@ -81,7 +82,7 @@ class System:
 
         def look() -> dict[UUID, GenerationJob]:
             with transaction() as session:
-                jobs = {job.id: job for job in job_store.find(session, job_ids)}
+                jobs = {job.id: job for job in job_queries.find(session, job_ids)}
             done = len(jobs) == len(set(job_ids)) and all(job.state in TERMINAL for job in jobs.values())
             return jobs if done else {}
 

@@ -10,15 +10,15 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import setup_logging, worker_process_init
 from sqlalchemy.exc import OperationalError
 
-from billing.store import schema
+from billing import schema
 from config import database
 from config.logging import configure_logging
 from config.secrets import use_secret_keys
 from config.settings import ConfigurationError, Settings, load_settings
 from tasks.app import app
+from tasks.messages.transport import use_careful_transport
 from tasks.providers.base import Provider
 from tasks.runtime import Runtime, use_runtime
-from tasks.transport import use_careful_transport
 
 
 def connect(application: str, *, pool_size: int = 5) -> Settings:

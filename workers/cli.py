@@ -10,24 +10,14 @@ import sys
 import click
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from billing.domain.errors import BillingError
+from billing.errors import BillingError
 from config.database import DatabaseAway
 from config.logging import configure_logging, scrub
 from config.settings import ConfigurationError
-from workers import (
-    commands_accounts,
-    commands_catalog,
-    commands_jobs,
-    commands_models,
-    commands_operate,
-    commands_processes,
-    commands_quote,
-    commands_revenue,
-    commands_subscriptions,
-    instance,
-)
-from workers.embedded import EmbeddedServerError
-from workers.supervisor import SupervisorError
+from workers.commands import accounts, jobs, models, operate, operations, processes, quote, revenue, subscriptions
+from workers.local import instance
+from workers.local.embedded import EmbeddedServerError
+from workers.local.supervisor import SupervisorError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 TRY_AGAIN = ("40001", "40P01", "55P03")
@@ -48,15 +38,15 @@ def creditmill() -> None:
 
 
 for group in (
-    commands_processes,
-    commands_accounts,
-    commands_jobs,
-    commands_quote,
-    commands_models,
-    commands_catalog,
-    commands_subscriptions,
-    commands_revenue,
-    commands_operate,
+    processes,
+    accounts,
+    jobs,
+    quote,
+    models,
+    operations,
+    subscriptions,
+    revenue,
+    operate,
 ):
     for command in group.COMMANDS:
         creditmill.add_command(command)

@@ -15,7 +15,7 @@ from config.logging import configure_logging
 from config.settings import ConfigurationError, Settings
 from tasks.writing import RECORD_FOR_S
 from workers import bootstrap
-from workers.watchdog import Watchdog
+from workers.health.watchdog import Watchdog
 
 BILLING_QUEUES = "requests,billing,periodic"
 GENERATION_QUEUES = "text,image,embedding"

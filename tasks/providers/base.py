@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any, Protocol
 
-from billing.calling import Claim, Delivery, Refusal
-from billing.domain.policy import Means
-from config.integrations import Connection
+from billing.jobs.calling import Claim, Delivery, Refusal
+from billing.jobs.policy import Means
 from config.logging import scrub
+from config.providers import Connection
 
 _CODE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 

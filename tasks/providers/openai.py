@@ -13,11 +13,11 @@ from typing import Any
 import openai
 from openai import OpenAI
 
-from billing.calling import Claim, Delivery, Refusal
-from billing.domain.policy import Failure, Means
-from billing.domain.pricing import Usage
-from billing.requests import EmbeddingParams, ImageParams, TextParams, read_params
-from config.integrations import Connection
+from billing.catalog.pricing import Usage
+from billing.jobs.calling import Claim, Delivery, Refusal
+from billing.jobs.policy import Failure, Means
+from billing.jobs.requests import EmbeddingParams, ImageParams, TextParams, read_params
+from config.providers import Connection
 from tasks.providers.base import ProviderError, clean_json, clean_text, safe_code
 from tasks.providers.wire import (
     NO_CONNECTION,

@@ -16,11 +16,11 @@ from uuid import UUID
 
 import httpx2
 
-from billing.calling import Attempt, Claim, Delivery, Refusal
-from billing.domain.policy import VERDICTS, Failure, Means, Verdict
-from billing.domain.pricing import Usage
-from billing.requests import ImageParams, read_params
-from config.integrations import Connection
+from billing.catalog.pricing import Usage
+from billing.jobs.calling import Attempt, Claim, Delivery, Refusal
+from billing.jobs.policy import VERDICTS, Failure, Means, Verdict
+from billing.jobs.requests import ImageParams, read_params
+from config.providers import Connection
 from tasks.providers.base import ProviderError, clean_text, safe_code
 from tasks.providers.wire import (
     NO_CONNECTION,

@@ -11,8 +11,8 @@ from datetime import timedelta
 
 import httpx2
 
-from billing.calling import Refusal
-from billing.domain.policy import Failure
+from billing.jobs.calling import Refusal
+from billing.jobs.policy import Failure
 from tasks.providers.base import ProviderError
 
 CONNECT_S = 5.0

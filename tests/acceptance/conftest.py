@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import emptied, fresh_database
 from tests.system import System, running_system
-from workers.embedded import Servers
+from workers.local.embedded import Servers
 
 
 @pytest.fixture(scope="module")

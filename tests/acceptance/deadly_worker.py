@@ -13,8 +13,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing import charging
-from billing.store import jobs as job_store
+from billing.jobs import charging, job_queries
 from workers import processes
 
 
@@ -23,7 +22,7 @@ def deadly(name: str) -> Callable[..., Any]:
     step = getattr(charging, name)
 
     def run(session: Session, job_ids: Sequence[UUID], **given: Any) -> Any:
-        if any(f"[[deadly {name}]]" in job.params.get("prompt", "") for job in job_store.find(session, job_ids)):
+        if any(f"[[deadly {name}]]" in job.params.get("prompt", "") for job in job_queries.find(session, job_ids)):
             os.kill(os.getpid(), signal.SIGKILL)
         return step(session, job_ids, **given)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from billing import plans, subscriptions
+from billing.plans import plans, subscriptions
 from config.database import transaction, utc_now
 from tasks import periodic
 from tests.factories import an_account, rows, the_account

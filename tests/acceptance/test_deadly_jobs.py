@@ -8,15 +8,15 @@ from dataclasses import replace
 
 import pytest
 
-from billing.requests import Submission
+from billing.jobs.requests import Submission
 from tasks import pipeline
 from tests.acceptance.messages import QUEUES, unacknowledged, waiting
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
-from workers import machine
-from workers.embedded import Servers
-from workers.supervisor import Program
+from workers.local import machine
+from workers.local.embedded import Servers
+from workers.local.supervisor import Program
 
 OPENING = 100_000
 STEPS = ("check", "reserve", "settle", "refund")

@@ -9,12 +9,12 @@ from uuid import UUID
 
 import pytest
 
-from billing.requests import Submission
+from billing.jobs.requests import Submission
 from tasks import pipeline
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
-from workers.embedded import Servers
+from workers.local.embedded import Servers
 
 OPENING = 100_000
 LOST = ("hang_after_accept", "reset_mid_body", "malformed_body")

@@ -16,8 +16,8 @@ from uuid import UUID
 import psycopg2
 import pytest
 
-from billing.requests import Submission
-from billing.store import schema
+from billing import schema
+from billing.jobs.requests import Submission
 from config import database
 from config.database import DatabaseAway
 from tasks import pipeline
@@ -25,7 +25,7 @@ from tasks.app import app
 from tests.acceptance.messages import QUEUES, unacknowledged, waiting
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
-from workers.embedded import Postgres, Valkey
+from workers.local.embedded import Postgres, Valkey
 
 OPENING = 100_000
 STALLED_AFTER_S = 3

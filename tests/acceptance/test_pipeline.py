@@ -11,13 +11,14 @@ from uuid import UUID
 
 import pytest
 
-from billing.store.tables import Account, GenerationJob, ProviderCall
+from billing.jobs.tables import GenerationJob, ProviderCall
+from billing.ledger.tables import Account
 from config.database import transaction
 from tasks import pipeline
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system
-from workers.embedded import Servers
+from workers.local.embedded import Servers
 
 OPENING = 1000
 ATTEMPTS = 4

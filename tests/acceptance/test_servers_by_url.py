@@ -16,8 +16,8 @@ import pytest
 
 from config.secrets import new_secret_key
 from tests.system import wait_until
-from workers import machine
-from workers.embedded import Postgres, Valkey
+from workers.local import machine
+from workers.local.embedded import Postgres, Valkey
 
 PLANTED_KEY = "sim-by-url"
 

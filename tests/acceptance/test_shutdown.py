@@ -9,14 +9,14 @@ from uuid import UUID
 import psutil
 import pytest
 
-from billing.requests import Submission
+from billing.jobs.requests import Submission
 from tasks import pipeline
 from tests.acceptance.messages import QUEUES, unacknowledged, waiting
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
-from workers.embedded import Servers
-from workers.supervisor import is_alive
+from workers.local.embedded import Servers
+from workers.local.supervisor import is_alive
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ import psutil
 import pytest
 import toktok
 
-from billing.store.tables import Account, GenerationJob, ProviderCall
+from billing.jobs.tables import GenerationJob, ProviderCall
+from billing.ledger.tables import Account
 from config.database import transaction
 from tasks import pipeline
 from tests.acceptance.commands import BIN, PROJECT
@@ -26,7 +27,7 @@ from tests.acceptance.messages import QUEUES, unacknowledged, waiting
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account, the_job
 from tests.system import System, running_system, wait_until
-from workers.embedded import Servers
+from workers.local.embedded import Servers
 
 OPENING = 1000
 ATTEMPTS = 3

@@ -21,15 +21,17 @@ from celery import Celery
 from sqlalchemy import text
 from sqlalchemy.orm import sessionmaker
 
-from billing import accounts, audit, requests
-from billing.domain.states import TERMINAL
+from billing.jobs import requests
+from billing.jobs.states import TERMINAL
+from billing.ledger import accounts
+from billing.reports import audit
 from config.database import make_engine, utc_now
-from config.integrations import set_connection
+from config.providers import set_connection
 from tests.chaos.crashing import PLAN, Forks, Hit, Plan
 from tests.conftest import SECRET_KEY
 from tests.factories import HOUR
 from tests.system import wait_until
-from workers import machine
+from workers.local import machine
 from workers.processes import GENERATION_QUEUES
 from workers.simulator import read_journal
 

@@ -364,7 +364,7 @@ def warm_up() -> None:
     import tasks.periodic
     import tasks.providers.openai
     import workers.processes
-    from billing import tokens
+    from billing.catalog import tokens
 
     for tokenizer in tokens.TOKENIZERS:
         tokens.count_input(["bread"], tokenizer)

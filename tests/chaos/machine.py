@@ -14,8 +14,9 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from billing import accounts, calling, recovery, requests, resolving
-from billing.domain.policy import Means
+from billing.jobs import calling, recovery, requests, unknown_calls
+from billing.jobs.policy import Means
+from billing.ledger import accounts
 from config.database import transaction
 from tests.chaos import model_books, model_world
 from tests.chaos.model import DEADLINE, LEASE, NOT_KNOWN, TERMINAL, UNKNOWN_WAIT, Model
@@ -229,7 +230,7 @@ class Machine(Driver):
             return
         told = (model_world.refusal if deed.failure else model_world.delivery)(deed, used)
         self.step(
-            lambda s: resolving.learn(s, claim, told, Means.LOOK_UP, now=self.now, publish_by=PUBLISH).state,
+            lambda s: unknown_calls.learn(s, claim, told, Means.LOOK_UP, now=self.now, publish_by=PUBLISH).state,
             lambda: self.model.learn(claim.job_id, claim.attempt, deed.failure, used, deed.words),
             crash=crash,
         )
@@ -270,9 +271,9 @@ class Machine(Driver):
         else:
             found, used = ("not_executed", None) if used is None else ("executed", used if said else None)
         content = model_books.result(deed.words)
-        given = resolving.Found(resolving.Outcome(found), "a ticket", "anna", model_world.usage(used), content)
+        given = unknown_calls.Found(unknown_calls.Outcome(found), "a ticket", "anna", model_world.usage(used), content)
         self.step(
-            lambda s: resolving.resolve(s, job_id, given, now=self.now, publish_by=PUBLISH).state,
+            lambda s: unknown_calls.resolve(s, job_id, given, now=self.now, publish_by=PUBLISH).state,
             lambda: self.model.resolve(job_id, found, used, deed.words),
             crash=crash,
         )

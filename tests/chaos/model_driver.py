@@ -11,13 +11,16 @@ from uuid import UUID, uuid5
 from hypothesis.stateful import RuleBasedStateMachine
 from sqlalchemy.orm import Session
 
-from billing import accounts, audit, calling, charging, recovery, renewals, requests
-from billing.calling import Claim
-from billing.domain.errors import BillingError
-from billing.domain.policy import RetryBudget
-from billing.domain.states import State
-from billing.recovery import Patience, Recovered
-from billing.renewals import Worked
+from billing.errors import BillingError
+from billing.jobs import calling, charging, recovery, requests
+from billing.jobs.calling import Claim
+from billing.jobs.policy import RetryBudget
+from billing.jobs.recovery import Patience, Recovered
+from billing.jobs.states import State
+from billing.ledger import accounts
+from billing.plans import renewals
+from billing.plans.renewals import Worked
+from billing.reports import audit
 from config.database import transaction
 from tests.chaos import model_books, model_world
 from tests.chaos.model import ASK_AGAIN, ATTEMPTS, DEADLINE, LEASE, PUBLISH_BY, UNKNOWN_WAIT, Model, Refused

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-from billing.calling import Claim, Delivery, Refusal
-from billing.domain import pricing
-from billing.domain.policy import Failure
+from billing.catalog import pricing
+from billing.jobs.calling import Claim, Delivery, Refusal
+from billing.jobs.policy import Failure
 from tests.chaos.model import FOR_GOOD, TRY_AGAIN
 from tests.chaos.model_books import result
 from tests.chaos.model_records import KINDS, PROMPT, Body, Tariff, Used, Wanted

@@ -22,8 +22,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from billing import accounts, requests
-from billing.domain.errors import BillingError
+from billing.errors import BillingError
+from billing.jobs import requests
+from billing.ledger import accounts
 from config.database import DatabaseAway, transaction, utc_now
 from tasks import pipeline
 from tests.chaos.storm_world import World

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from billing.domain.states import TERMINAL
+from billing.jobs.states import TERMINAL
 from tests.chaos.chaotic import QUEUES
 from tests.chaos.storm_traffic import Ledger
 from tests.chaos.storm_watch import SNAPSHOT, findings

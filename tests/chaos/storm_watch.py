@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import psutil
 from sqlalchemy.orm import Session
 
-from billing import audit
-from billing.audit import Finding
+from billing.reports import audit
+from billing.reports.audit import Finding
 from config.database import DATABASE_TROUBLE, utc_now
 from tests.chaos.storm_world import PROVIDER, World
 

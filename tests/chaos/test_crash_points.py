@@ -20,8 +20,8 @@ from tests.chaos.conftest import Scale
 from tests.chaos.crash_points import LOST, Case, Cell, Provider, Row, Run, Scenario, cases_of
 from tests.chaos.crashing import Forks
 from tests.conftest import SECRET_KEY, emptied, fresh_database
-from workers import machine
-from workers.embedded import Servers
+from workers.local import machine
+from workers.local.embedded import Servers
 
 SLICE = 44
 """Crashes of an ordinary run: about 45 seconds on two cores."""

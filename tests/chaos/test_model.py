@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from billing.domain.states import TRANSITIONS
+from billing.jobs.states import TRANSITIONS
 from tests.catalogue import TOKEN_IMAGE, change
 from tests.chaos.conftest import Scale
 from tests.chaos.machine import Machine

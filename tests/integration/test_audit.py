@@ -7,7 +7,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from billing import accounts, audit, charging, revenue
+from billing.jobs import charging
+from billing.ledger import accounts
+from billing.reports import audit, revenue
 from config.database import transaction
 from tests.factories import (
     HOUR,

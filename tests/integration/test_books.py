@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from billing.store.books import Books, Change, LimitChange
+from billing.ledger.posting import Books, Change, LimitChange
 from config.database import transaction
 from tests.factories import NOON, a_reserved_job, a_subscription, an_account, rows, the_account, the_job
 

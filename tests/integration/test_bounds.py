@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from billing import catalog_changes, charging, requests
-from billing.domain.errors import TooManyOpenJobs
+from billing.catalog import changing
+from billing.errors import TooManyOpenJobs
+from billing.jobs import charging, requests
 from config.database import transaction
 from tests.factories import HOUR, MINUTE, NOON, a_generated_job, a_queued_job, an_account, rows
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("db")
 
 def bound(**fields):
     with transaction() as session:
-        catalog_changes.set_defaults(session, fields)
+        changing.set_defaults(session, fields)
 
 
 def submit(account_id, count):

@@ -8,11 +8,11 @@ from decimal import Decimal
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from billing import catalog, charging, quotes, requests
-from billing.domain.errors import InvalidRequest, PriceNotConfigured
-from billing.domain.pricing import ImagePrice, TokenRates, Usage
-from billing.store import catalog as store
-from billing.store.tables import PlanLimitUsage
+from billing.catalog import catalog, catalog_queries
+from billing.catalog.pricing import ImagePrice, TokenRates, Usage
+from billing.errors import InvalidRequest, PriceNotConfigured
+from billing.jobs import charging, quotes, requests
+from billing.plans.tables import PlanLimitUsage
 from config.database import transaction
 from tests.catalogue import EMBEDDING, TOKEN_IMAGE, a_settled_job, change, sql
 from tests.factories import (
@@ -51,7 +51,7 @@ def one_price_a_row():
 def model(name):
     """The model, to be read after its transaction."""
     with transaction() as session:
-        found = store.model(session, name)
+        found = catalog_queries.model(session, name)
         assert found is not None
         assert found.image_prices is not None, "loaded while there is a session"
         return found
@@ -59,7 +59,7 @@ def model(name):
 
 def image_price(name, size, quality):
     with transaction() as session:
-        return catalog.image_price_of(session, store.model(session, name), size, quality)
+        return catalog.image_price_of(session, catalog_queries.model(session, name), size, quality)
 
 
 def examined(**given):
@@ -262,7 +262,7 @@ def test_a_model_is_refused_from_its_deprecation_date_on_and_warns_before_it(day
     change("set_model", "gpt-4o", deprecation_date=str(TODAY + days * DAY))
 
     with transaction() as session:
-        warning = catalog.deprecation_warning(session, store.model(session, "gpt-4o"), today=TODAY)
+        warning = catalog.deprecation_warning(session, catalog_queries.model(session, "gpt-4o"), today=TODAY)
     assert (warning is not None) is warned, rule
     if refused:
         with pytest.raises(InvalidRequest, match="The provider has taken gpt-4o away on") as caught:
@@ -285,7 +285,7 @@ def test_a_deprecation_date_may_be_as_far_away_as_dates_go(day):
     change("set_model", "gpt-4o", deprecation_date=day)
 
     with transaction() as session:
-        warning = catalog.deprecation_warning(session, store.model(session, "gpt-4o"), today=TODAY)
+        warning = catalog.deprecation_warning(session, catalog_queries.model(session, "gpt-4o"), today=TODAY)
     assert (warning is None) is (day > "2026")
 
 

@@ -8,10 +8,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from billing import catalog_changes, history
-from billing.domain.errors import BillingError
-from billing.store import catalog as store
-from billing.store.tables import Plan
+from billing.catalog import catalog_queries, changing, history
+from billing.errors import BillingError
+from billing.plans.tables import Plan
 from config.database import transaction
 from tests.catalogue import EMBEDDING, TOKEN_IMAGE, change, everything, sql
 from tests.factories import rows
@@ -60,7 +59,7 @@ def refused(what, *names, force=False, **fields):
     """Ask for a change that is refused, and commit whatever it left; returns the refusal."""
     before = everything()
     with transaction() as session, pytest.raises(BillingError) as caught:
-        getattr(catalog_changes, what)(session, *names, fields, force=force)
+        getattr(changing, what)(session, *names, fields, force=force)
     assert everything() == before
     assert caught.value.message.endswith(".")
     assert caught.value.message.isprintable()
@@ -175,7 +174,7 @@ def test_force_never_lets_through_what_can_be_no_price(given, code):
 )
 def test_a_price_that_is_not_there_cannot_be_taken_away(names, code):
     with transaction() as session, pytest.raises(BillingError) as caught:
-        catalog_changes.remove_image_price(session, *names)
+        changing.remove_image_price(session, *names)
 
     assert caught.value.code == code
     assert in_history() == 0
@@ -183,9 +182,9 @@ def test_a_price_that_is_not_there_cannot_be_taken_away(names, code):
 
 def test_a_refused_change_leaves_the_rest_of_its_transaction_alone():
     with transaction() as session:
-        catalog_changes.set_model(session, "gpt-4o-mini", {"sort_order": "7"})
+        changing.set_model(session, "gpt-4o-mini", {"sort_order": "7"})
         with pytest.raises(BillingError, match="A text model needs"):
-            catalog_changes.set_model(session, "gpt-4o", {"is_default": "true", "context_window": "none"})
+            changing.set_model(session, "gpt-4o", {"is_default": "true", "context_window": "none"})
 
     assert the_model("gpt-4o-mini")["sort_order"] == 7
     assert (the_model("gpt-5.1")["is_default"], in_history()) == (True, 1)
@@ -246,9 +245,9 @@ def test_making_another_model_the_default_moves_the_default(how):
         change("add_model", "gpt-4.1", is_default="true", **TEXT)
 
     with transaction() as session:
-        chosen = store.default_model(session, "text")
+        chosen = catalog_queries.default_model(session, "text")
         assert chosen.model_name == {"set": "gpt-4o-mini", "add": "gpt-4.1"}[how]
-        assert store.default_model(session, "image").model_name == "dall-e-3"
+        assert catalog_queries.default_model(session, "image").model_name == "dall-e-3"
     assert rows("SELECT count(*) FROM ai_model_config WHERE is_default") == [(2,)]
 
 
@@ -259,7 +258,7 @@ def test_an_image_price_is_added_changed_and_taken_away():
     assert rows(price) == [(13,)]
 
     with transaction() as session:
-        catalog_changes.remove_image_price(session, "dall-e-3", "*", "*")
+        changing.remove_image_price(session, "dall-e-3", "*", "*")
     assert rows(price) == []
 
 
@@ -270,7 +269,7 @@ def test_the_history_keeps_old_and_new_values_the_time_and_the_actor():
     begin = datetime.now(UTC)
     with transaction() as session:
         history.act_as(session, "ada")
-        catalog_changes.set_model(session, "gpt-4o", {"output_cost_per_1m": "12.5", "sort_order": "7"})
+        changing.set_model(session, "gpt-4o", {"output_cost_per_1m": "12.5", "sort_order": "7"})
 
     with transaction() as session:
         changes = history.changes(session, history.MODEL, "gpt-4o")
@@ -328,7 +327,7 @@ def test_the_history_keeps_what_was_added_and_taken_away():
 
 def test_a_price_that_was_taken_away_is_told_with_what_it_was():
     with transaction() as session:
-        catalog_changes.remove_image_price(session, "dall-e-3", "1024x1024", "hd")
+        changing.remove_image_price(session, "dall-e-3", "1024x1024", "hd")
 
     assert ("dall-e-3 1024x1024 hd", "delete", "credits_per_image", 10, None) in told(history.MODEL, "dall-e-3")
 
@@ -379,7 +378,7 @@ def test_a_temporary_table_of_the_same_name_does_not_catch_the_history():
 def test_a_change_that_is_rolled_back_leaves_no_history():
     before = everything()
     with transaction() as session:
-        catalog_changes.set_model(session, "gpt-4o", {"sort_order": "7"})
+        changing.set_model(session, "gpt-4o", {"sort_order": "7"})
         session.rollback()
 
     assert everything() == before

@@ -9,13 +9,15 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from billing import calling, catalog_changes, charging, plans, renewals
-from billing.calling import Refusal
-from billing.domain.errors import BillingError
-from billing.domain.policy import Failure, RetryBudget
-from billing.domain.pricing import Usage
-from billing.renewals import Worked
-from billing.store import accounts as account_store
+from billing.catalog import changing
+from billing.catalog.pricing import Usage
+from billing.errors import BillingError
+from billing.jobs import calling, charging
+from billing.jobs.calling import Refusal
+from billing.jobs.policy import Failure, RetryBudget
+from billing.ledger import account_queries
+from billing.plans import plans, renewals
+from billing.plans.renewals import Worked
 from config.database import transaction
 from tests.catalogue import TOKEN_IMAGE, a_settled_job, change
 from tests.factories import (
@@ -79,8 +81,8 @@ def test_two_operators_change_one_plan_and_both_changes_stay():
 def test_two_operators_make_a_default_and_one_model_is_it():
     for _ in range(ROUNDS):
         at_once(
-            lambda session: catalog_changes.set_model(session, "gpt-4o", {"is_default": "true"}),
-            lambda session: catalog_changes.set_model(session, "gpt-5.1", {"is_default": "true"}),
+            lambda session: changing.set_model(session, "gpt-4o", {"is_default": "true"}),
+            lambda session: changing.set_model(session, "gpt-5.1", {"is_default": "true"}),
         )
 
         assert rows("SELECT count(*) FROM ai_model_config WHERE model_type = 'text' AND is_default") == [(1,)]
@@ -89,8 +91,8 @@ def test_two_operators_make_a_default_and_one_model_is_it():
 def test_a_default_that_is_switched_off_at_the_same_time_stays_active():
     for _ in range(ROUNDS):
         at_once(
-            lambda session: catalog_changes.set_model(session, "gpt-4o", {"is_default": "true"}),
-            lambda session: catalog_changes.set_model(session, "gpt-4o", {"is_active": "false"}),
+            lambda session: changing.set_model(session, "gpt-4o", {"is_default": "true"}),
+            lambda session: changing.set_model(session, "gpt-4o", {"is_active": "false"}),
         )
 
         assert rows("SELECT count(*) FROM ai_model_config WHERE is_default AND NOT is_active") == [(0,)]
@@ -110,7 +112,7 @@ def test_opening_a_period_does_not_block_reservations_nor_they_it():
 
     with transaction() as session:
         charging.store.lock(session, [job_id], {charging.State.QUEUED})
-        account_store.lock(session, [account_id])
+        account_queries.lock(session, [account_id])
         # In another session, while this one holds the account: with a stronger lock it would wait, and then deadlock.
         with transaction() as other:
             other.execute(text("SET LOCAL lock_timeout = '2s'"))

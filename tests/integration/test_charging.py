@@ -8,10 +8,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from billing import audit, calling, charging
-from billing.calling import Refusal
-from billing.domain.policy import Failure, RetryBudget, Verdict
-from billing.domain.pricing import Usage
+from billing.catalog.pricing import Usage
+from billing.jobs import calling, charging
+from billing.jobs.calling import Refusal
+from billing.jobs.policy import Failure, RetryBudget, Verdict
+from billing.reports import audit
 from config.database import transaction
 from tests.factories import (
     HOUR,

@@ -11,8 +11,9 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from billing import audit, calling, charging, revenue
-from billing.domain.policy import Failure
+from billing.jobs import calling, charging
+from billing.jobs.policy import Failure
+from billing.reports import audit, revenue
 from config.database import transaction, utc_now
 from tests.factories import (
     NOON,

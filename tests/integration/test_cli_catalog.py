@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing.domain.pricing import Usage
+from billing.catalog.pricing import Usage
 from tests.catalogue import a_settled_job, everything, sql
 from tests.factories import an_account, rows
 

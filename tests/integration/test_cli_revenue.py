@@ -11,9 +11,10 @@ from decimal import Decimal
 import pytest
 from PIL import Image
 
-from billing import accounts, revenue_reports
-from billing.domain.pricing import Usage
-from billing.revenue_reports import By, Figures
+from billing.catalog.pricing import Usage
+from billing.ledger import accounts
+from billing.reports import revenue_reports
+from billing.reports.revenue_reports import By, Figures
 from config.database import transaction, utc_now
 from tests.catalogue import a_settled_job, sql
 from tests.factories import NOON, an_account, rows

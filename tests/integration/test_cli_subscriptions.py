@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from billing import plans, subscriptions
-from billing.domain.periods import add_months, starts_at
+from billing.periods import add_months, starts_at
+from billing.plans import plans, subscriptions
 from config.database import transaction, utc_now
 from tests.catalogue import everything, sql
 from tests.factories import an_account, rows, the_account

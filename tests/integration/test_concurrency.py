@@ -7,7 +7,9 @@ from threading import Barrier
 
 import pytest
 
-from billing import audit, calling, charging, plans, subscriptions
+from billing.jobs import calling, charging
+from billing.plans import plans, subscriptions
+from billing.reports import audit
 from config.database import transaction
 from tests.factories import (
     MINUTE,

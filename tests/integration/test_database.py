@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
 
-from billing.store import schema
+from billing import schema
 from config import database
 from config.database import Base, transaction
 from config.settings import ConfigurationError

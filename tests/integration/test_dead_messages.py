@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from billing.store import dead
+from billing.upkeep import dead_letter_queries
 from config.database import transaction
-from tasks import dead_letters, intake
+from tasks.messages import dead_letters, intake
 from tests.factories import NOON, a_queued_job, an_account, rows, the_job
 
 PLANTED = "planted-prompt"
@@ -78,7 +78,7 @@ def test_a_message_that_is_set_aside_once_more_can_be_worked_on_once_more(publis
     kwargs = request(an_account(1000))
     intake.take_in((), kwargs, message_id="m-1")
     with transaction() as session:
-        dead.mark_redriven(session, numbers(publisher)[0], now=NOON)
+        dead_letter_queries.mark_redriven(session, numbers(publisher)[0], now=NOON)
     assert numbers(publisher) == []
 
     intake.take_in((), kwargs, message_id="m-1")

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from billing import plans, subscriptions
-from billing.store import periodic_runs
+from billing.plans import plans, subscriptions
+from billing.upkeep import periodic_runs
 from config.database import database_now, transaction
 from tasks import periodic
 from tasks.app import app

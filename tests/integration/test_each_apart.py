@@ -12,7 +12,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import event, text
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
-from billing.store.tables import Account
+from billing.ledger.tables import Account
 from config import database
 from config.database import each_apart, transaction
 from tests.factories import rows

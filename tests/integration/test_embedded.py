@@ -16,8 +16,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import NullPool, create_engine, text
 
-from workers.embedded import EmbeddedServerError, Postgres, Servers, Valkey, embedded_servers
-from workers.embedded.postgres import POSTGRES_MARK
+from workers.local.embedded import EmbeddedServerError, Postgres, Servers, Valkey, embedded_servers
+from workers.local.embedded.postgres import POSTGRES_MARK
 
 # The owner runs both servers, tells us where they are, and then only waits; it survives SIGINT by ignoring it.
 OWNER = """

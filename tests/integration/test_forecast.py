@@ -12,13 +12,15 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from billing import forecast, plans, recovery, renewals
-from billing.domain.errors import BillingError
-from billing.domain.money import CREDITS_MAX
-from billing.domain.periods import add_months, starts_at
-from billing.forecast import Expected
-from billing.recovery import Patience, Recovered
-from billing.renewals import Worked
+from billing.errors import BillingError
+from billing.jobs import recovery
+from billing.jobs.recovery import Patience, Recovered
+from billing.money import CREDITS_MAX
+from billing.periods import add_months, starts_at
+from billing.plans import plans, renewals
+from billing.plans.renewals import Worked
+from billing.reports import forecast
+from billing.reports.forecast import Expected
 from config.database import transaction, utc_now
 from tests.catalogue import everything, sql
 from tests.factories import HOUR, MINUTE, NOON, a_claim, a_queued_job, a_reserved_job, an_account, rows, the_account

@@ -16,24 +16,24 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from billing import accounts, audit, calling, charging, limits, plans, recovery, resolving, revenue
-from billing.calling import Refusal
-from billing.domain.errors import InvalidRequest
-from billing.domain.policy import Failure, Means, RetryBudget, Verdict
-from billing.domain.pricing import Usage
-from billing.domain.states import State
-from billing.store import accounts as account_store
-from billing.store import calls as call_store
-from billing.store import jobs as job_store
-from billing.store import losses
+from billing.catalog.pricing import Usage
+from billing.errors import InvalidRequest
+from billing.jobs import call_queries, calling, charging, job_queries, recovery, unknown_calls
+from billing.jobs.calling import Refusal
+from billing.jobs.policy import Failure, Means, RetryBudget, Verdict
+from billing.jobs.states import State
+from billing.ledger import account_queries, accounts
+from billing.plans import limits, plans
+from billing.reports import audit, revenue
+from billing.upkeep import worker_loss_queries
 from config import database
 from config.database import DatabaseAway, transaction
-from config.integrations import set_connection
+from config.providers import set_connection
 from config.settings import Settings
-from tasks import calls, consumer, generation, intake, periodic, pipeline, runtime
-from tasks import losses as loss_counts
+from tasks import calls, generation, periodic, pipeline, runtime
 from tasks.app import app
 from tasks.calls import call_job
+from tasks.messages import consumer, intake, worker_losses
 from tasks.runtime import Runtime
 from tests.catalogue import a_settled_job, sql
 from tests.factories import (
@@ -84,7 +84,7 @@ def fail(claim, failure=Failure.RATE_LIMITED, usage=None):
 
 def lose(claim):
     with transaction() as session:
-        jobs = job_store.lock(session, [claim.job_id], {State.CALLING})
+        jobs = job_queries.lock(session, [claim.job_id], {State.CALLING})
         calling.lose(session, jobs, Failure.WORKER_LOST, now=NOON, look_after=MINUTE)
 
 
@@ -337,7 +337,7 @@ def test_jobs_are_locked_in_the_order_of_their_ids():
     jobs = [a_queued_job(account_id) for _ in range(12)]
 
     with transaction() as session:
-        locked = [job.id for job in job_store.lock(session, jobs, {State.QUEUED})]
+        locked = [job.id for job in job_queries.lock(session, jobs, {State.QUEUED})]
 
     assert locked == sorted(jobs)
 
@@ -348,7 +348,7 @@ def test_accounts_are_locked_in_the_order_of_their_ids():
 
     with transaction() as session:
         read_rows_as_they_lie(session)
-        assert list(account_store.lock(session, accounts_made)) == accounts_made
+        assert list(account_queries.lock(session, accounts_made)) == accounts_made
 
 
 def test_a_claim_counts_on_from_the_calls_that_others_made_meanwhile():
@@ -356,7 +356,7 @@ def test_a_claim_counts_on_from_the_calls_that_others_made_meanwhile():
 
     with transaction() as session:
         # Kept, as a caller keeps what it has read: SQLAlchemy forgets rows that nobody holds.
-        (seen,) = job_store.find(session, [job_id])
+        (seen,) = job_queries.find(session, [job_id])
         other = a_claim(job_id)
         fail(other)
         with transaction() as theirs:
@@ -372,7 +372,7 @@ def test_looking_again_leaves_a_call_that_is_under_way_alone():
     a_claim(job_id)
 
     with transaction() as session:
-        assert job_store.look_again(session, [job_id], now=NOON) == []
+        assert job_queries.look_again(session, [job_id], now=NOON) == []
 
     assert the_job(job_id).next_at == NOON + MINUTE
 
@@ -383,7 +383,7 @@ def test_a_verdict_is_written_on_a_job_that_is_being_called_and_on_no_other(make
     before = the_job(job_id)
 
     with transaction() as session:
-        job_store.note_verdict(session, job_id, "content_policy", "Refused.", due=NOON)
+        job_queries.note_verdict(session, job_id, "content_policy", "Refused.", due=NOON)
 
     after = the_job(job_id)
     assert (after.error_code, after.next_at, after.lease_until) == (before.error_code, before.next_at, None)
@@ -393,7 +393,7 @@ def test_a_job_keeps_its_first_result():
     job_id = a_generated_job(an_account(1000))
 
     with transaction() as session:
-        call_store.keep_result(session, job_id, {"text": "another"}, "stop")
+        call_queries.keep_result(session, job_id, {"text": "another"}, "stop")
 
     assert rows("SELECT content FROM generation_results") == [({"text": "a b c"},)]
 
@@ -487,7 +487,7 @@ def test_each_call_of_a_job_is_found_by_its_attempt():
     a_claim(first.job_id, again=1)
 
     with transaction() as session:
-        found = [call_store.latest(session, first.job_id, attempt) for attempt in (1, 2)]
+        found = [call_queries.latest(session, first.job_id, attempt) for attempt in (1, 2)]
     assert [(call.attempt, call.outcome) for call in found] == [(1, "failed"), (2, None)]
 
 
@@ -658,14 +658,14 @@ def test_a_release_locks_accounts_in_their_order_before_it_changes_any():
     sql("UPDATE accounts SET name = 'Moved' WHERE id = :id", id=first)
 
     def release(session):
-        locked = job_store.lock(session, jobs, {State.RESERVED})
+        locked = job_queries.lock(session, jobs, {State.RESERVED})
         last = sorted(locked, key=lambda job: job.account_id, reverse=True)
         reasons = {job.id: charging.Release("gone", "gone") for job in last}
         return charging.release(session, last, reasons, now=NOON)
 
     with ThreadPoolExecutor(1) as pool:
         with transaction() as session:
-            account_store.lock(session, [first])
+            account_queries.lock(session, [first])
             released = pool.submit(at_once, release)
             wait_until(lambda: rows("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), within_s=10)
             # It waits for the first, and has none of the others in its hands.
@@ -699,11 +699,11 @@ def test_a_repeated_request_is_answered_although_the_bound_is_lower_by_now():
 def test_losses_in_a_row_are_added_up_and_forgotten_at_the_end():
     def count():
         with transaction() as session:
-            return losses.count(session, "a job", now=NOON)
+            return worker_loss_queries.count(session, "a job", now=NOON)
 
     assert [count(), count(), count()] == [1, 2, 3]
     with transaction() as session:
-        losses.forget(session, ["a job"])
+        worker_loss_queries.forget(session, ["a job"])
     assert count() == 1
 
 
@@ -894,11 +894,11 @@ def test_a_message_that_ends_worker_after_worker_is_given_up(worker):
     task = generation.call_provider
     task.push_request(id="m-1", args=([str(job_id)],), kwargs={}, delivery_info={"redelivered": True})
     try:
-        for _ in range(loss_counts.LOSSES_MAX):
-            loss_counts.begin(task, [[str(job_id)]])
+        for _ in range(worker_losses.LOSSES_MAX):
+            worker_losses.begin(task, [[str(job_id)]])
         assert the_job(job_id).state == "reserved"
         with pytest.raises(Ignore):
-            loss_counts.begin(task, [[str(job_id)]])
+            worker_losses.begin(task, [[str(job_id)]])
     finally:
         task.pop_request()
 
@@ -984,14 +984,14 @@ def test_what_was_delivered_and_given_up_is_our_exposure():
 
 
 def resolve(job_id, outcome, **given):
-    found = resolving.Found(resolving.Outcome(outcome), "Ticket 4711", "anna", **given)
+    found = unknown_calls.Found(unknown_calls.Outcome(outcome), "Ticket 4711", "anna", **given)
     with transaction() as session:
-        return resolving.resolve(session, job_id, found, now=NOON, publish_by=MINUTE)
+        return unknown_calls.resolve(session, job_id, found, now=NOON, publish_by=MINUTE)
 
 
 def learn(claim, told):
     with transaction() as session:
-        return resolving.learn(session, claim, told, Means.LOOK_UP, now=NOON, publish_by=MINUTE)
+        return unknown_calls.learn(session, claim, told, Means.LOOK_UP, now=NOON, publish_by=MINUTE)
 
 
 def everything_about_calls():
@@ -1010,7 +1010,7 @@ def test_only_jobs_of_unknown_outcome_are_listed_to_be_resolved(claim):
     a_generated_job(an_account(1000))
 
     with transaction() as session:
-        listed = resolving.unresolved(session, limit=10, unknown_wait=HOUR)
+        listed = unknown_calls.unresolved(session, limit=10, unknown_wait=HOUR)
 
     assert [each.job.id for each in listed] == [claim.job_id]
 

@@ -9,15 +9,16 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from billing import audit, calling, charging, recovery, resolving
-from billing.calling import Attempt, Refusal
-from billing.domain.policy import Failure, Means, RetryBudget
-from billing.recovery import Patience, Recovered
-from billing.store import calls as call_store
+from billing.jobs import call_queries, calling, charging, recovery
+from billing.jobs import unknown_calls as resolving
+from billing.jobs.calling import Attempt, Refusal
+from billing.jobs.policy import Failure, Means, RetryBudget
+from billing.jobs.recovery import Patience, Recovered
+from billing.reports import audit
 from config.database import transaction
-from config.integrations import set_connection
+from config.providers import set_connection
 from config.settings import Settings
-from tasks import lost_calls
+from tasks import unknown_calls as lost_calls
 from tasks.providers.base import ProviderError
 from tasks.runtime import Runtime
 from tests.factories import (
@@ -202,7 +203,7 @@ def test_a_late_failure_does_not_change_what_was_found_out(account_id, job_id):
     found = resolving.Found(resolving.Outcome.EXECUTED, "It is on the invoice", "anna")
     with transaction() as session:
         resolving.resolve(session, job_id, found, now=LATER, publish_by=MINUTE)
-        claim = calling._claim_of(the_job(job_id), call_store.latest(session, job_id, 1))
+        claim = calling._claim_of(the_job(job_id), call_queries.latest(session, job_id, 1))
     before = rows("SELECT outcome, exposure, cost_usd FROM provider_calls")
 
     with transaction() as session:

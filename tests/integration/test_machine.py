@@ -8,10 +8,11 @@ import click
 import pytest
 
 from config.database import transaction
-from config.integrations import configured_providers, connection_for, set_connection
+from config.providers import configured_providers, connection_for, set_connection
 from config.settings import ConfigurationError, Settings
 from tests.conftest import SECRET_KEY
-from workers import machine, processes
+from workers import processes
+from workers.local import machine
 
 
 def settings(port):

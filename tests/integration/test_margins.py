@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing import margins
+from billing.catalog import margins
 from config.database import transaction
 from tests.catalogue import EMBEDDING, TOKEN_IMAGE, change, everything, sql
 

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from config.database import transaction
-from tasks import dead_letters, periodic
+from tasks import periodic
+from tasks.messages import dead_letters
 from tests.factories import a_claim, a_generated_job, a_queued_job, a_reserved_job, an_account, rows, the_account
 
 

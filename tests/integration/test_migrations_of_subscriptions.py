@@ -10,9 +10,10 @@ from alembic import command
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from billing import audit, limits, subscriptions
-from billing.domain.periods import add_months, period_containing, starts_at
-from billing.store import schema
+from billing import schema
+from billing.periods import add_months, period_containing, starts_at
+from billing.plans import limits, subscriptions
+from billing.reports import audit
 from config import database
 from config.database import database_now, transaction
 from tasks.catching_up import LIMITS, RENEWALS, catch_up

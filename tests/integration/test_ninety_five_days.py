@@ -17,15 +17,17 @@ from signal import SIGKILL
 import pytest
 from sqlalchemy import make_url
 
-from billing import audit, calling, charging, plans, revenue, subscriptions
-from billing.domain.errors import BillingError
-from billing.renewals import Worked
+from billing.errors import BillingError
+from billing.jobs import calling, charging
+from billing.plans import plans, subscriptions
+from billing.plans.renewals import Worked
+from billing.reports import audit, revenue
 from config import database
 from config.database import transaction
 from tasks.catching_up import LIMITS, RENEWALS, catch_up
 from tests.conftest import fresh_database
 from tests.factories import MINUTE, a_claim, a_delivery, a_queued_job, an_account, rows
-from workers.embedded import Servers
+from workers.local.embedded import Servers
 
 # Ticking 2,280 times takes its time on a slow machine.
 pytestmark = pytest.mark.timeout(900)

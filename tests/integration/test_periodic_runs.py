@@ -15,9 +15,10 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from billing import audit, plans, renewals, subscriptions
-from billing.store import periodic_runs
-from billing.store.periodic_runs import LEASE, Claim
+from billing.plans import plans, renewals, subscriptions
+from billing.reports import audit
+from billing.upkeep import periodic_runs
+from billing.upkeep.periodic_runs import LEASE, Claim
 from config import database
 from config.database import transaction
 from tasks.catching_up import LIMITS, RENEWALS, catch_up

@@ -7,8 +7,10 @@ from decimal import Decimal
 
 import pytest
 
-from billing import charging, history, plans, subscriptions
-from billing.domain.errors import BillingError
+from billing.catalog import history
+from billing.errors import BillingError
+from billing.jobs import charging
+from billing.plans import plans, subscriptions
 from config.database import transaction
 from tests.factories import NOON, a_generated_job, a_queued_job, a_reserved_job, an_account, rows, the_job
 

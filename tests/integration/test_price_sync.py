@@ -9,9 +9,9 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import TieredPrices
 
-from billing import history, price_sync
-from billing.domain.price_rules import ImplausiblePrice
-from billing.price_sync import PUBLISHED
+from billing.catalog import history, price_sync
+from billing.catalog.price_rules import ImplausiblePrice
+from billing.catalog.price_sync import PUBLISHED
 from config.database import transaction
 from tests.catalogue import EMBEDDING, TOKEN_IMAGE, change, everything, sql
 from tests.factories import NOON, rows

@@ -10,9 +10,9 @@ from fractions import Fraction
 import pytest
 from sqlalchemy import text
 
-from billing import charging, quotes, requests
-from billing.domain.errors import BillingError
-from billing.domain.pricing import Usage
+from billing.catalog.pricing import Usage
+from billing.errors import BillingError
+from billing.jobs import charging, quotes, requests
 from config.database import transaction
 from tests.factories import (
     NOON,

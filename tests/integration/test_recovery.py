@@ -10,13 +10,14 @@ import pytest
 from sqlalchemy import text, update
 from sqlalchemy.exc import OperationalError
 
-from billing import audit, calling, charging, recovery
-from billing.calling import Refusal
-from billing.domain.errors import NotCancellable, UnknownThing
-from billing.domain.policy import Failure, RetryBudget
-from billing.domain.states import State
-from billing.recovery import Patience, Recovered
-from billing.store.tables import GenerationJob
+from billing.errors import NotCancellable, UnknownThing
+from billing.jobs import calling, charging, recovery
+from billing.jobs.calling import Refusal
+from billing.jobs.policy import Failure, RetryBudget
+from billing.jobs.recovery import Patience, Recovered
+from billing.jobs.states import State
+from billing.jobs.tables import GenerationJob
+from billing.reports import audit
 from config.database import transaction
 from tests.factories import (
     HOUR,

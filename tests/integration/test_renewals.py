@@ -9,11 +9,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from billing import audit, charging, limits, renewals
-from billing.domain.errors import BillingError
-from billing.domain.money import CREDITS_MAX
-from billing.domain.periods import add_months
-from billing.renewals import Worked
+from billing.errors import BillingError
+from billing.jobs import charging
+from billing.money import CREDITS_MAX
+from billing.periods import add_months
+from billing.plans import limits, renewals
+from billing.plans.renewals import Worked
+from billing.reports import audit
 from config.database import transaction
 from tasks.catching_up import LIMITS, RENEWALS, catch_up
 from tests.factories import (
@@ -161,7 +163,7 @@ def test_a_period_that_was_granted_is_left_as_it_is():
 
 
 def test_an_operators_top_up_cannot_take_the_key_of_a_grant():
-    from billing import accounts
+    from billing.ledger import accounts
 
     account_id = an_account(0)
     for key in ("creditmill:subscription:1:2026-12-20", "settle:7"):

@@ -10,12 +10,14 @@ from fractions import Fraction
 import pytest
 from sqlalchemy import text
 
-from billing import calling, catalog_changes, charging, repricing
-from billing.calling import Refusal
-from billing.domain.errors import BillingError
-from billing.domain.policy import Failure, RetryBudget
-from billing.domain.pricing import Usage
-from billing.repricing import Proposal
+from billing.catalog import changing
+from billing.catalog.pricing import Usage
+from billing.errors import BillingError
+from billing.jobs import calling, charging
+from billing.jobs.calling import Refusal
+from billing.jobs.policy import Failure, RetryBudget
+from billing.reports import repricing
+from billing.reports.repricing import Proposal
 from config.database import transaction
 from tests.catalogue import TOKEN_IMAGE, a_settled_job, change, everything, sql
 from tests.factories import HOUR, MINUTE, NOON, a_claim, a_delivery, a_reserved_job, an_account, rows
@@ -346,13 +348,13 @@ def sums_once_it_is_so(proposal):
     """Credits, revenue and cost of each job, from rows that were really changed, in a transaction that is undone."""
     with transaction() as session:
         if "credits_per_image" in proposal.fields:
-            catalog_changes.set_image_price(session, proposal.model, proposal.size, "*", proposal.fields)
+            changing.set_image_price(session, proposal.model, proposal.size, "*", proposal.fields)
         elif proposal.model:
-            catalog_changes.set_model(session, proposal.model, proposal.fields)
+            changing.set_model(session, proposal.model, proposal.fields)
         elif proposal.operation:
-            catalog_changes.set_operation(session, proposal.operation, proposal.fields)
+            changing.set_operation(session, proposal.operation, proposal.fields)
         elif proposal.fields:
-            catalog_changes.set_defaults(session, proposal.fields)
+            changing.set_defaults(session, proposal.fields)
         used = session.execute(text(USED), {"model": proposal.model, "operation": proposal.operation})
         found = [naive(row) for row in used.mappings()]
         session.rollback()

@@ -8,13 +8,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from billing import audit, calling, charging, recovery, resolving
-from billing.calling import Refusal
-from billing.domain.errors import BillingError
-from billing.domain.policy import Failure, RetryBudget
-from billing.domain.pricing import Usage
-from billing.recovery import Patience, Recovered
-from billing.resolving import Found, Outcome
+from billing.catalog.pricing import Usage
+from billing.errors import BillingError
+from billing.jobs import calling, charging, recovery, unknown_calls
+from billing.jobs.calling import Refusal
+from billing.jobs.policy import Failure, RetryBudget
+from billing.jobs.recovery import Patience, Recovered
+from billing.jobs.unknown_calls import Found, Outcome
+from billing.reports import audit
 from config.database import transaction
 from tests.factories import (
     HOUR,
@@ -61,7 +62,7 @@ def claim(account_id):
 def resolve(job_id, outcome, *, evidence="Ticket 4711", usage=None, content=None):
     found = Found(Outcome(outcome), evidence, "anna", usage, content)
     with transaction() as session:
-        return resolving.resolve(session, job_id, found, now=NOON + MINUTE, publish_by=MINUTE)
+        return unknown_calls.resolve(session, job_id, found, now=NOON + MINUTE, publish_by=MINUTE)
 
 
 def give_up():
@@ -183,7 +184,7 @@ def test_what_is_known_already_cannot_be_resolved(account_id):
 
 def test_unknown_jobs_are_listed_with_what_they_may_cost(claim):
     with transaction() as session:
-        (found,) = resolving.unresolved(session, limit=5, unknown_wait=HOUR)
+        (found,) = unknown_calls.unresolved(session, limit=5, unknown_wait=HOUR)
 
     assert (found.job.id, found.call.failure, found.worst_cost_usd) == (claim.job_id, "timed_out", WORST)
     assert found.given_up_at == NOON + HOUR

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from billing import audit, calling, charging, resolving, revenue
-from billing.domain.policy import Failure
-from billing.domain.pricing import Usage
-from billing.domain.states import State
-from billing.resolving import Found, Outcome
-from billing.store import jobs as job_store
-from billing.store import schema
+from billing import schema
+from billing.catalog.pricing import Usage
+from billing.jobs import calling, charging, job_queries, unknown_calls
+from billing.jobs.policy import Failure
+from billing.jobs.states import State
+from billing.jobs.unknown_calls import Found, Outcome
+from billing.reports import audit, revenue
 from config import database
 from config.database import transaction
 from tasks import periodic
@@ -49,10 +49,10 @@ def a_lost_job(account_id, now=NOON) -> UUID:
     job_id = a_reserved_job(account_id, now=now)
     claim = a_claim(job_id, now=now)
     with transaction() as session:
-        (job,) = job_store.lock(session, [job_id], {State.CALLING})
+        (job,) = job_queries.lock(session, [job_id], {State.CALLING})
         calling.lose(session, [job], Failure.WORKER_LOST, now=now, look_after=MINUTE)
     with transaction() as session:
-        (job,) = job_store.lock(session, [claim.job_id], {State.UNKNOWN})
+        (job,) = job_queries.lock(session, [claim.job_id], {State.UNKNOWN})
         calling.expose(session, job)
         reasons = {job_id: charging.Release("unknown_outcome", "Nobody knows.")}
         charging.release(session, [job], reasons, now=now)
@@ -175,7 +175,7 @@ def test_a_cost_that_is_known_weeks_later_counts_on_the_day_of_its_job():
 
     with transaction() as session:
         evidence = Found(Outcome.NOT_EXECUTED, evidence="the provider's log", actor="anna")
-        resolving.resolve(session, job_id, evidence, now=NOON + 40 * DAY, publish_by=MINUTE)
+        unknown_calls.resolve(session, job_id, evidence, now=NOON + 40 * DAY, publish_by=MINUTE)
     roll_up()
 
     assert rolled() == {key: (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)}

@@ -10,7 +10,8 @@ from statistics import median
 import pytest
 from sqlalchemy import text
 
-from billing import charging, revenue
+from billing.jobs import charging
+from billing.reports import revenue
 from config import database
 from config.database import transaction
 from tasks import periodic

@@ -17,10 +17,10 @@ from uuid import UUID, uuid4
 import httpx2
 import pytest
 
-from billing.calling import Claim, Delivery, Refusal
-from billing.domain.policy import VERDICTS, Failure, Verdict
-from billing.domain.pricing import Usage
-from config.integrations import Connection
+from billing.catalog.pricing import Usage
+from billing.jobs.calling import Claim, Delivery, Refusal
+from billing.jobs.policy import VERDICTS, Failure, Verdict
+from config.providers import Connection
 from tasks.providers.base import Provider, ProviderError
 from tasks.providers.openai import OpenAIProvider
 from tasks.providers.runware import RunwareProvider, task_id

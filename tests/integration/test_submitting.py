@@ -7,8 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from billing import accounts, requests
-from billing.domain.errors import BillingError, IdempotencyConflict, InvalidRequest, NotCancellable, UnknownThing
+from billing.errors import BillingError, IdempotencyConflict, InvalidRequest, NotCancellable, UnknownThing
+from billing.jobs import requests
+from billing.ledger import accounts
 from config.database import transaction
 from tests.factories import HOUR, MINUTE, NOON, a_queued_job, a_reserved_job, an_account, rows, the_account, the_job
 

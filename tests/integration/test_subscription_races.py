@@ -12,9 +12,12 @@ from time import monotonic, sleep
 import pytest
 from sqlalchemy import text
 
-from billing import accounts, audit, charging, plans, renewals, subscriptions
-from billing.domain.errors import BillingError
-from billing.renewals import Worked
+from billing.errors import BillingError
+from billing.jobs import charging
+from billing.ledger import accounts
+from billing.plans import plans, renewals, subscriptions
+from billing.plans.renewals import Worked
+from billing.reports import audit
 from config import database
 from config.database import transaction
 from tasks.catching_up import LIMITS, RENEWALS, catch_up

@@ -11,9 +11,9 @@ import time
 import psutil
 import pytest
 
-from workers import supervisor as module
-from workers.signals import stop_signals
-from workers.supervisor import Program, Supervisor, SupervisorError
+from workers.local import supervisor as module
+from workers.local.signals import stop_signals
+from workers.local.supervisor import Program, Supervisor, SupervisorError
 
 SLEEPS = "import time; print('up'); time.sleep(600)"
 # A shell that starts tests in its background has them, and so their children, ignore SIGQUIT: this one heeds it.

@@ -14,10 +14,11 @@ from kombu import Connection, Consumer, Queue
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import OutOfMemoryError
 
-from tasks import pipeline, transport
-from tasks.transport import CarefulTransport, use_careful_transport
+from tasks import pipeline
+from tasks.messages import transport
+from tasks.messages.transport import CarefulTransport, use_careful_transport
 from tests.system import wait_until
-from workers.embedded import Valkey
+from workers.local.embedded import Valkey
 
 LETTERS = Queue("letters", routing_key="letters")
 

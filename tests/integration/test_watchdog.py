@@ -9,8 +9,8 @@ import redis
 from celery.worker import state as worker_state
 
 from tests.system import wait_until
-from workers import watchdog
-from workers.watchdog import Watchdog
+from workers.health import watchdog
+from workers.health.watchdog import Watchdog
 
 AFTER_S = 60.0
 

@@ -7,7 +7,7 @@ guard is gone: taking them away alone changes nothing.
 
 from __future__ import annotations
 
-from billing.audit import RULES
+from billing.reports.audit import RULES
 from tests.mutation.guard import Guard, checks, code, direct, located, rule, trigger
 from tests.mutation.guards_of_revenue import OF_REVENUE
 from tests.mutation.guards_of_the_clock import OF_THE_CLOCK

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from billing.store import schema
-from workers import embedded
-from workers.embedded import Servers
+from billing import schema
+from workers.local import embedded
+from workers.local.embedded import Servers
 
 SQL = "CREDITMILL_WITHOUT_SQL"
 FAILURES = "CREDITMILL_FAILURES_FILE"

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from billing.domain.periods import Interval, Period, period_containing, period_from, starts_at
+from billing.periods import Interval, Period, period_containing, period_from, starts_at
 
 ZONES = [
     "UTC",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.domain.limits import LimitUnit, estimate_units, used_units
-from billing.domain.pricing import Usage, Work
+from billing.catalog.pricing import Usage, Work
+from billing.plans.units import LimitUnit, estimate_units, used_units
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.domain.money import USD_STEP, Rounding, divide, round_credits, usd
+from billing.money import USD_STEP, Rounding, divide, round_credits, usd
 
 MANY = settings(deadline=None, max_examples=300)
 AMOUNTS = st.integers(min_value=0, max_value=10**15)

@@ -16,10 +16,10 @@ SEEDING = ROOT / "billing" / "store" / "migrations"
 DOUBLE = ROOT / "workers" / "simulator"
 SIZE = re.compile(r"\b\d{2,5}x\d{2,5}\b")
 # Bounds of what is plausible, and a rounding step: nothing is billed by them.
-NO_PRICES = {"billing/domain/price_rules.py", "billing/domain/money.py"}
+NO_PRICES = {"billing/catalog/price_rules.py", "billing/money.py"}
 
-seed = import_module("billing.store.migrations.versions.0002_catalogue")
-limits = import_module("billing.store.migrations.versions.0003_prices")
+seed = import_module("billing.migrations.versions.0002_catalogue")
+limits = import_module("billing.migrations.versions.0003_prices")
 NAMES = {
     *(model["model_name"] for model in [*seed.MODELS, *seed.IMAGE_MODELS]),
     *(operation[0] for operation in seed.OPERATIONS),

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.calling import Claim, Delivery, Refusal
-from billing.domain.policy import VERDICTS, Failure, Means, Verdict
-from billing.domain.pricing import Usage
-from config.integrations import Connection
+from billing.catalog.pricing import Usage
+from billing.jobs.calling import Claim, Delivery, Refusal
+from billing.jobs.policy import VERDICTS, Failure, Means, Verdict
+from config.providers import Connection
 from tasks.providers.base import ProviderError, clean_json, clean_text, safe_code
 from tasks.providers.openai import CLIENTS_KEPT, OpenAIProvider, refusal_of
 

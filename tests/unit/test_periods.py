@@ -10,7 +10,7 @@ from dateutil.relativedelta import relativedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.domain.periods import Period, add_months, period_containing
+from billing.periods import Period, add_months, period_containing
 
 MANY = settings(deadline=None, max_examples=200)
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Kiritimati"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.domain.policy import SENTENCES, VERDICTS, Failure, RetryBudget, Verdict, republish_delay, verdict
+from billing.jobs.policy import SENTENCES, VERDICTS, Failure, RetryBudget, Verdict, republish_delay, verdict
 
 FOUR_TRIES = RetryBudget(attempts=4, wait_max=timedelta(seconds=20))
 

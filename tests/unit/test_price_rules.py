@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from billing.domain import price_rules
-from billing.domain.errors import BillingError
-from billing.domain.price_rules import PER_1M, PER_CREDIT, PER_IMAGE, ImplausiblePrice, InvalidPrice
+from billing.catalog import price_rules
+from billing.catalog.price_rules import PER_1M, PER_CREDIT, PER_IMAGE, ImplausiblePrice, InvalidPrice
+from billing.errors import BillingError
 
 MANY = settings(deadline=None, max_examples=400)
 FIELDS = {PER_1M: "input_cost_per_1m", PER_IMAGE: "cost_per_image_usd", PER_CREDIT: "price_per_credit_usd"}

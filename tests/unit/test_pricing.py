@@ -12,9 +12,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from billing.domain import pricing
-from billing.domain.money import Rounding
-from billing.domain.pricing import Charge, ImagePrice, Price, TokenRates, Usage, Work
+from billing.catalog import pricing
+from billing.catalog.pricing import Charge, ImagePrice, Price, TokenRates, Usage, Work
+from billing.money import Rounding
 
 MANY = settings(deadline=None, max_examples=120)
 HALF_STEP = Fraction(1, 2 * 10**10)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from billing import requests
-from billing.domain.errors import BillingError, InvalidRequest
-from billing.requests import BODY_MAX_BYTES, ImageParams, Submission, TextParams
+from billing.errors import BillingError, InvalidRequest
+from billing.jobs import requests
+from billing.jobs.requests import BODY_MAX_BYTES, ImageParams, Submission, TextParams
 
 MARKER = "MARKER-whiskey-tango"
 JOB_ID = "6f1c1c0e-8f5c-4a53-9f2b-2a4f4d0f8f11"

@@ -20,10 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.calling import Attempt, Claim, Delivery, Refusal
-from billing.domain.policy import VERDICTS, Failure, Means, Verdict
-from billing.domain.pricing import Usage
-from config.integrations import Connection
+from billing.catalog.pricing import Usage
+from billing.jobs.calling import Attempt, Claim, Delivery, Refusal
+from billing.jobs.policy import VERDICTS, Failure, Means, Verdict
+from config.providers import Connection
 from tasks.providers.base import ProviderError
 from tasks.providers.runware import RunwareProvider, failure_of_code, task_id
 from workers import bootstrap
@@ -53,7 +53,7 @@ OTHER = "99999999-9999-4999-8999-999999999999"
 
 Handler = Callable[[httpx2.Request], httpx2.Response]
 
-seed = import_module("billing.store.migrations.versions.0002_catalogue")
+seed = import_module("billing.migrations.versions.0002_catalogue")
 
 
 class Wire:

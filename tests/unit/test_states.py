@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from billing.domain.states import OPEN, TERMINAL, TRANSITIONS, Event, State, leaving, target
+from billing.jobs.states import OPEN, TERMINAL, TRANSITIONS, Event, State, leaving, target
 
 # Written out from the diagram in the design, section 3: whoever changes the table changes the drawing too.
 DIAGRAM = {

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from billing.domain.periods import Interval, Period
-from billing.domain.subscriptions import Standing, Status, Terms, as_of, turns
+from billing.periods import Interval, Period
+from billing.plans.lifecycle import Standing, Status, Terms, as_of, turns
 
 UTC = ZoneInfo("UTC")
 MONTHLY, YEARLY = Terms(1, Interval.MONTH), Terms(2, Interval.YEAR)

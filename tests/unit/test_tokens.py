@@ -9,7 +9,7 @@ import toktok
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.tokens import count_input
+from billing.catalog.tokens import count_input
 
 MANY = settings(deadline=None, max_examples=300)
 TOKENIZERS = ["cl100k_base", "o200k_base", "o200k_harmony"]

@@ -1,0 +1,1 @@
+"""The catalogue: models, operations, their prices, and who changed them when."""

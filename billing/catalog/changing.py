@@ -1,0 +1,203 @@
+"""Changing the catalogue: models, image prices, operations, the platform's defaults.
+
+Every change is checked whole before it is made, and the database keeps what was there before (see `history`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from billing.catalog import catalog_queries
+from billing.catalog.fields import (
+    DefaultsFields,
+    ImagePriceFields,
+    ModelFields,
+    Name,
+    NewModelFields,
+    NewOperationFields,
+    OperationFields,
+    OperationName,
+    QualityOrAny,
+    SizeOrAny,
+    is_text,
+    one_of,
+    read,
+)
+from billing.catalog.tables import ANY, AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
+from billing.catalog.tokens import TOKENIZERS
+from billing.errors import InvalidRequest, PriceNotConfigured, UnknownThing
+
+Row = TypeVar("Row", AIModelConfig, ImagePriceRow, CreditCostConfig, BillingConfiguration)
+
+REFUSALS: Mapping[str, str] = {
+    "ck_ai_model_config_text_has_rates_and_limits": "A text model needs input_cost_per_1m, output_cost_per_1m, "
+    "context_window and max_output_tokens.",
+    "ck_ai_model_config_token_images_have_rates": "An image model that bills by tokens needs input_cost_per_1m, "
+    "output_cost_per_1m and max_output_tokens, the most that one image takes.",
+    "ck_ai_model_config_default_is_active": "The default model of a type is an active one: make another one the "
+    "default first.",
+    "ck_ai_model_config_api_fits_type": "A text model speaks responses or chat_completions, an image model images, an "
+    "embedding model embeddings.",
+    "ck_credit_cost_config_limit_unit_fits_type": "Words are counted of texts, images of images, requests of anything.",
+    "ck_ai_model_config_embedding_has_rate_and_limit": "An embedding model needs input_cost_per_1m and context_window.",
+}
+"""What the database's own rules say, in words."""
+
+APIS = {"text": "responses", "image": "images", "embedding": "embeddings"}
+"""The interface that a new model of a type speaks, unless it is told."""
+
+
+def model_named(session: Session, name: str) -> AIModelConfig:
+    """The model, active or not; raises UnknownThing when there is none of that name."""
+    found = catalog_queries.model(session, name) if is_text(name) else None
+    if found is None:
+        raise UnknownThing("model", name, choices=tuple(model.model_name for model in catalog_queries.models(session)))
+    return found
+
+
+def operation_named(session: Session, operation_type: str) -> CreditCostConfig:
+    """The operation, active or not; raises UnknownThing when there is none of that name."""
+    found = catalog_queries.operation(session, operation_type) if is_text(operation_type) else None
+    if found is None:
+        known = tuple(operation.operation_type for operation in catalog_queries.operations(session))
+        raise UnknownThing("operation", operation_type, choices=known)
+    return found
+
+
+def add_model(session: Session, name: str, fields: Mapping[str, Any], *, force: bool = False) -> AIModelConfig:
+    """Add a model. Raises a BillingError, InvalidPrice and ImplausiblePrice among them, and then adds nothing."""
+    one_of(Name, "the name", name)
+    catalog_queries.lock(session)
+    if catalog_queries.model(session, name) is not None:
+        raise InvalidRequest(f"There is a model {name} already.", code="model_exists")
+    values = read(NewModelFields, fields, None, force=force)
+    values["api"] = values.get("api") or APIS[values["model_type"]]
+    row = AIModelConfig(model_name=name, model_type=values["model_type"])
+    return _save(session, row, {"display_name": name, **values})
+
+
+def set_model(session: Session, name: str, fields: Mapping[str, Any], *, force: bool = False) -> AIModelConfig:
+    """Change a model's fields; raises a BillingError and then changes nothing. Rates are USD per 1,000,000 tokens."""
+    catalog_queries.lock(session)
+    row = model_named(session, name)
+    values = read(ModelFields, fields, row, force=force)
+    if row.is_default and values.get("is_default") is False:
+        raise InvalidRequest(
+            f"{name} is the default {row.model_type} model: make another one the default instead.",
+            code="default_needed",
+        )
+    return _save(session, row, values)
+
+
+def set_image_price(
+    session: Session, name: str, size: str, quality: str, fields: Mapping[str, Any], *, force: bool = False
+) -> ImagePriceRow:
+    """Set what an image of this model, size and quality costs in USD and is charged in credits; `*` means any."""
+    catalog_queries.lock(session)
+    model = model_named(session, name)
+    if not model.bills_images:
+        raise InvalidRequest(f"{name} is not billed by the image.", code="not_billed_by_image")
+    one_of(SizeOrAny, "size", size)
+    one_of(QualityOrAny, "quality", quality)
+    if size != ANY and not model.validate_size(size):
+        raise InvalidRequest(
+            f"{name} makes no images of {size}. Known: {', '.join(model.valid_sizes or [])}.", code="invalid_size"
+        )
+    row = catalog_queries.exact_image_price(session, name, size, quality)
+    values = read(ImagePriceFields, fields, row, force=force)
+    if row is None:
+        if len(values) < 2:
+            raise InvalidRequest(
+                f"A new price needs cost_per_image_usd and credits_per_image: {name} has none for images of {size} in "
+                f"{quality} quality.",
+                code="invalid_price",
+            )
+        row = ImagePriceRow(model_name=name, size=size, quality=quality)
+    return _save(session, row, values)
+
+
+def remove_image_price(session: Session, name: str, size: str, quality: str) -> None:
+    """Take an image price away; raises PriceNotConfigured when there is none of exactly this size and quality."""
+    catalog_queries.lock(session)
+    model_named(session, name)
+    one_of(SizeOrAny, "size", size)
+    one_of(QualityOrAny, "quality", quality)
+    row = catalog_queries.exact_image_price(session, name, size, quality)
+    if row is None:
+        raise PriceNotConfigured(f"{name} has no price for exactly this size and quality.")
+    session.delete(row)
+    session.flush()
+
+
+def add_operation(
+    session: Session, operation_type: str, fields: Mapping[str, Any], *, force: bool = False
+) -> CreditCostConfig:
+    """Add an operation; raises a BillingError and then adds nothing."""
+    one_of(OperationName, "the name", operation_type)
+    catalog_queries.lock(session)
+    if catalog_queries.operation(session, operation_type) is not None:
+        raise InvalidRequest(f"There is an operation {operation_type} already.", code="operation_exists")
+    values = read(NewOperationFields, fields, None, force=force)
+    row = CreditCostConfig(operation_type=operation_type)
+    return _save(session, row, {"display_name": operation_type, **values})
+
+
+def set_operation(
+    session: Session, operation_type: str, fields: Mapping[str, Any], *, force: bool = False
+) -> CreditCostConfig:
+    """Change an operation's fields; raises a BillingError and then changes nothing."""
+    catalog_queries.lock(session)
+    row = operation_named(session, operation_type)
+    defaults = catalog_queries.defaults(session)
+    usual = {
+        "tokens_per_credit": defaults.default_tokens_per_credit,
+        "price_per_credit_usd": defaults.default_credit_price_usd,
+    }
+    return _save(session, row, read(OperationFields, fields, row, force=force, usual=usual))
+
+
+def set_defaults(session: Session, fields: Mapping[str, Any], *, force: bool = False) -> BillingConfiguration:
+    """Change the platform's defaults; raises a BillingError and then changes nothing."""
+    catalog_queries.lock(session)
+    row = catalog_queries.defaults(session)
+    return _save(session, row, read(DefaultsFields, fields, row, force=force))
+
+
+def _save(session: Session, row: Row, values: Mapping[str, Any]) -> Row:
+    """Write the values to the row; a refusal of the database undoes them and becomes one sentence."""
+    limit_type, tokenizer = values.get("limit_type"), values.get("tokenizer")
+    if limit_type is not None and limit_type not in catalog_queries.limit_types(session):
+        raise UnknownThing("plan limit", limit_type, choices=catalog_queries.limit_types(session))
+    if limit_type is not None and not _carries_limit(row, values):
+        raise InvalidRequest(
+            "The limit of images stands on their model, that of everything else on the operation.",
+            code="limit_elsewhere",
+        )
+    if tokenizer is not None and tokenizer not in TOKENIZERS:
+        raise UnknownThing("tokenizer", tokenizer, choices=tuple(sorted(TOKENIZERS)))
+    empty = [name for name, value in values.items() if value is None and not row.__table__.c[name].nullable]
+    if empty:
+        raise InvalidRequest(f"{empty[0]} cannot be empty.", code="invalid_field")
+    try:
+        with session.begin_nested():
+            if isinstance(row, AIModelConfig) and values.get("is_default"):
+                catalog_queries.unset_default(session, row.model_type, but=row)
+            for name, value in values.items():
+                setattr(row, name, value)
+            session.add(row)
+            session.flush()
+    except IntegrityError as error:
+        constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None) or ""
+        sentence = REFUSALS.get(constraint, f"The database refuses this: it would break its rule {constraint}.")
+        raise InvalidRequest(sentence, code="invalid_field") from None
+    session.refresh(row)
+    return row
+
+
+def _carries_limit(row: Row, values: Mapping[str, Any]) -> bool:
+    kind = values.get("model_type") or getattr(row, "model_type", None)
+    return (kind == "image") == isinstance(row, AIModelConfig)

@@ -1,0 +1,79 @@
+"""Who changed what, when: the history of prices, operations, plans and defaults, as the database's triggers keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from billing.catalog.tables import ChangeHistory
+
+MODEL = ("ai_model_config", "image_prices")
+OPERATION = ("credit_cost_config",)
+DEFAULTS = ("billing_configuration",)
+PLAN = ("plans",)
+UNTOLD = frozenset({"id", "created_at", "updated_at", "updated_by", "previous_tokens_per_credit"})
+"""Columns whose change says nothing that another's does not."""
+
+
+@dataclass(frozen=True)
+class FieldChange:
+    """One field of one row: what it was and what it became."""
+
+    changed_at: datetime
+    actor: str
+    table: str
+    row: str
+    action: str
+    field: str
+    old: Any
+    new: Any
+
+
+def act_as(session: Session, actor: str) -> None:
+    """Name whoever makes the changes of this transaction; without it, the history keeps the database's user."""
+    session.execute(text("SELECT set_config('creditmill.actor', :actor, true)"), {"actor": actor})
+
+
+def changes(session: Session, tables: Sequence[str], name: str, *, limit: int | None = None) -> list[FieldChange]:
+    """Every change of the rows of this name, field by field, the newest first; `limit` counts changed rows."""
+    statement = (
+        select(ChangeHistory)
+        .where(ChangeHistory.table_name.in_(tables), ChangeHistory.row_name == name)
+        .order_by(ChangeHistory.id.desc())
+        .limit(limit)
+    )
+    return [change for row in session.scalars(statement) for change in _fields(row)]
+
+
+def _fields(row: ChangeHistory) -> list[FieldChange]:
+    old, new = row.old or {}, row.new or {}
+    return [
+        FieldChange(
+            row.changed_at,
+            row.actor,
+            row.table_name,
+            _label(row),
+            row.action,
+            name,
+            _exact(old.get(name)),
+            _exact(value),
+        )
+        for name in {**old, **new}
+        if name not in UNTOLD and old.get(name) != (value := new.get(name))
+    ]
+
+
+def _exact(value: Any) -> Any:
+    # Only prices have decimals in these tables, and a float keeps all of their digits.
+    return Decimal(str(value)) if isinstance(value, float) else value
+
+
+def _label(row: ChangeHistory) -> str:
+    whole = row.new or row.old or {}
+    return f"{row.row_name} {whole['size']} {whole['quality']}" if row.table_name == "image_prices" else row.row_name

@@ -1,0 +1,134 @@
+"""What each price earns: the margin of every operation on every model that it can use, at its worst.
+
+A price that loses money, or earns less than the platform's floor, is a finding; so is a size that has no price.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from sqlalchemy.orm import Session
+
+from billing.catalog import catalog, catalog_queries, pricing
+from billing.catalog.pricing import USAGE_MAX, ImagePrice, Price, Usage
+from billing.catalog.tables import ANY, AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
+
+WHOLE = 1_000_000
+"""Tokens of a usage so large that neither minimum nor rounding shows in its margin."""
+UNBOUNDED = 2**62
+
+
+@dataclass(frozen=True)
+class Margin:
+    """What one operation on one model earns, in USD, at the usage `worst`; `problem` is None when all is well."""
+
+    operation: str
+    model: str
+    worst: str
+    credits: int
+    revenue_usd: Decimal
+    cost_usd: Decimal
+    margin_usd: Decimal
+    margin_percent: Decimal | None
+    problem: str | None
+
+
+def check(session: Session, *, floor_percent: int | None = None) -> list[Margin]:
+    """The margin of each active operation on each active model of its type, at the usage where it is smallest.
+
+    `floor_percent` is the least share of the revenue that has to remain; the platform's own floor unless given.
+    """
+    defaults = catalog_queries.defaults(session)
+    floor = defaults.min_margin_percent if floor_percent is None else floor_percent
+    found: list[Margin] = []
+    for operation in catalog_queries.operations(session):
+        for model in catalog_queries.models(session):
+            if operation.is_active and model.is_active and model.model_type == operation.model_type:
+                found += _margins(session, operation, model, defaults, floor)
+    return found
+
+
+def _margins(
+    session: Session, operation: CreditCostConfig, model: AIModelConfig, defaults: BillingConfiguration, floor: int
+) -> list[Margin]:
+    if not model.bills_images:
+        return [_worst_of_tokens(operation, catalog.price_from(operation, model, defaults, None), model, floor)]
+    rows = catalog_queries.image_prices(session, model.model_name)
+    unpriced = [
+        _unpriced(operation, model, size)
+        for size in model.valid_sizes or ([] if rows else [ANY])
+        if not any(row.size in (size, ANY) for row in rows)
+    ]
+    return [_of_image(operation, model, defaults, row, floor) for row in rows] + unpriced
+
+
+def _of_image(
+    operation: CreditCostConfig, model: AIModelConfig, defaults: BillingConfiguration, row: ImagePriceRow, floor: int
+) -> Margin:
+    image = ImagePrice(row.size, row.quality, cost_usd=row.cost_per_image_usd, credits=row.credits_per_image)
+    # Many images: a single one may be saved by the operation's minimum.
+    usage = Usage(images=1_000)
+    return _margin(
+        operation, catalog.price_from(operation, model, defaults, image), usage, f"{row.size} {row.quality}", floor,
+        per=1_000,
+    )  # fmt: skip
+
+
+def _worst_of_tokens(operation: CreditCostConfig, price: Price, model: AIModelConfig, floor: int) -> Margin:
+    """All tokens in the dearest bucket; either as many as the least charge buys, or so many that it does not matter."""
+    assert price.rates is not None
+    rates = {bucket: getattr(price.rates, bucket) for bucket in ("input", "cached_input", "output", "reasoning")}
+    dearest = max(rates, key=lambda bucket: rates[bucket])
+    images = 1 if price.kind == "image" else 0
+    margins = [
+        _margin(
+            operation,
+            price,
+            Usage(**{f"{dearest}_tokens": tokens, "images": images}),
+            f"{tokens:,} {dearest.replace('_', ' ')} tokens",
+            floor,
+        )
+        for tokens in (_most_for_the_least(price, images), WHOLE)
+    ]
+    return min(margins, key=lambda margin: UNBOUNDED * -1 if margin.margin_percent is None else margin.margin_percent)
+
+
+def _most_for_the_least(price: Price, images: int) -> int:
+    """The most tokens that are charged no more than a single one."""
+
+    def charged(tokens: int) -> int:
+        return pricing.charge(Usage(output_tokens=tokens, images=images), price, held=UNBOUNDED).credits
+
+    low, high = 1, min((charged(1) + 2) * price.tokens_per_credit, USAGE_MAX)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if charged(middle) == charged(1) else (low, middle - 1)
+    return low
+
+
+def _margin(operation: CreditCostConfig, price: Price, usage: Usage, worst: str, floor: int, *, per: int = 1) -> Margin:
+    credits = pricing.charge(usage, price, held=UNBOUNDED).credits // per
+    revenue, cost = pricing.revenue(credits, price), pricing.cost(usage, price) / per
+    share = (revenue - cost) / revenue * 100 if revenue else None
+    problem = None
+    if cost > revenue:
+        problem = f"loses {(cost - revenue).normalize():f} USD"
+    elif share is None or share < floor:
+        problem = f"earns less than the floor of {floor} %"
+    return Margin(
+        operation=operation.operation_type,
+        model=price.model_name,
+        worst=worst,
+        credits=credits,
+        revenue_usd=revenue,
+        cost_usd=cost,
+        margin_usd=revenue - cost,
+        margin_percent=None if share is None else round(share, 1),
+        problem=problem,
+    )
+
+
+def _unpriced(operation: CreditCostConfig, model: AIModelConfig, size: str) -> Margin:
+    nothing = Decimal(0)
+    return Margin(operation.operation_type, model.model_name, size, 0, nothing, nothing, nothing, None, "has no price")

@@ -1,0 +1,86 @@
+"""Queries over provider calls and what they delivered."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from billing.jobs.states import State
+from billing.jobs.tables import GenerationJob, GenerationResult, ProviderCall, Resolution
+
+
+def add(session: Session, row: dict[str, Any]) -> ProviderCall:
+    """Insert the row of a call that is about to be made, and return it."""
+    return session.scalars(insert(ProviderCall).returning(ProviderCall), [row]).one()
+
+
+def latest(session: Session, job_id: UUID, attempt: int) -> ProviderCall | None:
+    """The job's call of this attempt, as it is now."""
+    statement = select(ProviderCall).where(ProviderCall.job_id == job_id, ProviderCall.attempt == attempt)
+    return session.scalar(statement.execution_options(populate_existing=True))
+
+
+def of_job(session: Session, job_id: UUID) -> list[ProviderCall]:
+    """Every call made for the job, in order."""
+    statement = select(ProviderCall).where(ProviderCall.job_id == job_id).order_by(ProviderCall.attempt)
+    return list(session.scalars(statement.execution_options(populate_existing=True)))
+
+
+def complete(session: Session, call_id: int, values: dict[str, Any]) -> None:
+    """Write down how a call ended."""
+    statement = update(ProviderCall).where(ProviderCall.id == call_id).values(**values)
+    # What was read stays as it was read: callers compare with it.
+    session.execute(statement, execution_options={"synchronize_session": False})
+
+
+def of_unknown_jobs(session: Session, *, limit: int) -> list[tuple[GenerationJob, ProviderCall]]:
+    """Jobs whose outcome is not known, each with its latest call, the oldest first."""
+    statement = (
+        select(GenerationJob, ProviderCall)
+        .join(
+            ProviderCall,
+            (ProviderCall.job_id == GenerationJob.id) & (ProviderCall.attempt == GenerationJob.attempts),
+        )
+        .where(GenerationJob.state == State.UNKNOWN)
+        .order_by(ProviderCall.started_at, GenerationJob.id)
+        .limit(limit)
+    )
+    return [(job, call) for job, call in session.execute(statement)]
+
+
+def resolution(session: Session, call_id: int) -> Resolution | None:
+    """What somebody found out about this call."""
+    return session.scalar(select(Resolution).where(Resolution.call_id == call_id))
+
+
+def keep_resolution(
+    session: Session, call_id: int, outcome: str, evidence: str, actor: str, resolved_at: datetime
+) -> None:
+    """Keep what was found out about a call; a call is resolved once."""
+    row = {"call_id": call_id, "outcome": outcome, "evidence": evidence, "actor": actor, "resolved_at": resolved_at}
+    session.execute(insert(Resolution), [row])
+
+
+def keep_result(session: Session, job_id: UUID, content: dict[str, Any], finish_reason: str | None) -> None:
+    """Keep what was delivered; a job has one result, the first."""
+    statement = upsert(GenerationResult).values(job_id=job_id, content=content, finish_reason=finish_reason)
+    session.execute(statement.on_conflict_do_nothing())
+
+
+def results(session: Session, job_ids: list[UUID]) -> dict[UUID, GenerationResult]:
+    """What was delivered for these jobs."""
+    found = session.scalars(select(GenerationResult).where(GenerationResult.job_id.in_(job_ids)))
+    return {row.job_id: row for row in found}
+
+
+def delivered(session: Session, job_ids: list[UUID]) -> dict[UUID, ProviderCall]:
+    """The call that succeeded for each of these jobs."""
+    statement = select(ProviderCall).where(
+        ProviderCall.job_id.in_(job_ids), ProviderCall.outcome == "succeeded", ~ProviderCall.exposure
+    )
+    return {row.job_id: row for row in session.scalars(statement)}

@@ -1,0 +1,353 @@
+"""Claims on jobs and the evidence of provider calls: one row for each wire call, written before it is made.
+
+Nothing here talks to a provider. `claim` is committed before the call, `succeed` or `fail` after it; the number of the
+attempt fences whoever comes late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from billing.catalog import catalog_queries, pricing
+from billing.catalog.pricing import Price, Usage, Work
+from billing.jobs import call_queries, job_queries, policy
+from billing.jobs.policy import Failure, RetryBudget, Verdict
+from billing.jobs.states import Event, State
+from billing.jobs.tables import GenerationJob, ProviderCall
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One wire call of a job, by its number."""
+
+    job_id: UUID
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Claim(Attempt):
+    """The right to make one wire call for a job, until the lease ends."""
+
+    call_id: int
+    provider: str
+    model_name: str
+    api: str
+    kind: str
+    params: dict[str, Any] = field(repr=False)
+    max_output_tokens: int
+    idempotency_key: str
+    # Whether the job's price is by the token: then a delivery without its tokens cannot be billed.
+    bills_tokens: bool
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a provider delivered, and what it says that it used."""
+
+    content: dict[str, Any] = field(repr=False)
+    usage: Usage
+    raw_usage: dict[str, Any]
+    request_id: str | None
+    finish_reason: str | None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A call that brought no result: why, and what the provider said in codes (never in words: they may quote us)."""
+
+    failure: Failure
+    http_status: int | None = None
+    provider_code: str | None = None
+    request_id: str | None = None
+    retry_after: timedelta | None = None
+    # A refusal may come after paid work: an answer that the provider's own filter withheld.
+    usage: Usage | None = None
+
+
+def claim(
+    session: Session,
+    job_id: UUID,
+    *,
+    now: datetime,
+    lease: timedelta,
+    claimed_by: UUID | None = None,
+    again: int | None = None,
+) -> Claim | None:
+    """Claim a reserved job for one wire call; None when somebody else has it, or it needs no call any more.
+
+    `again` is the number of one's own last attempt: the same worker calls once more after a proven failure. Who gives
+    `claimed_by`, new for each job that it works on, may ask again when a commit was not confirmed: it gets the claim
+    that it made, as long as that lasts and no call was recorded.
+    """
+    found = job_queries.lock(session, [job_id], {State.RESERVED, State.CALLING})
+    if not found:
+        return None
+    job = found[0]
+    if job.state == State.CALLING and job.attempts != again:
+        return _own_claim(session, job, claimed_by, now=now)
+    attempt = job.attempts + 1
+    row = {"id": job.id, "attempts": attempt, "lease_until": now + lease, "next_at": now + lease, "error_code": None}
+    if not job_queries.move(session, Event.CLAIM, [row]):
+        return None
+    call = call_queries.add(
+        session,
+        {
+            "job_id": job.id,
+            "attempt": attempt,
+            "provider": job.provider,
+            "model_name": job.model_name,
+            "endpoint": _api(session, job),
+            # One key for all attempts: the provider, where it honours keys, then does the work once.
+            "idempotency_key": f"creditmill-{job.id}",
+            "claimed_by": claimed_by,
+            "started_at": now,
+        },
+    )
+    return _claim_of(job, call)
+
+
+def _own_claim(session: Session, job: GenerationJob, claimed_by: UUID | None, *, now: datetime) -> Claim | None:
+    call = call_queries.latest(session, job.id, job.attempts)
+    if call is None or claimed_by is None or call.claimed_by != claimed_by or call.outcome is not None:
+        return None
+    lasts = job.lease_until is not None and job.lease_until > now
+    return _claim_of(job, call) if lasts else None
+
+
+def _api(session: Session, job: GenerationJob) -> str:
+    model = catalog_queries.model(session, job.model_name)
+    assert model is not None, "a job's model is never deleted"
+    return model.api
+
+
+def _claim_of(job: GenerationJob, call: ProviderCall) -> Claim:
+    return Claim(
+        job_id=job.id,
+        attempt=call.attempt,
+        call_id=call.id,
+        provider=job.provider,
+        model_name=job.model_name,
+        api=call.endpoint,
+        kind=job.kind,
+        params=job.params,
+        max_output_tokens=job.work["max_output_tokens"],
+        idempotency_key=call.idempotency_key,
+        bills_tokens=Price.from_json(job.price or {}).rates is not None,
+    )
+
+
+def ask(session: Session, job_id: UUID, *, now: datetime, patience: timedelta) -> Claim | None:
+    """Write down that the provider is asked what became of a job's unknown call; returns that call.
+
+    None when there is nothing to ask any more, or when somebody asked less than `patience` ago.
+    """
+    for job in job_queries.lock(session, [job_id], {State.UNKNOWN}):
+        call = call_queries.latest(session, job.id, job.attempts)
+        if call is None or call.outcome != "unknown":
+            return None
+        if call.asked_at is not None and call.asked_at > now - patience:
+            return None
+        call_queries.complete(session, call.id, {"asked": call.asked + 1, "asked_at": now})
+        return _claim_of(job, call)
+    return None
+
+
+def wait_out(session: Session, job_id: UUID, *, unknown_wait: timedelta) -> None:
+    """Ask no more about an unknown outcome, because nobody can tell: it is looked at again when it is given up."""
+    for job in job_queries.lock(session, [job_id], {State.UNKNOWN}):
+        call = call_queries.latest(session, job.id, job.attempts)
+        assert call is not None, "only a call can be lost"
+        given_up_at = lost_since(call) + unknown_wait
+        job_queries.postpone(session, [{"id": job.id, "next_at": given_up_at, "republished": job.republished}])
+
+
+def lost_since(call: ProviderCall) -> datetime:
+    """Since when the outcome of a lost call is not known."""
+    assert call.finished_at is not None, "a lost call is finished"
+    return call.finished_at
+
+
+def succeed(session: Session, made: Attempt, delivery: Delivery, *, now: datetime, publish_by: timedelta) -> bool:
+    """Record what was delivered and its cost; False when the job was given up meanwhile and nobody pays for it."""
+    (job,) = job_queries.lock(session, [made.job_id], set(State))
+    call = call_queries.latest(session, made.job_id, made.attempt)
+    assert call is not None, "the call was written before it was made"
+    if call.outcome == "succeeded":
+        return not call.exposure
+    row = {
+        "id": job.id,
+        "attempts": made.attempt,
+        "lease_until": None,
+        "generated_at": now,
+        "next_at": now + publish_by,
+        "republished": 0,
+        "error_code": None,
+        "error_message": None,
+    }
+    on_time = bool(job_queries.move(session, Event.GENERATE, [row]))
+    call_queries.complete(
+        session,
+        call.id,
+        {
+            "outcome": "succeeded",
+            "failure": None,
+            "finished_at": now,
+            "http_status": 200,
+            "provider_request_id": delivery.request_id,
+            "usage": delivery.usage.to_json(),
+            "raw_usage": delivery.raw_usage,
+            # A guess at the cost of an unknown outcome gives way to the fact.
+            "cost_usd": pricing.cost(delivery.usage, Price.from_json(job.price or {})),
+            "exposure": not on_time,
+        },
+    )
+    job_queries.sum_cost(session, job.id)
+    if on_time:
+        call_queries.keep_result(session, job.id, delivery.content, delivery.finish_reason)
+    return on_time
+
+
+def fail(
+    session: Session, claim: Claim, refusal: Refusal, *, now: datetime, budget: RetryBudget, look_after: timedelta
+) -> Verdict | None:
+    """Record why a call brought no result, and decide what follows; None when the claim was lost meanwhile.
+
+    RETRY leaves the job claimed, for another call or a `postpone`. REFUND leaves it with its verdict written, for the
+    refund step. UNKNOWN keeps the hold; recovery looks at it `look_after` from now.
+    """
+    (job,) = job_queries.lock(session, [claim.job_id], set(State))
+    call = call_queries.latest(session, claim.job_id, claim.attempt)
+    assert call is not None, "the call was written before it was made"
+    if call.outcome == "succeeded" or call_queries.resolution(session, call.id):
+        # It was delivered and recorded, or found out with evidence: nothing that comes later makes it a failure.
+        return None
+    decided = policy.verdict(refusal.failure, attempts=claim.attempt, budget=budget)
+    if decided is Verdict.UNKNOWN and call.outcome == "failed":
+        # Who does not know changes nothing of what is known.
+        return None
+    # Since when it is unknown counts from the first time that somebody knew nothing of it.
+    finished_at = call.finished_at if call.outcome == "unknown" and call.finished_at is not None else now
+    _finish_call(session, call.id, refusal, unknown=decided is Verdict.UNKNOWN, now=finished_at)
+    if decided is not Verdict.UNKNOWN:
+        _count_cost(session, job, claim, refusal.usage)
+    if job.state != State.CALLING or job.attempts != claim.attempt:
+        return None
+    if decided is Verdict.UNKNOWN:
+        lose(session, [job], refusal.failure, now=now, look_after=look_after)
+    elif decided is Verdict.REFUND:
+        exhausted = policy.VERDICTS[refusal.failure] is Verdict.RETRY
+        code = "retries_exhausted" if exhausted else refusal.failure.value
+        tries = f" It was tried {claim.attempt} times." if exhausted else ""
+        job_queries.note_verdict(session, job.id, code, policy.SENTENCES[refusal.failure] + tries, due=now)
+    return decided
+
+
+def lose(
+    session: Session, jobs: list[GenerationJob], failure: Failure, *, now: datetime, look_after: timedelta
+) -> None:
+    """Move locked jobs whose outcome is not known to `unknown`, and mark their open calls so."""
+    rows = [
+        {
+            "id": job.id,
+            "attempts": job.attempts,
+            "lease_until": None,
+            "next_at": now + look_after,
+            "republished": 0,
+            "error_code": "outcome_unknown",
+            "error_message": policy.SENTENCES[failure],
+        }
+        for job in jobs
+    ]
+    for job in jobs:
+        call = call_queries.latest(session, job.id, job.attempts)
+        if call is not None and call.outcome is None:
+            _finish_call(session, call.id, Refusal(failure), unknown=True, now=now)
+    job_queries.move(session, Event.LOSE, rows)
+
+
+def retry_later(session: Session, jobs: list[GenerationJob], *, now: datetime) -> None:
+    """Make locked jobs whose last call was proven not to be executed `reserved` again: their worker was lost."""
+    job_queries.move(
+        session,
+        Event.RETRY,
+        [{"id": job.id, "attempts": job.attempts, "lease_until": None, "next_at": now} for job in jobs],
+    )
+
+
+def postpone(session: Session, claim: Claim, *, until: datetime) -> bool:
+    """Give a claim back after a proven failure: the job is reserved again and due at `until`."""
+    rows = [
+        {
+            "id": job.id,
+            "attempts": claim.attempt,
+            "lease_until": None,
+            # However long the provider asks us to wait, the hold ends with the deadline.
+            "next_at": min(until, job.deadline_at),
+            "republished": 0,
+        }
+        for job in job_queries.lock(session, [claim.job_id], {State.CALLING})
+    ]
+    return bool(job_queries.move(session, Event.RETRY, rows))
+
+
+def expose(session: Session, job: GenerationJob) -> None:
+    """Count the most that an unknown call may cost as the platform's exposure, on the call and on the job."""
+    call = call_queries.latest(session, job.id, job.attempts)
+    if call is None or call.outcome != "unknown" or call.exposure:
+        return
+    worst = pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {}))
+    call_queries.complete(session, call.id, {"cost_usd": worst, "exposure": True})
+    job_queries.sum_cost(session, job.id)
+
+
+def write_off(session: Session, jobs: Sequence[GenerationJob]) -> None:
+    """Count the cost of what was delivered for these locked jobs as our exposure: nobody will be charged for it."""
+    for call in call_queries.delivered(session, [job.id for job in jobs]).values():
+        call_queries.complete(session, call.id, {"exposure": True})
+
+
+def correct_cost(
+    session: Session, job: GenerationJob, call: ProviderCall, *, usage: Usage | None, executed: bool
+) -> None:
+    """Let what was found out about an unknown call take the place of the guess at its cost.
+
+    What was executed for nobody is exposure: its usage's cost, or the most that it can have been.
+    """
+    price = Price.from_json(job.price or {})
+    cost = Decimal(0)
+    if executed:
+        cost = pricing.worst_cost(Work(**job.work), price) if usage is None else pricing.cost(usage, price)
+    known = {"usage": usage.to_json()} if usage is not None else {}
+    outcome = "unknown" if executed else "failed"
+    call_queries.complete(session, call.id, {"outcome": outcome, "cost_usd": cost, "exposure": executed, **known})
+    job_queries.sum_cost(session, job.id)
+
+
+def _count_cost(session: Session, job: GenerationJob, claim: Claim, usage: Usage | None) -> None:
+    """What the provider reports for a refused call, else nothing; a guess that was counted as exposure gives way."""
+    cost = Decimal(0) if usage is None else pricing.cost(usage, Price.from_json(job.price or {}))
+    used = None if usage is None else usage.to_json()
+    call_queries.complete(session, claim.call_id, {"cost_usd": cost, "usage": used, "exposure": False})
+    job_queries.sum_cost(session, job.id)
+
+
+def _finish_call(session: Session, call_id: int, refusal: Refusal, *, unknown: bool, now: datetime) -> None:
+    call_queries.complete(
+        session,
+        call_id,
+        {
+            "outcome": "unknown" if unknown else "failed",
+            "failure": refusal.failure.value,
+            "finished_at": now,
+            "http_status": refusal.http_status,
+            "provider_code": refusal.provider_code,
+            "provider_request_id": refusal.request_id,
+        },
+    )

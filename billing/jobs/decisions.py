@@ -1,0 +1,56 @@
+"""Whether a request may start: does the account cover its estimate, and the plan its units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from billing.catalog.pricing import Price, Work, estimate
+from billing.errors import AccountFrozen, BillingError, InsufficientCredits, PlanLimitReached
+from billing.plans.units import LimitUnit, estimate_units
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What an account has, in credits; `available` is what no open job and no earlier job of the batch holds."""
+
+    account_id: int
+    balance: int
+    available: int
+    frozen: bool
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A plan limit that a request consumes: in which unit, and how many are left of it (None: as many as it likes)."""
+
+    limit_type: str
+    unit: LimitUnit
+    remaining: int | None
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What one request is granted: its price, its estimate in credits, its units of a plan limit."""
+
+    price: Price
+    credits: int
+    limit_units: int
+
+
+def decide(
+    standing: Standing, work: Work, price: Price, limit: Limit | None, *, words_per_100_tokens: int
+) -> Reservation | BillingError:
+    """Grant or refuse one request, from what is left for it. A refusal is a value: the others in a batch go on."""
+    if standing.frozen:
+        return AccountFrozen(standing.account_id)
+    needed = estimate(work, price)
+    if needed > standing.available:
+        held = standing.balance - standing.available
+        return InsufficientCredits(standing.account_id, needed=needed, available=standing.available, held=held)
+    if limit is None:
+        return Reservation(price=price, credits=needed, limit_units=0)
+    units = estimate_units(limit.unit, work, words_per_100_tokens=words_per_100_tokens)
+    if limit.remaining is not None and units > limit.remaining:
+        left = max(0, limit.remaining)
+        return PlanLimitReached(standing.account_id, limit.limit_type, needed=units, remaining=left)
+    return Reservation(price=price, credits=needed, limit_units=units)

@@ -1,0 +1,179 @@
+"""Queries over generation jobs. Every move between states is one UPDATE that names the state it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, bindparam, func, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from billing.jobs.states import TERMINAL, Event, State, leaving, target
+from billing.jobs.tables import GenerationJob, ProviderCall
+from billing.sql import as_json, recordset
+
+_TABLE = GenerationJob.metadata.tables[GenerationJob.__tablename__]
+
+
+def add(session: Session, rows: Sequence[dict[str, Any]]) -> set[UUID]:
+    """Insert new jobs; returns the ids that were new. A repeated id or idempotency key inserts nothing."""
+    if not rows:
+        return set()
+    statement = insert(GenerationJob).on_conflict_do_nothing().returning(GenerationJob.id)
+    return set(session.scalars(statement, list(rows)))
+
+
+def find(session: Session, job_ids: Iterable[UUID]) -> list[GenerationJob]:
+    """The jobs with these ids, as they are now, in the order of their ids."""
+    return list(session.scalars(_by_ids(job_ids).order_by(GenerationJob.id).execution_options(populate_existing=True)))
+
+
+def find_by_keys(session: Session, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str], GenerationJob]:
+    """The jobs with these (account id, idempotency key) pairs."""
+    pair = tuple_(GenerationJob.account_id, GenerationJob.idempotency_key)
+    statement = select(GenerationJob).where(pair.in_(list(keys)))
+    found = session.scalars(statement.execution_options(populate_existing=True))
+    return {(job.account_id, job.idempotency_key): job for job in found}
+
+
+def lock(session: Session, job_ids: Iterable[UUID], states: Collection[State]) -> list[GenerationJob]:
+    """Lock those of the jobs that are in one of these states, always in the order of their ids."""
+    statement = _by_ids(job_ids).where(GenerationJob.state.in_(list(states))).order_by(GenerationJob.id)
+    return list(session.scalars(statement.with_for_update().execution_options(populate_existing=True)))
+
+
+def move(session: Session, event: Event, rows: Sequence[dict[str, Any]]) -> set[UUID]:
+    """Let the event happen to each row's job, setting the row's other columns; returns the ids that moved.
+
+    A job that is not in a state which the event leaves stays as it is. A row with `attempts` moves its job only if that
+    is still the number of its latest call, except for a claim, which sets it.
+    """
+    if not rows:
+        return set()
+    columns = list(rows[0])
+    fenced = "attempts" in columns and event is not Event.CLAIM
+    assigned = [name for name in columns if name != "id" and not (fenced and name == "attempts")]
+    sets = ", ".join(["state = :to", *(f"{name} = v.{name}" for name in assigned)])
+    fence = " AND j.attempts = v.attempts" if fenced else ""
+    statement = text(
+        f"UPDATE generation_jobs j SET {sets} FROM {recordset(_TABLE, columns)} "  # noqa: S608 - names of our own columns
+        f"WHERE j.id = v.id AND j.state IN :leaving{fence} RETURNING j.id"
+    ).bindparams(bindparam("leaving", expanding=True))
+    given = {"to": target(event), "rows": as_json(rows), "leaving": [str(state) for state in leaving(event)]}
+    return set(session.scalars(statement, given))
+
+
+def due(session: Session, state: State, *, now: datetime, limit: int) -> list[GenerationJob]:
+    """Lock up to `limit` jobs of this state whose time for attention has come, skipping what others hold."""
+    statement = (
+        select(GenerationJob)
+        .where(GenerationJob.state == state, GenerationJob.next_at <= now)
+        .order_by(GenerationJob.next_at, GenerationJob.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
+    )
+    return sorted(session.scalars(statement), key=lambda job: job.id)
+
+
+def unfinished(session: Session, *, account_id: int | None, up_to: int) -> int:
+    """How many jobs of an account, or of all, are not finished; it stops counting at `up_to`."""
+    some = select(GenerationJob.id).where(GenerationJob.finished_at.is_(None)).limit(up_to)
+    if account_id is not None:
+        some = some.where(GenerationJob.account_id == account_id)
+    return session.scalar(select(func.count()).select_from(some.subquery())) or 0
+
+
+def count_unfinished(session: Session) -> dict[str, int]:
+    """How many jobs stand in each state that is not the last; every such state is named."""
+    counted = (
+        select(GenerationJob.state, func.count())
+        .where(GenerationJob.finished_at.is_(None))
+        .group_by(GenerationJob.state)
+    )
+    found = dict(session.execute(counted).all())
+    return {str(state): found.get(str(state), 0) for state in State if state not in TERMINAL}
+
+
+def holds_by_deadline(session: Session, account_id: int, until: datetime) -> list[tuple[datetime, int]]:
+    """The credits that jobs hold which were never called, by the deadline up to `until` at which they release them."""
+    statement = (
+        select(GenerationJob.deadline_at, func.sum(GenerationJob.credits_reserved))
+        .where(
+            GenerationJob.account_id == account_id,
+            GenerationJob.finished_at.is_(None),
+            GenerationJob.state == State.RESERVED,
+            GenerationJob.deadline_at <= until,
+        )
+        .group_by(GenerationJob.deadline_at)
+        .order_by(GenerationJob.deadline_at)
+    )
+    return [(deadline, int(credits)) for deadline, credits in session.execute(statement)]
+
+
+def look_again(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    """Have the recovery task look at these jobs at once, where they wait for a message; returns those."""
+    waiting = [State.QUEUED, State.RESERVED, State.GENERATED]
+    statement = (
+        update(GenerationJob)
+        .where(GenerationJob.id.in_(sorted(set(job_ids))), GenerationJob.state.in_(waiting))
+        .values(next_at=now, republished=0)
+        .returning(GenerationJob.id)
+    )
+    return list(session.scalars(statement.execution_options(synchronize_session=False)))
+
+
+def overdue(session: Session, *, before: datetime) -> tuple[int, datetime | None]:
+    """How many jobs should have been looked at before this time, and since when the first of them waits."""
+    waiting = select(func.count(), func.min(GenerationJob.next_at)).where(
+        GenerationJob.state.in_([state for state in State if state not in TERMINAL]), GenerationJob.next_at < before
+    )
+    count, since = session.execute(waiting).one()
+    return count, since
+
+
+def postpone(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Set when each job is looked at again (`next_at`) and how often it was published again (`republished`)."""
+    if rows:
+        columns = ["id", "next_at", "republished"]
+        session.execute(
+            text(
+                "UPDATE generation_jobs j SET next_at = v.next_at, republished = v.republished "  # noqa: S608
+                f"FROM {recordset(_TABLE, columns)} WHERE j.id = v.id"
+            ),
+            {"rows": as_json(rows)},
+        )
+
+
+def newest(session: Session, *, account_id: int | None, state: str | None, limit: int) -> list[GenerationJob]:
+    """The newest jobs, optionally of one account and in one state."""
+    statement = select(GenerationJob).order_by(GenerationJob.created_at.desc(), GenerationJob.id).limit(limit)
+    if account_id is not None:
+        statement = statement.where(GenerationJob.account_id == account_id)
+    if state is not None:
+        statement = statement.where(GenerationJob.state == state)
+    return list(session.scalars(statement))
+
+
+def _by_ids(job_ids: Iterable[UUID]) -> Select[GenerationJob]:
+    return select(GenerationJob).where(GenerationJob.id.in_(sorted(set(job_ids))))
+
+
+def note_verdict(session: Session, job_id: UUID, code: str, message: str, *, due: datetime) -> None:
+    """Write on a job that is being called why it failed for good; the refund step acts on it, from `due` on."""
+    statement = (
+        update(GenerationJob)
+        .where(GenerationJob.id == job_id, GenerationJob.state == State.CALLING)
+        .values(error_code=code, error_message=message, lease_until=due, next_at=due)
+    )
+    session.execute(statement, execution_options={"synchronize_session": False})
+
+
+def sum_cost(session: Session, job_id: UUID) -> None:
+    """Let a locked job's cost be the sum of its calls, in USD, whatever its state: a repeat changes nothing."""
+    calls = select(func.coalesce(func.sum(ProviderCall.cost_usd), 0)).where(ProviderCall.job_id == job_id)
+    statement = update(GenerationJob).where(GenerationJob.id == job_id).values(cost_usd=calls.scalar_subquery())
+    session.execute(statement, execution_options={"synchronize_session": False})

@@ -1,0 +1,239 @@
+"""Bringing lost work to its end.
+
+What lost its message is published again, what lost its worker becomes unknown, what is past its deadline is given up
+and refunded. Several may run at once; each job is looked at by one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from billing.errors import InvalidRequest, NotCancellable, UnknownThing
+from billing.jobs import call_queries, calling, charging, job_queries, policy
+from billing.jobs.charging import Release
+from billing.jobs.policy import Failure
+from billing.jobs.states import Event, State
+from billing.jobs.tables import GenerationJob, ProviderCall
+from config.database import each_apart
+
+BATCH = 200
+LATE = timedelta(minutes=5)
+"""How long recovery may take to get to a job that is due, before somebody should be told."""
+
+EXPIRED = Release("expired", "The job was not finished before its deadline; its credits were released.")
+UNRESOLVED = Release(
+    "outcome_unknown",
+    "Whether the provider did the work could not be found out; the credits were released and the cost is ours.",
+)
+CANCELLED = Release("cancelled", "The job was cancelled before the provider was called.")
+POISONOUS = Release(
+    "worker_lost", "Work on the job ended its worker again and again; it was given up and its credits were released."
+)
+
+
+@dataclass
+class Recovered:
+    """What one run did, as the ids of the jobs; `started`, `called`, `asked`, `settled`, `refunded` need a message."""
+
+    started: list[UUID] = field(default_factory=list)
+    called: list[UUID] = field(default_factory=list)
+    asked: list[UUID] = field(default_factory=list)
+    settled: list[UUID] = field(default_factory=list)
+    refunded: list[UUID] = field(default_factory=list)
+    lost: list[UUID] = field(default_factory=list)
+    expired: list[UUID] = field(default_factory=list)
+    resolved: list[UUID] = field(default_factory=list)
+    # What could not be worked on, each with the name of its error.
+    blocked: dict[UUID, str] = field(default_factory=dict)
+    # The kind of each job that was looked at: it names the queue of its provider.
+    kinds: dict[UUID, str] = field(default_factory=dict)
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs of each sort, without the empty sorts."""
+        return {name: len(ids) for name, ids in vars(self).items() if ids and name != "kinds"}
+
+    def add(self, other: Recovered) -> None:
+        """Count another's jobs too."""
+        for name, found in vars(other).items():
+            (getattr(self, name).update if isinstance(found, dict) else getattr(self, name).extend)(found)
+
+    def with_kinds(self, job_ids: Sequence[UUID]) -> list[tuple[UUID, str]]:
+        """These jobs, each with its kind."""
+        return [(job_id, self.kinds[job_id]) for job_id in job_ids]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait before a message is sent again, or an unknown outcome asked for, and before it is given up."""
+
+    republish_after: timedelta
+    unknown_wait: timedelta
+
+
+Handler = Callable[[Session, Sequence[GenerationJob], Recovered, datetime, Patience], None]
+"""What is done with jobs of one state whose time has come; it writes their ids into a `Recovered`."""
+
+
+def states() -> list[State]:
+    """The states that are looked after; the caller gives each a transaction of its own."""
+    return list(_HANDLERS)
+
+
+def recover(session: Session, state: State, done: Recovered, *, now: datetime, patience: Patience) -> None:
+    """Bring the due jobs of this state on, a batch at a time; several may run at once.
+
+    A job that cannot be worked on never blocks the others: it is put off, and its id is in `done.blocked`.
+    """
+    jobs = job_queries.due(session, state, now=now, limit=BATCH)
+    done.kinds |= {job.id: job.kind for job in jobs}
+
+    def handle(some: Sequence[GenerationJob]) -> None:
+        mine = Recovered()
+        _HANDLERS[state](session, some, mine, now, patience)
+        session.flush()
+        done.add(mine)
+
+    for job, error in each_apart(session, jobs, handle):
+        done.blocked[job.id] = type(error).__name__
+        _publish_again(session, [job], now, patience)
+
+
+def give_up(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    """End jobs whose steps kill their worker: nothing is charged, and what was delivered is our cost.
+
+    A job whose call failed for good ends with that verdict. A call that is under way, or whose outcome is not known,
+    keeps its hold: its lease ends, and recovery goes on.
+    """
+    jobs = job_queries.lock(session, job_ids, {State.QUEUED, State.RESERVED, State.GENERATED, State.CALLING})
+    queued = [job.id for job in jobs if job.state == State.QUEUED]
+    given_up = charging.reject(session, queued, InvalidRequest(POISONOUS.message, code=POISONOUS.code), now=now)
+    for state, event in ((State.RESERVED, Event.REFUND), (State.GENERATED, Event.WRITE_OFF)):
+        these = [job for job in jobs if job.state == state]
+        reasons = {job.id: POISONOUS for job in these}
+        given_up += charging.release(session, these, reasons, now=now, event=event)
+        if event is Event.WRITE_OFF:
+            calling.write_off(session, these)
+    failed = {job.id: verdict for job in jobs if (verdict := charging.verdict_on(session, job)) is not None}
+    return given_up + charging.release(session, [job for job in jobs if job.id in failed], failed, now=now)
+
+
+def release_if_reserved(session: Session, job_id: UUID, *, now: datetime) -> None:
+    """Cancel a job that holds credits but was not called yet; raises UnknownThing or NotCancellable."""
+    jobs = job_queries.lock(session, [job_id], {State.RESERVED})
+    if jobs:
+        charging.release(session, jobs, {job_id: CANCELLED}, now=now)
+        return
+    found = job_queries.find(session, [job_id])
+    if not found:
+        raise UnknownThing("job", job_id)
+    if found[0].error_code != CANCELLED.code and found[0].state != State.CANCELLED:
+        raise NotCancellable(job_id, found[0].state)
+
+
+def _queued(
+    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
+) -> None:
+    late = [job.id for job in jobs if job.deadline_at <= now]
+    expired = InvalidRequest("The job was not started before its deadline.", code=EXPIRED.code)
+    done.expired += charging.reject(session, late, expired, now=now)
+    done.started += _publish_again(session, [job for job in jobs if job.deadline_at > now], now, patience)
+
+
+def _reserved(
+    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
+) -> None:
+    late = [job for job in jobs if job.deadline_at <= now]
+    done.expired += charging.release(session, late, {job.id: EXPIRED for job in late}, now=now)
+    done.called += _publish_again(session, [job for job in jobs if job.deadline_at > now], now, patience)
+
+
+def _calling(
+    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
+) -> None:
+    """A claim past its lease: its verdict is acted on if it has one; else nobody knows what the provider did."""
+    lost: list[GenerationJob] = []
+    retry: list[GenerationJob] = []
+    failed: list[GenerationJob] = []
+    for job in jobs:
+        call = call_queries.latest(session, job.id, job.attempts)
+        if call is None or call.outcome is None:
+            lost.append(job)
+        else:
+            (failed if job.error_code is not None else retry).append(job)
+    calling.lose(session, lost, Failure.WORKER_LOST, now=now, look_after=patience.republish_after)
+    calling.retry_later(session, retry, now=now)
+    done.lost += [job.id for job in lost]
+    done.called += [job.id for job in retry]
+    done.refunded += _publish_again(session, failed, now, patience)
+
+
+def _unknown(
+    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
+) -> None:
+    """The provider is asked; past its longest time the customer is refunded, and the estimate is our exposure."""
+    calls = {job.id: call_queries.latest(session, job.id, job.attempts) for job in jobs}
+    known = {job_id: call for job_id, call in calls.items() if call is not None and call.outcome == "failed"}
+    # Their worker came back late, with a failure that proves that nothing was done.
+    reasons = {job_id: _proven(call) for job_id, call in known.items()}
+    done.resolved += charging.release(session, [job for job in jobs if job.id in known], reasons, now=now)
+    given_up_at = {
+        job_id: calling.lost_since(call) + patience.unknown_wait
+        for job_id, call in calls.items()
+        if call is not None and job_id not in known
+    }
+    open_jobs = [job for job in jobs if job.id in given_up_at]
+    # However late we are, each is asked about once.
+    late = [job for job in open_jobs if given_up_at[job.id] <= now and job.republished > 0]
+    for job in late:
+        calling.expose(session, job)
+    done.resolved += charging.release(session, late, {job.id: UNRESOLVED for job in late}, now=now)
+    by = {job_id: at if at > now else now + patience.republish_after for job_id, at in given_up_at.items()}
+    done.asked += _publish_again(session, [job for job in open_jobs if job not in late], now, patience, by=by)
+
+
+def _proven(call: ProviderCall) -> Release:
+    assert call.failure is not None, "a failed call has its failure"
+    return Release(call.failure, policy.SENTENCES[Failure(call.failure)])
+
+
+def _generated(
+    session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
+) -> None:
+    done.settled += _publish_again(session, jobs, now, patience)
+
+
+def _publish_again(
+    session: Session,
+    jobs: Sequence[GenerationJob],
+    now: datetime,
+    patience: Patience,
+    *,
+    by: Mapping[UUID, datetime] | None = None,
+) -> list[UUID]:
+    """Have these jobs looked at again later, and later each time, but never after `by`; returns them."""
+    rows = []
+    for job in jobs:
+        next_at = now + policy.republish_delay(job.republished + 1, patience.republish_after)
+        rows.append(
+            {
+                "id": job.id,
+                "next_at": min(next_at, (by or {}).get(job.id, next_at)),
+                "republished": job.republished + 1,
+            }
+        )
+    job_queries.postpone(session, rows)
+    return [job.id for job in jobs]
+
+
+_HANDLERS: Mapping[State, Handler] = {
+    State.QUEUED: _queued,
+    State.RESERVED: _reserved,
+    State.CALLING: _calling,
+    State.UNKNOWN: _unknown,
+    State.GENERATED: _generated,
+}

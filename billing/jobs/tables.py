@@ -1,0 +1,203 @@
+"""The tables of jobs: each request, what was delivered, each wire call, and what a settled job used."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from billing.jobs.states import OPEN, TERMINAL, State
+from billing.sql import in_list
+from config.database import Base
+
+
+class GenerationJob(Base):
+    """One request and everything that was decided about it. While the state is open, it is the reservation itself."""
+
+    __tablename__ = "generation_jobs"
+    __table_args__ = (
+        UniqueConstraint("account_id", "idempotency_key"),
+        CheckConstraint(in_list("state", State), name="state"),
+        CheckConstraint("kind IN ('text', 'image', 'embedding')", name="kind"),
+        CheckConstraint(f"({in_list('state', TERMINAL)}) = (finished_at IS NOT NULL)", name="terminal_is_finished"),
+        CheckConstraint(f"NOT ({in_list('state', OPEN)}) OR price IS NOT NULL", name="open_has_price"),
+        CheckConstraint("(state = 'calling') = (lease_until IS NOT NULL)", name="calling_is_leased"),
+        CheckConstraint("(state = 'settled') = (credits_charged IS NOT NULL)", name="settled_is_charged"),
+        # The estimate is an upper bound, so a charge never needs more than was reserved.
+        CheckConstraint("credits_charged BETWEEN 0 AND credits_reserved", name="charge_within_reservation"),
+        CheckConstraint("limit_used BETWEEN 0 AND limit_reserved", name="limit_within_reservation"),
+        CheckConstraint("credits_reserved >= 0 AND credits_overrun >= 0 AND cost_usd >= 0", name="not_negative"),
+        CheckConstraint("attempts >= 0", name="attempts"),
+        Index("ix_generation_jobs_account_id_created_at", "account_id", "created_at"),
+        # What the recovery task looks for: the open work, by when it is due for attention.
+        Index(
+            "ix_generation_jobs_due",
+            "next_at",
+            postgresql_where=text("state IN ('queued', 'reserved', 'calling', 'unknown', 'generated')"),
+        ),
+        Index("ix_generation_jobs_finished_at", "finished_at"),
+        # What the bound on open jobs counts.
+        Index("ix_generation_jobs_unfinished", "account_id", postgresql_where=text("finished_at IS NULL")),
+        {"postgresql_with": {"fillfactor": 70}},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    operation_type: Mapped[str]
+    model_name: Mapped[str]
+    provider: Mapped[str]
+    kind: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default=State.QUEUED)
+    params: Mapped[dict[str, Any]]
+    idempotency_key: Mapped[str]
+    request_hash: Mapped[str]
+    related_object_type: Mapped[str | None]
+    related_object_id: Mapped[int | None]
+
+    # What the request can use at most, and the prices that it was reserved at.
+    work: Mapped[dict[str, Any]]
+    price: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    credits_estimated: Mapped[int | None]
+    credits_reserved: Mapped[int] = mapped_column(server_default="0")
+    credits_charged: Mapped[int | None]
+    credits_overrun: Mapped[int] = mapped_column(server_default="0")
+    # What the provider is owed for this job, all attempts together, in USD.
+    cost_usd: Mapped[Decimal] = mapped_column(server_default="0")
+
+    limit_type: Mapped[str | None]
+    limit_unit: Mapped[str | None]
+    limit_period_start: Mapped[date | None]
+    limit_reserved: Mapped[int] = mapped_column(server_default="0")
+    limit_used: Mapped[int | None]
+
+    # Wire calls made so far; the number of the latest one fences late writers.
+    attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    lease_until: Mapped[datetime | None]
+    # When somebody should look at this job again, should its messages be lost.
+    next_at: Mapped[datetime]
+    republished: Mapped[int] = mapped_column(Integer, server_default="0")
+    deadline_at: Mapped[datetime]
+
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    created_at: Mapped[datetime]
+    reserved_at: Mapped[datetime | None]
+    generated_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class GenerationResult(Base):
+    """What the provider delivered for a job: its text, or its images."""
+
+    __tablename__ = "generation_results"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("generation_jobs.id"), primary_key=True)
+    content: Mapped[dict[str, Any]]
+    finish_reason: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ProviderCall(Base):
+    """One wire call to a provider: written before it is made, completed after it. The evidence for every cost."""
+
+    __tablename__ = "provider_calls"
+    __table_args__ = (
+        UniqueConstraint("job_id", "attempt"),
+        CheckConstraint("outcome IN ('succeeded', 'failed', 'unknown')", name="outcome"),
+        CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="finished_has_outcome"),
+        CheckConstraint("outcome <> 'succeeded' OR usage IS NOT NULL", name="success_has_usage"),
+        CheckConstraint("cost_usd >= 0", name="cost_not_negative"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("generation_jobs.id"))
+    attempt: Mapped[int] = mapped_column(Integer)
+    provider: Mapped[str]
+    model_name: Mapped[str]
+    endpoint: Mapped[str]
+    idempotency_key: Mapped[str]
+    # Who made the claim: a worker whose commit was not confirmed knows its own claim again.
+    claimed_by: Mapped[UUID | None]
+    # How often the provider was asked what became of this call, and when last.
+    asked: Mapped[int] = mapped_column(Integer, server_default="0")
+    asked_at: Mapped[datetime | None]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    failure: Mapped[str | None]
+    http_status: Mapped[int | None] = mapped_column(Integer)
+    provider_code: Mapped[str | None]
+    provider_request_id: Mapped[str | None]
+    # Disjoint buckets, as the charge was computed from them; and what the provider itself said.
+    usage: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    raw_usage: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    cost_usd: Mapped[Decimal] = mapped_column(server_default="0")
+    # True where this cost was, or may have been, incurred and no customer pays for it.
+    exposure: Mapped[bool] = mapped_column(server_default=text("false"))
+
+
+class Resolution(Base):
+    """What somebody found out about a call of unknown outcome, and how they know. Rows are only ever added."""
+
+    __tablename__ = "resolutions"
+    __table_args__ = (
+        UniqueConstraint("call_id"),
+        CheckConstraint("outcome IN ('delivered', 'executed', 'not_executed')", name="outcome"),
+        CheckConstraint("length(evidence) BETWEEN 1 AND 2000", name="evidence"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    call_id: Mapped[int] = mapped_column(ForeignKey("provider_calls.id"))
+    outcome: Mapped[str]
+    evidence: Mapped[str]
+    actor: Mapped[str]
+    resolved_at: Mapped[datetime]
+
+
+class CreditUsageLog(Base):
+    """What one settled job used: credits, tokens or images, its cost and its revenue."""
+
+    __tablename__ = "credit_usage_logs"
+    __table_args__ = (
+        UniqueConstraint("job_id"),
+        CheckConstraint("credits_used >= 0 AND cost_usd >= 0 AND revenue_usd >= 0", name="not_negative"),
+        Index(
+            "ix_credit_usage_logs_account_id_operation_type_created_at", "account_id", "operation_type", "created_at"
+        ),
+        Index("ix_credit_usage_logs_operation_type_model_used_id", "operation_type", "model_used", "id"),
+        Index("ix_credit_usage_logs_created_at", "created_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("generation_jobs.id"))
+    operation_type: Mapped[str]
+    model_used: Mapped[str]
+    credits_used: Mapped[int]
+    cost_usd: Mapped[Decimal]
+    price_per_credit_usd: Mapped[Decimal]
+    revenue_usd: Mapped[Decimal]
+    tokens_input: Mapped[int]
+    tokens_input_cached: Mapped[int]
+    tokens_output: Mapped[int]
+    tokens_reasoning: Mapped[int]
+    images: Mapped[int]
+    related_object_type: Mapped[str | None]
+    related_object_id: Mapped[int | None]
+    details: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
+    created_at: Mapped[datetime]

@@ -1,0 +1,93 @@
+"""Queries over accounts and their ledger. A balance changes only together with the ledger row that explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
+
+from billing.jobs.tables import CreditUsageLog
+from billing.ledger.tables import Account, CreditTransaction
+
+
+def find(session: Session, account_id: int) -> Account | None:
+    """The account, as it is now."""
+    return session.get(Account, account_id, populate_existing=True)
+
+
+def find_many(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
+    """The accounts with these ids, as they are now."""
+    statement = select(Account).where(Account.id.in_(sorted(set(account_ids))))
+    return {row.id: row for row in session.scalars(statement.execution_options(populate_existing=True))}
+
+
+def lock(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
+    """Lock the accounts in the order of their ids; always after their jobs, never before."""
+    statement = select(Account).where(Account.id.in_(sorted(set(account_ids)))).order_by(Account.id)
+    # FOR NO KEY UPDATE: rows elsewhere that refer to an account need not wait for it, nor it for them.
+    statement = statement.with_for_update(key_share=True)
+    return {row.id: row for row in session.scalars(statement.execution_options(populate_existing=True))}
+
+
+def freeze(session: Session, reasons: Mapping[int, str]) -> list[int]:
+    """Freeze these accounts, each for its reason; one that is frozen keeps the reason that it has."""
+    frozen: list[int] = []
+    for account_id in sorted(reasons):
+        statement = (
+            update(Account)
+            .where(Account.id == account_id, Account.frozen_reason.is_(None))
+            .values(frozen_reason=reasons[account_id])
+            .returning(Account.id)
+        )
+        frozen += session.scalars(statement.execution_options(synchronize_session=False))
+    return frozen
+
+
+def count_frozen(session: Session) -> int:
+    """How many accounts may start no new jobs."""
+    return session.scalar(select(func.count()).where(Account.frozen_reason.is_not(None))) or 0
+
+
+def unfreeze(session: Session, account_id: int) -> bool:
+    """Let an account start jobs again; False when it was not frozen."""
+    statement = (
+        update(Account)
+        .where(Account.id == account_id, Account.frozen_reason.is_not(None))
+        .values(frozen_reason=None)
+        .returning(Account.id)
+    )
+    return session.scalar(statement.execution_options(synchronize_session=False)) is not None
+
+
+def record(session: Session, transactions: Sequence[dict[str, Any]]) -> None:
+    """Append rows to the ledger."""
+    if transactions:
+        session.execute(insert(CreditTransaction), list(transactions))
+
+
+def log_usage(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Append rows to the usage log."""
+    if rows:
+        session.execute(insert(CreditUsageLog), list(rows))
+
+
+def transaction_with_key(session: Session, account_id: int, key: str) -> CreditTransaction | None:
+    """The account's ledger row that was written under this idempotency key."""
+    return session.scalar(
+        select(CreditTransaction).where(
+            CreditTransaction.account_id == account_id, CreditTransaction.idempotency_key == key
+        )
+    )
+
+
+def transactions_of_job(session: Session, job_id: object) -> list[CreditTransaction]:
+    """The ledger rows of one job, oldest first."""
+    statement = select(CreditTransaction).where(CreditTransaction.job_id == job_id).order_by(CreditTransaction.id)
+    return list(session.scalars(statement))
+
+
+def count(session: Session) -> int:
+    """How many accounts there are."""
+    return session.scalar(select(func.count()).select_from(Account)) or 0

@@ -1,0 +1,44 @@
+"""Queries over plans, and over the usage rows of each period."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from billing.ledger.posting import LimitKey
+from billing.plans.tables import Plan, PlanLimitUsage
+
+
+def plans(session: Session) -> list[Plan]:
+    """Every plan, by its price."""
+    return list(session.scalars(select(Plan).order_by(Plan.price, Plan.slug)))
+
+
+def plan(session: Session, slug: str) -> Plan | None:
+    """The plan of this name."""
+    return session.scalar(select(Plan).where(Plan.slug == slug))
+
+
+def open_rows(session: Session, rows: Sequence[dict[str, Any]]) -> int:
+    """Open usage rows for their periods; returns how many were new. A row that exists is left alone."""
+    if not rows:
+        return 0
+    statement = insert(PlanLimitUsage).on_conflict_do_nothing().returning(PlanLimitUsage.id)
+    # In one order for all: who meets a row that another transaction has just opened waits for it.
+    in_order = sorted(rows, key=lambda row: (row["account_id"], row["limit_type"], row["period_start"]))
+    return len(session.scalars(statement, in_order).all())
+
+
+def find(session: Session, keys: Iterable[LimitKey]) -> dict[LimitKey, PlanLimitUsage]:
+    """The usage rows of these keys. Whoever means to change one holds its account's lock, which guards them too."""
+    wanted = sorted(set(keys))
+    if not wanted:
+        return {}
+    columns = (PlanLimitUsage.account_id, PlanLimitUsage.limit_type, PlanLimitUsage.period_start)
+    statement = select(PlanLimitUsage).where(tuple_(*columns).in_(wanted))
+    found = session.scalars(statement.execution_options(populate_existing=True))
+    return {(row.account_id, row.limit_type, row.period_start): row for row in found}

@@ -1,0 +1,115 @@
+"""Plan limits: what an account's plan allows in the current period, and the rows that count it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from billing.catalog import catalog_queries
+from billing.ledger.posting import LimitKey
+from billing.periods import Period
+from billing.plans import limit_queries, subscription_queries
+from billing.plans.lifecycle import Status
+from billing.plans.tables import Plan, PlanLimitUsage
+
+
+@dataclass
+class Allowance:
+    """What one account may still use of one limit in the current period; `remaining` shrinks as a batch is decided.
+
+    Both are None where the plan sets no limit: what is used is counted all the same, for a limit may come.
+    """
+
+    limit_type: str
+    period_start: date
+    allowed: int | None
+    remaining: int | None
+
+
+Allowances = dict[tuple[int, str], Allowance]
+
+
+def allowances(
+    session: Session, wanted: Collection[tuple[int, str]], *, now: datetime, opening: bool = True
+) -> Allowances:
+    """What is left of each wanted (account id, limit type); without a subscription, nothing is counted.
+
+    Who means to hold units has locked the accounts. The period's row is opened on first use, so no reset ever has to
+    come in time; without `opening`, nothing is written.
+    """
+    if not wanted:
+        return {}
+    limited: dict[LimitKey, int | None] = {}
+    rows = []
+    for account_id, plan, period in _in_force(session, {account for account, _ in wanted}, now):
+        for limit_type in sorted(limit_type for owner, limit_type in wanted if owner == account_id):
+            limited[(account_id, limit_type, period.start)] = plan.limits.get(limit_type)
+            rows.append(_row(account_id, limit_type, period))
+    if opening:
+        limit_queries.open_rows(session, rows)
+    used = limit_queries.find(session, limited)
+    return {
+        (account, limit_type): Allowance(
+            limit_type=limit_type,
+            period_start=start,
+            allowed=allowed,
+            remaining=None if allowed is None else _left(allowed, used.get((account, limit_type, start))),
+        )
+        for (account, limit_type, start), allowed in limited.items()
+    }
+
+
+def current(
+    session: Session, account_id: int, *, now: datetime
+) -> list[tuple[str, int, Period, PlanLimitUsage | None]]:
+    """Each limit of an account's plan: its type, what is allowed, the current period, and its row if it was opened."""
+    found = []
+    for _, plan, period in _in_force(session, [account_id], now):
+        rows = limit_queries.find(session, [(account_id, limit_type, period.start) for limit_type in plan.limits])
+        for limit_type, allowed in sorted(plan.limits.items()):
+            if allowed is not None:
+                found.append((limit_type, allowed, period, rows.get((account_id, limit_type, period.start))))
+    return found
+
+
+def open_periods(session: Session, begun: Iterable[tuple[int, Plan, Period]]) -> int:
+    """Open the usage rows of these periods, each given with its account and plan; returns how many were new."""
+    known = set(catalog_queries.limit_types(session))
+    return limit_queries.open_rows(
+        session,
+        [
+            _row(account_id, limit_type, period)
+            for account_id, plan, period in begun
+            for limit_type in limited_types(plan, known)
+        ],
+    )
+
+
+def limited_types(plan: Plan, known: Collection[str]) -> list[str]:
+    """The types of which the plan limits the use; a type that does not exist counts nothing."""
+    return sorted(name for name, allowed in plan.limits.items() if allowed is not None and name in known)
+
+
+def _in_force(session: Session, account_ids: Collection[int], now: datetime) -> Iterator[tuple[int, Plan, Period]]:
+    """The plan and the period of each of these accounts, whether or not its renewals have been worked on yet."""
+    for subscribed in subscription_queries.of_accounts(session, account_ids):
+        standing = subscribed.at(now)
+        if standing.status is not Status.CANCELLED:
+            yield subscribed.account.id, subscribed.plan_of(standing), standing.period
+
+
+def _left(allowed: int, used: PlanLimitUsage | None) -> int:
+    return allowed if used is None else used.remaining_allowance(allowed) - used.amount_reserved
+
+
+def _row(account_id: int, limit_type: str, period: Period) -> dict[str, Any]:
+    return {
+        "account_id": account_id,
+        "limit_type": limit_type,
+        "period_start": period.start,
+        "period_end": period.end,
+    }

@@ -1,0 +1,121 @@
+"""Plans: what each includes and limits, and what is left of an account's in its present period."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import Field
+from sqlalchemy.orm import Session
+
+from billing.catalog import catalog_queries
+from billing.catalog.fields import Fields, Name, Shown, is_cleared, is_text, one_of, read
+from billing.errors import InvalidRequest, UnknownThing
+from billing.ledger import accounts
+from billing.money import CREDITS_MAX
+from billing.periods import Interval
+from billing.plans import limit_queries, limits
+from billing.plans.tables import Plan, PlanLimitUsage
+
+UNITS_MAX = 2**53
+
+
+class PlanFields(Fields):
+    """What can be changed of a plan, beside its limits."""
+
+    name: Shown | None = None
+    # USD a period; money that customers pay has two decimals.
+    price: Annotated[Decimal, Field(ge=0, max_digits=10, decimal_places=2)] | None = None
+    included_credits: Annotated[int, Field(ge=0, le=CREDITS_MAX)] | None = None
+    billing_interval: Interval | None = None
+    is_active: bool | None = None
+
+
+@dataclass(frozen=True)
+class LimitStanding:
+    """How one limit of an account's plan stands in the current period, in its units."""
+
+    limit_type: str
+    allowed: int
+    used: int
+    reserved: int
+    remaining: int
+    percentage_used: int
+    period_start: date
+    period_end: date
+
+
+def named(session: Session, slug: str) -> Plan:
+    """The plan; raises UnknownThing when there is none of that name."""
+    found = limit_queries.plan(session, slug) if is_text(slug) else None
+    if found is None:
+        raise UnknownThing("plan", slug, choices=tuple(plan.slug for plan in limit_queries.plans(session)))
+    return found
+
+
+def set_plan(session: Session, slug: str, fields: Mapping[str, Any]) -> Plan:
+    """Add or change a plan: its own fields, and its limits by their type in units a period (`none`: unlimited).
+
+    Raises InvalidRequest or UnknownThing, and then changes nothing.
+    """
+    one_of(Name, "the plan's name", slug)
+    catalog_queries.lock(session)
+    types = catalog_queries.limit_types(session)
+    limited = {name: value for name, value in fields.items() if name in types}
+    own = {name: value for name, value in fields.items() if name not in types}
+    plan = limit_queries.plan(session, slug) or Plan(slug=slug, name=slug, limits={})
+    allowed = {**plan.limits, **{name: _units(name, value) for name, value in limited.items()}}
+    # A new value, not a changed one: SQLAlchemy sees no change inside of JSON.
+    changes = {"limits": {name: units for name, units in allowed.items() if units is not None}}
+    strays = [name for name in own if name not in PlanFields.model_fields]
+    if strays:
+        known = ", ".join([*PlanFields.model_fields, *types])
+        raise InvalidRequest(f"There is no field {strays[0][:40]!r}. Known: {known}.", code="unknown_field")
+    if own or not limited:
+        changes |= read(PlanFields, own, None, force=False)
+    empty = [name for name, value in changes.items() if value is None]
+    if empty:
+        raise InvalidRequest(f"{empty[0]} cannot be empty.", code="invalid_field")
+    for name, value in changes.items():
+        setattr(plan, name, value)
+    session.add(plan)
+    session.flush()
+    session.refresh(plan)
+    return plan
+
+
+def standing(session: Session, account_id: int, *, now: datetime) -> list[LimitStanding]:
+    """How every limit of the account's plan stands now; empty without a plan, or when nothing is limited."""
+    accounts.get(session, account_id)
+    return [
+        _standing(limit_type, allowed, period.start, period.end, used)
+        for limit_type, allowed, period, used in limits.current(session, account_id, now=now)
+    ]
+
+
+def _standing(limit_type: str, allowed: int, start: date, end: date, used: PlanLimitUsage | None) -> LimitStanding:
+    row = used or PlanLimitUsage(amount_used=0, amount_reserved=0)
+    return LimitStanding(
+        limit_type=limit_type,
+        allowed=allowed,
+        used=row.amount_used,
+        reserved=row.amount_reserved,
+        remaining=max(0, row.remaining_allowance(allowed) - row.amount_reserved),
+        percentage_used=row.percentage_used(allowed),
+        period_start=start,
+        period_end=end,
+    )
+
+
+def _units(limit_type: str, given: Any) -> int | None:
+    if is_cleared(given):
+        return None
+    text = str(given).strip()
+    if not text.isascii() or not text.isdecimal() or len(text) > 16 or int(text) > UNITS_MAX:
+        raise InvalidRequest(
+            f"{limit_type} must be a whole number of 0 or more, or `none` for unlimited.", code="invalid_field"
+        )
+    return int(text)

@@ -1,0 +1,214 @@
+"""What is done when a subscription's period begins: the period moves on, its credits are granted, its limits opened.
+
+Each is done once, however often and by however many it is asked for, and each in the order of time. What moves is
+computed by `billing.domain.subscriptions`; what was granted or opened is marked on the period's own row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import Session
+
+from billing.errors import InvalidRequest
+from billing.ledger import account_queries
+from billing.ledger.posting import Books
+from billing.money import CREDITS_MAX
+from billing.periods import Period, starts_at
+from billing.plans import limits, subscription_queries
+from billing.plans.lifecycle import Standing, Status, turns
+from billing.plans.subscription_queries import TO_GRANT, TO_OPEN, Subscribed
+from billing.plans.tables import Plan, Subscription, SubscriptionPeriod
+from config.database import each_apart
+
+BATCH = 50
+"""How many accounts one transaction renews: jobs of any of them wait for it."""
+
+
+@dataclass
+class Worked:
+    """What was done: how many periods were granted or opened, and which accounts could not be worked on, and why."""
+
+    periods: int = 0
+    blocked: dict[int, str] = field(default_factory=dict)
+    # Whether everything was looked at that was due.
+    finished: bool = False
+
+
+def renew(session: Session, until: datetime, worked: Worked) -> None:
+    """Move subscriptions into the periods that began up to this instant, and grant the credits that they include.
+
+    Works on one batch and adds what it did to `worked`.
+    """
+
+    def one(account_ids: Sequence[int]) -> None:
+        account_queries.lock(session, account_ids)
+        move_on(session, subscription_queries.lock(session, account_ids), until)
+        worked.periods += grant(session, account_ids, until)
+
+    _work(session, TO_GRANT, until, worked, one)
+
+
+def reset_limits(session: Session, until: datetime, worked: Worked) -> None:
+    """Open the plan-limit rows of the periods that began up to this instant; a row that exists is left as it is.
+
+    Works on one batch and adds what it did to `worked`. It waits for no reservation, and none for it.
+    """
+
+    def one(account_ids: Sequence[int]) -> None:
+        move_on(session, subscription_queries.lock(session, account_ids), until)
+        worked.periods += _open(session, account_ids, until)
+
+    _work(session, TO_OPEN, until, worked, one)
+
+
+def oldest_to_renew(session: Session, worked: Worked) -> datetime | None:
+    """The earliest instant for which there is something to renew that can be worked on."""
+    return subscription_queries.oldest(session, TO_GRANT, but=worked.blocked)
+
+
+def oldest_to_reset(session: Session, worked: Worked) -> datetime | None:
+    """The earliest instant for which there are limits to open that can be worked on."""
+    return subscription_queries.oldest(session, TO_OPEN, but=worked.blocked)
+
+
+def bring_up_to_date(session: Session, account_ids: Collection[int], now: datetime) -> bool:
+    """Renew what is due to these locked accounts, so that no job is refused for credits that a late tick still owes.
+
+    Returns whether anything was due. An account that cannot be renewed goes on with what it has: the tick says why.
+    """
+
+    def one(some: Sequence[int]) -> None:
+        move_on(session, subscription_queries.lock(session, some), now)
+        grant(session, some, now)
+
+    behind = subscription_queries.behind(session, account_ids, now)
+    if behind:
+        # Outside of all savepoints: whose subscription somebody else holds is not refused, but tried again later.
+        subscription_queries.lock(session, behind)
+        each_apart(session, behind, one)
+    return bool(behind)
+
+
+def move_on(session: Session, subscriptions: Sequence[Subscribed], until: datetime) -> None:
+    """Let locked subscriptions stand as they do at this instant, with a row for each period that began."""
+    begun: list[dict[str, Any]] = []
+    ended: list[int] = []
+    for subscribed in subscriptions:
+        passed = list(turns(subscribed.standing, until, subscribed.zone))
+        for at, standing in passed:
+            if standing.status is Status.CANCELLED:
+                ended.append(subscribed.row.id)
+            else:
+                begun.append(_begun(subscribed, standing, at))
+        # Also where nothing passed: a turn that was noted by other rules of its zone is noted anew.
+        subscription_queries.write(session, subscribed, passed[-1][1] if passed else subscribed.standing)
+    session.flush()
+    _add_periods(session, begun)
+    subscription_queries.forfeit_withheld(session, ended)
+
+
+def begin(session: Session, subscribed: Subscribed) -> None:
+    """Begin the first period of a new subscription."""
+    standing = subscribed.standing
+    _add_periods(session, [_begun(subscribed, standing, starts_at(standing.period.start, subscribed.zone))])
+
+
+def grant_or_wait(session: Session, account_id: int, now: datetime, *, at: datetime | None = None) -> None:
+    """Grant what the periods of this locked account include; what it cannot hold waits, and each tick says so."""
+
+    def one(account_ids: Sequence[int]) -> None:
+        grant(session, account_ids, now, at=at)
+
+    each_apart(session, [account_id], one)
+
+
+def grant(session: Session, account_ids: Sequence[int], until: datetime, *, at: datetime | None = None) -> int:
+    """Grant what the periods of these locked accounts include, each once; returns how many granted something.
+
+    The ledger's rows bear the instant at which their period began, or `at`.
+    """
+    waiting = subscription_queries.periods(session, TO_GRANT, until, account_ids)
+    if not waiting:
+        return 0
+    balances = {row.id: row.balance for row in account_queries.find_many(session, account_ids).values()}
+    books, rows = Books(), []
+    for period, subscription, plan in waiting:
+        account_id = subscription.account_id
+        balances[account_id] += period.credits
+        if balances[account_id] > CREDITS_MAX:
+            raise InvalidRequest(f"No account can hold more than {CREDITS_MAX} credits.", code="invalid_amount")
+        books.accounts[account_id].balance += period.credits
+        rows.append(_ledger_row(period, subscription, plan, balances[account_id], at))
+    account_queries.record(session, rows)
+    books.post(session)
+    marked = subscription_queries.mark(session, TO_GRANT, [period for period, *_ in waiting], granted=True)
+    assert marked == len(waiting), "a period's credits are granted once"
+    return marked
+
+
+def _work(
+    session: Session,
+    condition: ColumnElement[bool],
+    until: datetime,
+    worked: Worked,
+    one: Callable[[Sequence[int]], None],
+) -> None:
+    def due(limit: int) -> list[int]:
+        found = subscription_queries.due(session, until, limit=limit, but=worked.blocked)
+        return found or subscription_queries.waiting(session, condition, until, limit=limit, but=worked.blocked)
+
+    for account_id, error in each_apart(session, sorted(due(BATCH)), one):
+        worked.blocked[account_id] = type(error).__name__
+    worked.finished = not due(1)
+
+
+def _open(session: Session, account_ids: Sequence[int], until: datetime) -> int:
+    waiting = subscription_queries.periods(session, TO_OPEN, until, account_ids)
+    if waiting:
+        limits.open_periods(
+            session,
+            [(of.account_id, plan, Period(row.period_start, row.period_end)) for row, of, plan in waiting],
+        )
+        subscription_queries.mark(session, TO_OPEN, [period for period, *_ in waiting], limits_opened=True)
+    return len(waiting)
+
+
+def _add_periods(session: Session, begun: Sequence[dict[str, Any]]) -> None:
+    added = subscription_queries.add_periods(session, begun)
+    assert added == len(begun), "a period begins once"
+
+
+def _begun(subscribed: Subscribed, standing: Standing, at: datetime) -> dict[str, Any]:
+    plan = subscribed.plan_of(standing)
+    included = plan.included_credits
+    return {
+        "subscription_id": subscribed.row.id,
+        "period_start": standing.period.start,
+        "period_end": standing.period.end,
+        "plan_id": plan.id,
+        "status": standing.status,
+        "starts_at": at,
+        "credits": included if standing.status is Status.ACTIVE else 0,
+        "credits_withheld": included if standing.status is Status.PAST_DUE else 0,
+    }
+
+
+def _ledger_row(
+    period: SubscriptionPeriod, subscription: Subscription, plan: Plan, balance: int, at: datetime | None
+) -> dict[str, Any]:
+    return {
+        "account_id": subscription.account_id,
+        "transaction_type": "subscription",
+        "amount": period.credits,
+        "balance_after": balance,
+        "description": f"Credits included in {plan.name}, {period.period_start} up to {period.period_end}",
+        "subscription_id": subscription.id,
+        "period_start": period.period_start,
+        "idempotency_key": f"creditmill:subscription:{subscription.id}:{period.period_start}",
+        "created_at": at or period.starts_at,
+    }

@@ -1,0 +1,232 @@
+"""Queries over subscriptions and their periods, and how a subscription stands at an instant."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session, aliased
+
+from billing.ledger.tables import Account
+from billing.periods import Interval, Period, starts_at
+from billing.plans.lifecycle import Standing, Status, Terms, as_of
+from billing.plans.tables import Plan, Subscription, SubscriptionPeriod
+
+TO_GRANT: ColumnElement[bool] = and_(SubscriptionPeriod.credits > 0, ~SubscriptionPeriod.granted)
+TO_OPEN: ColumnElement[bool] = ~SubscriptionPeriod.limits_opened
+
+
+@dataclass(frozen=True)
+class Subscribed:
+    """A subscription with its account and its plans: the present one, and the one that takes over from it."""
+
+    account: Account
+    row: Subscription
+    plan: Plan
+    next_plan: Plan | None
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Where the account's days begin and end."""
+        return ZoneInfo(self.account.time_zone)
+
+    @property
+    def standing(self) -> Standing:
+        """The subscription as it was last written."""
+        return Standing(
+            status=Status(self.row.status),
+            terms=_terms(self.plan),
+            anchor=self.row.anchor_date,
+            period=Period(self.row.current_period_start, self.row.current_period_end),
+            cancel_at_period_end=self.row.cancel_at_period_end,
+            next_terms=None if self.next_plan is None else _terms(self.next_plan),
+            grace_until=self.row.grace_until,
+        )
+
+    def at(self, now: datetime) -> Standing:
+        """The subscription as it stands now, whether or not its renewals were worked on yet."""
+        return as_of(self.standing, now, self.zone)
+
+    def plan_of(self, standing: Standing) -> Plan:
+        """The plan of one of this subscription's standings."""
+        if self.next_plan is not None and standing.terms.plan_id == self.next_plan.id:
+            return self.next_plan
+        return self.plan
+
+
+def of_accounts(session: Session, account_ids: Iterable[int]) -> list[Subscribed]:
+    """The subscriptions of these accounts, whatever their status."""
+    return _read(session, Subscription.account_id.in_(sorted(set(account_ids))))
+
+
+def due(session: Session, until: datetime, *, limit: int, but: Collection[int]) -> list[int]:
+    """The accounts whose subscriptions turn up to this instant, the earliest first, without some."""
+    statement = select(Subscription.account_id).where(
+        Subscription.renews_at <= until, Subscription.account_id.not_in(but)
+    )
+    return list(session.scalars(statement.order_by(Subscription.renews_at, Subscription.id).limit(limit)))
+
+
+def waiting(
+    session: Session, condition: ColumnElement[bool], until: datetime, *, limit: int, but: Collection[int]
+) -> list[int]:
+    """The accounts with periods that began up to this instant and wait for something, without some."""
+    statement = (
+        select(Subscription.account_id)
+        .join(SubscriptionPeriod, SubscriptionPeriod.subscription_id == Subscription.id)
+        .where(condition, SubscriptionPeriod.starts_at <= until, Subscription.account_id.not_in(but))
+        .order_by(SubscriptionPeriod.starts_at, Subscription.id)
+        .limit(limit)
+    )
+    return list(dict.fromkeys(session.scalars(statement)))
+
+
+def behind(session: Session, account_ids: Collection[int], now: datetime) -> list[int]:
+    """Those of these accounts whose subscription has turned by now, or to which a period still owes its credits."""
+    owed = exists().where(
+        SubscriptionPeriod.subscription_id == Subscription.id, TO_GRANT, SubscriptionPeriod.starts_at <= now
+    )
+    statement = select(Subscription.account_id).where(
+        Subscription.account_id.in_(sorted(set(account_ids))), or_(Subscription.renews_at <= now, owed)
+    )
+    return list(session.scalars(statement.order_by(Subscription.account_id)))
+
+
+def oldest(session: Session, condition: ColumnElement[bool], *, but: Collection[int]) -> datetime | None:
+    """The earliest instant at which a subscription turns, or began a period that still waits for something."""
+    others = Subscription.account_id.not_in(but)
+    turns = select(func.min(Subscription.renews_at)).where(others)
+    waits = (
+        select(func.min(SubscriptionPeriod.starts_at))
+        .join(Subscription, Subscription.id == SubscriptionPeriod.subscription_id)
+        .where(condition, others)
+    )
+    # Of two, one of which may be NULL, PostgreSQL takes the other.
+    return session.scalar(select(func.least(turns.scalar_subquery(), waits.scalar_subquery())))
+
+
+def lock(session: Session, account_ids: Iterable[int]) -> list[Subscribed]:
+    """Lock the subscriptions of these accounts, in the order of the accounts; always after the accounts."""
+    mine = Subscription.account_id.in_(sorted(set(account_ids)))
+    # Read only after the lock is held: a join that has waited for it would still show the plans of before.
+    session.execute(select(Subscription.id).where(mine).order_by(Subscription.account_id).with_for_update())
+    return _read(session, mine)
+
+
+def write(session: Session, subscribed: Subscribed, standing: Standing) -> None:
+    """Let the subscription stand so, at the session's next flush; whoever writes has locked it."""
+    turn = standing.next_turn
+    row = subscribed.row
+    row.status = standing.status
+    row.plan_id = standing.terms.plan_id
+    row.next_plan_id = None if standing.next_terms is None else standing.next_terms.plan_id
+    row.anchor_date = standing.anchor
+    row.current_period_start, row.current_period_end = standing.period.start, standing.period.end
+    row.cancel_at_period_end = standing.cancel_at_period_end
+    row.grace_until = standing.grace_until
+    row.renews_at = None if turn is None else starts_at(turn, subscribed.zone)
+    session.add(row)
+
+
+def last_period(session: Session, subscription_id: int) -> SubscriptionPeriod | None:
+    """The last period that the subscription began; None for one that ended before periods were kept."""
+    statement = select(SubscriptionPeriod).where(SubscriptionPeriod.subscription_id == subscription_id)
+    newest = statement.order_by(SubscriptionPeriod.period_start.desc()).limit(1)
+    return session.scalar(newest.execution_options(populate_existing=True))
+
+
+def periods_of(session: Session, subscription_id: int) -> list[tuple[SubscriptionPeriod, Plan]]:
+    """The periods of a subscription with their plans, the newest first."""
+    statement = (
+        select(SubscriptionPeriod, Plan)
+        .join(Plan, Plan.id == SubscriptionPeriod.plan_id)
+        .where(SubscriptionPeriod.subscription_id == subscription_id)
+        .order_by(SubscriptionPeriod.period_start.desc())
+    )
+    return [(period, plan) for period, plan in session.execute(statement)]
+
+
+def add_periods(session: Session, rows: Sequence[dict[str, Any]]) -> int:
+    """Begin periods; one that has begun before is left as it is, unless it began past due and was never granted.
+
+    Returns how many were begun.
+    """
+    if not rows:
+        return 0
+    statement = insert(SubscriptionPeriod)
+    key = ("subscription_id", "period_start")
+    # Whoever subscribes anew on the day on which a period began past due begins it once more.
+    again = statement.on_conflict_do_update(
+        index_elements=key,
+        set_={name: statement.excluded[name] for name in rows[0] if name not in key},
+        where=and_(SubscriptionPeriod.status == Status.PAST_DUE, ~SubscriptionPeriod.granted),
+    )
+    return len(session.scalars(again.returning(SubscriptionPeriod.subscription_id), list(rows)).all())
+
+
+def periods(
+    session: Session, condition: ColumnElement[bool], until: datetime, account_ids: Iterable[int]
+) -> list[tuple[SubscriptionPeriod, Subscription, Plan]]:
+    """The periods of these accounts that began up to this instant and wait for something, in the order of time."""
+    statement = (
+        select(SubscriptionPeriod, Subscription, Plan)
+        .join(Subscription, Subscription.id == SubscriptionPeriod.subscription_id)
+        .join(Plan, Plan.id == SubscriptionPeriod.plan_id)
+        .where(condition, SubscriptionPeriod.starts_at <= until, Subscription.account_id.in_(sorted(set(account_ids))))
+        .order_by(SubscriptionPeriod.starts_at, Subscription.id)
+    )
+    found = session.execute(statement.execution_options(populate_existing=True))
+    return [(period, subscription, plan) for period, subscription, plan in found]
+
+
+def mark(session: Session, condition: ColumnElement[bool], rows: Sequence[SubscriptionPeriod], **done: bool) -> int:
+    """Mark these periods as done with; returns how many still waited for it."""
+    keys = [(row.subscription_id, row.period_start) for row in rows]
+    statement = (
+        update(SubscriptionPeriod)
+        .where(tuple_(SubscriptionPeriod.subscription_id, SubscriptionPeriod.period_start).in_(keys), condition)
+        .values(**done)
+        .returning(SubscriptionPeriod.subscription_id)
+    )
+    return len(session.scalars(statement.execution_options(synchronize_session=False)).all())
+
+
+def release_withheld(session: Session, subscription_id: int) -> None:
+    """Let the credits that were withheld from this subscription be granted."""
+    _end_withholding(session, [subscription_id], credits=SubscriptionPeriod.credits_withheld)
+
+
+def forfeit_withheld(session: Session, subscription_ids: Sequence[int]) -> None:
+    """Never grant the credits that were withheld from these subscriptions."""
+    if subscription_ids:
+        _end_withholding(session, subscription_ids)
+
+
+def _end_withholding(session: Session, subscription_ids: Sequence[int], **values: Any) -> None:
+    statement = update(SubscriptionPeriod).where(
+        SubscriptionPeriod.subscription_id.in_(subscription_ids), SubscriptionPeriod.credits_withheld > 0
+    )
+    session.execute(statement.values(credits_withheld=0, **values).execution_options(synchronize_session=False))
+
+
+def _read(session: Session, condition: ColumnElement[bool]) -> list[Subscribed]:
+    following = aliased(Plan)
+    statement = (
+        select(Account, Subscription, Plan, following)
+        .join(Subscription, Subscription.account_id == Account.id)
+        .join(Plan, Plan.id == Subscription.plan_id)
+        .outerjoin(following, following.id == Subscription.next_plan_id)
+        .where(condition)
+        .order_by(Account.id)
+    )
+    found = session.execute(statement.execution_options(populate_existing=True))
+    return [Subscribed(account, row, plan, next_plan) for account, row, plan, next_plan in found]
+
+
+def _terms(plan: Plan) -> Terms:
+    return Terms(plan.id, Interval(plan.billing_interval))

@@ -1,0 +1,254 @@
+"""What operators do with subscriptions: begin, move to another plan, cancel, resume, and say what was paid.
+
+Each first works on what the clock has left undone for the account, so that it acts on the present.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from billing.catalog import catalog_queries
+from billing.errors import InvalidRequest
+from billing.ledger import account_queries, accounts
+from billing.ledger.tables import Account
+from billing.periods import Interval, Period, period_containing
+from billing.plans import plans, renewals, subscription_queries
+from billing.plans.lifecycle import Standing, Status, Terms
+from billing.plans.subscription_queries import Subscribed
+from billing.plans.tables import Plan, Subscription, SubscriptionPeriod
+
+TRIAL_DAYS_MAX = 366
+GRACE_DAYS_MAX = 366
+
+
+def subscribe(
+    session: Session,
+    account_id: int,
+    slug: str,
+    *,
+    anchor: date | None = None,
+    trial_days: int | None = None,
+    at_period_end: bool = False,
+    now: datetime,
+) -> Subscription:
+    """Subscribe an account to a plan, or move its subscription to another one.
+
+    Periods are counted from `anchor`, the account's present day unless given; with a trial, from the day after it. The
+    current period's included credits are granted at once, except in a trial. A subscription that is moved keeps its
+    periods; the new plan's limits hold at once and its credits come with the next period, or both with
+    `at_period_end`. Moving it takes back a cancellation that has not come yet, or one that came at once within a period
+    that still runs.
+    Raises UnknownThing, or InvalidRequest for an inactive plan, an impossible anchor or trial, an anchor or a trial for
+    an account that is subscribed already, a period that overlaps one that was begun before, or a move at once between
+    a monthly and a yearly plan.
+    """
+    account = accounts.get(session, account_id)
+    plan = plans.named(session, slug)
+    if not plan.is_active:
+        raise InvalidRequest(f"The plan {slug} is switched off.", code="plan_inactive")
+    _bring_up_to_date(session, account_id, now)
+    found = subscription_queries.of_accounts(session, [account_id])
+    if not found or not _goes_on(session, found[0], plan, at_period_end, now):
+        if at_period_end:
+            raise InvalidRequest(f"Account {account_id} has no period that could end first.", code="not_subscribed")
+        return _begin(session, account, plan, anchor, trial_days, found[0].row if found else None, now)
+    if trial_days is not None:
+        raise InvalidRequest(f"Account {account_id} is subscribed already: no trial.", code="no_trial")
+    standing = found[0].standing
+    if anchor is not None and anchor != standing.anchor:
+        raise InvalidRequest(
+            f"Account {account_id} is subscribed since {standing.anchor}; its periods stay.", code="has_anchor"
+        )
+    if plan.billing_interval != found[0].plan.billing_interval and not at_period_end:
+        raise InvalidRequest(
+            f"{slug} is paid by the {plan.billing_interval}, {found[0].plan.slug} by the "
+            f"{found[0].plan.billing_interval}: it can take over when the period ends.",
+            code="other_interval",
+        )
+    return _move(session, found[0], plan, at_period_end=at_period_end)
+
+
+def cancel(session: Session, account_id: int, *, at_once: bool = False, now: datetime) -> Subscription:
+    """End a subscription when its current period ends, or at once; granted credits stay.
+
+    Raises UnknownThing, or InvalidRequest when the account is not subscribed.
+    """
+
+    def ended(standing: Standing) -> Standing:
+        if at_once:
+            return replace(standing, status=Status.CANCELLED, next_terms=None, grace_until=None)
+        return replace(standing, cancel_at_period_end=True, next_terms=None)
+
+    changed = _change(session, account_id, ended, now)
+    if at_once:
+        subscription_queries.forfeit_withheld(session, [changed.id])
+    return changed
+
+
+def resume(session: Session, account_id: int, *, now: datetime) -> Subscription:
+    """Take back a cancellation, or a move to another plan, that waits for the end of the period.
+
+    Raises UnknownThing, or InvalidRequest when the account is not subscribed.
+    """
+    return _change(
+        session, account_id, lambda standing: replace(standing, cancel_at_period_end=False, next_terms=None), now
+    )
+
+
+def past_due(session: Session, account_id: int, *, grace_days: int | None = None, now: datetime) -> Subscription:
+    """Note that a payment failed: for some days the account is served as before, then its subscription ends.
+
+    Periods that begin meanwhile withhold their credits. `grace_days` is the platform's default unless given; a grace
+    that runs already goes on. Raises UnknownThing or InvalidRequest.
+    """
+    days = catalog_queries.defaults(session).past_due_grace_days if grace_days is None else grace_days
+    if not 0 <= days <= GRACE_DAYS_MAX:
+        raise InvalidRequest(f"A grace lasts 0 to {GRACE_DAYS_MAX} days.", code="invalid_grace")
+    zone = accounts.zone(accounts.get(session, account_id))
+
+    def overdue(standing: Standing) -> Standing:
+        if standing.status is Status.TRIALING:
+            raise InvalidRequest("A trial has no payment that could fail.", code="is_trial")
+        if standing.status is Status.PAST_DUE:
+            return standing
+        until = now.astimezone(zone).date() + timedelta(days=days)
+        return replace(standing, status=Status.PAST_DUE, grace_until=until)
+
+    changed = _change(session, account_id, overdue, now)
+    # Without a grace, it has ended by now.
+    renewals.move_on(session, subscription_queries.lock(session, [account_id]), now)
+    return changed
+
+
+def paid(session: Session, account_id: int, *, now: datetime) -> Subscription:
+    """Note that an account that was past due has paid; what was withheld from it is granted.
+
+    Raises UnknownThing, or InvalidRequest when the account is not subscribed.
+    """
+    changed = _change(
+        session,
+        account_id,
+        lambda standing: (
+            replace(standing, status=Status.ACTIVE, grace_until=None)
+            if standing.status is Status.PAST_DUE
+            else standing
+        ),
+        now,
+    )
+    subscription_queries.release_withheld(session, changed.id)
+    renewals.grant_or_wait(session, account_id, now, at=now)
+    return changed
+
+
+def of_account(session: Session, account_id: int) -> Subscribed:
+    """The account's subscription, ended or not; raises UnknownThing, or InvalidRequest when it never had one."""
+    accounts.get(session, account_id)
+    found = subscription_queries.of_accounts(session, [account_id])
+    if not found:
+        raise InvalidRequest(f"Account {account_id} is not subscribed to a plan.", code="not_subscribed")
+    return found[0]
+
+
+def _begin(
+    session: Session,
+    account: Account,
+    plan: Plan,
+    anchor: date | None,
+    trial_days: int | None,
+    former: Subscription | None,
+    now: datetime,
+) -> Subscription:
+    zone = accounts.zone(account)
+    today = now.astimezone(zone).date()
+    if anchor is not None and anchor > today:
+        raise InvalidRequest("A subscription cannot begin in the future.", code="invalid_anchor")
+    if trial_days is not None and (anchor is not None or not 1 <= trial_days <= TRIAL_DAYS_MAX):
+        raise InvalidRequest(f"A trial lasts 1 to {TRIAL_DAYS_MAX} days and begins today.", code="invalid_trial")
+    terms = Terms(plan.id, Interval(plan.billing_interval))
+    if trial_days is None:
+        anchor = anchor or today
+        status, period = Status.ACTIVE, period_containing(anchor, now, zone, terms.interval)
+    else:
+        anchor = today + timedelta(days=trial_days)
+        status, period = Status.TRIALING, Period(today, anchor)
+    if former is not None:
+        _refuse_overlap(session, former, period, today)
+    subscribed = Subscribed(account, former or Subscription(account_id=account.id), plan, None)
+    subscription_queries.write(session, subscribed, Standing(status, terms, anchor, period))
+    session.flush()
+    renewals.begin(session, subscribed)
+    renewals.grant(session, [account.id], now, at=now)
+    session.refresh(subscribed.row)
+    return subscribed.row
+
+
+def _move(session: Session, subscribed: Subscribed, plan: Plan, *, at_period_end: bool) -> Subscription:
+    standing = subscribed.standing
+    terms = Terms(plan.id, Interval(plan.billing_interval))
+    if standing.status is Status.CANCELLED:
+        # What its last period includes was granted: it is taken up again, and nothing is granted twice.
+        in_trial = standing.period.end <= standing.anchor
+        standing = replace(standing, status=Status.TRIALING if in_trial else Status.ACTIVE)
+    standing = replace(standing, cancel_at_period_end=False)
+    moved = replace(standing, next_terms=terms) if at_period_end else replace(standing, terms=terms, next_terms=None)
+    subscription_queries.write(session, subscribed, moved)
+    session.flush()
+    session.refresh(subscribed.row)
+    return subscribed.row
+
+
+def _change(session: Session, account_id: int, change: Callable[[Standing], Standing], now: datetime) -> Subscription:
+    _bring_up_to_date(session, account_id, now)
+    subscribed = of_account(session, account_id)
+    if subscribed.standing.status is Status.CANCELLED:
+        raise InvalidRequest(f"The subscription of account {account_id} has ended.", code="not_subscribed")
+    subscription_queries.write(session, subscribed, change(subscribed.standing))
+    session.flush()
+    session.refresh(subscribed.row)
+    return subscribed.row
+
+
+def _bring_up_to_date(session: Session, account_id: int, now: datetime) -> None:
+    """Lock the account, which reservations read the plan under, and its subscription; renew what is due."""
+    accounts.get(session, account_id)
+    account_queries.lock(session, [account_id])
+    renewals.move_on(session, subscription_queries.lock(session, [account_id]), now)
+    # Whoever holds the most that an account can hold must be able to cancel and to pay all the same.
+    renewals.grant_or_wait(session, account_id, now)
+
+
+def _goes_on(session: Session, subscribed: Subscribed, plan: Plan, at_period_end: bool, now: datetime) -> bool:
+    """Whether a subscription is live, or was cancelled within a period that it was granted and that still runs.
+
+    Whoever comes back to a plan of another length begins anew, unless it is to take over when the period ends.
+    """
+    if subscribed.row.status != Status.CANCELLED:
+        return True
+    last = subscription_queries.last_period(session, subscribed.row.id)
+    runs = now.astimezone(subscribed.zone).date() < subscribed.row.current_period_end
+    same = at_period_end or plan.billing_interval == subscribed.plan.billing_interval
+    return same and runs and last is not None and not _is_forfeited(last)
+
+
+def _refuse_overlap(session: Session, former: Subscription, period: Period, today: date) -> None:
+    """Whoever comes back begins today, or with a day on which no period of before was under way."""
+    last = subscription_queries.last_period(session, former.id)
+    if last is None or period.start >= last.period_end:
+        return
+    again = period.start == last.period_start
+    if _is_forfeited(last) if again else period.start == today:
+        return
+    raise InvalidRequest(
+        f"Account {former.account_id} has had a period from {last.period_start} up to {last.period_end}: "
+        "its new one begins after it, or today if that is later than its first day.",
+        code="periods_overlap",
+    )
+
+
+def _is_forfeited(period: SubscriptionPeriod) -> bool:
+    """Whether a period began past due and was never paid."""
+    return period.status == Status.PAST_DUE and not period.granted

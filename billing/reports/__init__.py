@@ -1,0 +1,1 @@
+"""Reports: revenue, the audit of the books, what the future and other prices would bring."""

@@ -1,0 +1,237 @@
+"""The audit: what the books must say, as one query a rule. A finding names the row and the difference.
+
+Every rule reads the same snapshot; run them in one REPEATABLE READ transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from billing.jobs.states import OPEN
+from billing.ledger import account_queries
+from billing.reports.revenue_queries import FIGURES, SOURCE, STANDING
+from billing.reports.tables import AuditRun
+
+GRACE = timedelta(minutes=15)
+"""How long past its deadline a job may stay open before the audit says so: the recovery task gets to it first."""
+
+_OPEN = ", ".join(f"'{state}'" for state in sorted(OPEN))
+_DIFFER = " OR ".join(f"coalesce(r.{name}, 0) <> coalesce(s.{name}, 0)" for name in FIGURES)
+_DIFFERENCES = ", ".join(
+    f"CASE WHEN coalesce(r.{name}, 0) <> coalesce(s.{name}, 0) "
+    f"THEN '{name} ' || coalesce(r.{name}, 0) || ', source ' || coalesce(s.{name}, 0) END"
+    for name in FIGURES
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that does not add up: the rule, the row, what is wrong with it, and whose account it is."""
+
+    rule: str
+    row: str
+    problem: str
+    account_id: int
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of the books: its name, what it promises, and the query that finds what breaks it.
+
+    The query returns (row, problem, account id) and takes `:late`, the instant before which an open job is overdue.
+    An account that breaks a rule which `freezes` starts no new jobs until somebody has looked into it.
+    """
+
+    name: str
+    promise: str
+    query: str
+    freezes: bool = False
+
+
+RULES: Sequence[Rule] = (
+    Rule(
+        "balance_is_sum_of_transactions",
+        "An account's balance is the sum of its ledger rows.",
+        """SELECT 'account ' || a.id, 'balance ' || a.balance || ', ledger ' || coalesce(sum(t.amount), 0), a.id
+           FROM accounts a LEFT JOIN credit_transactions t ON t.account_id = a.id
+           GROUP BY a.id HAVING a.balance <> coalesce(sum(t.amount), 0)""",
+        freezes=True,
+    ),
+    Rule(
+        "reserved_is_sum_of_open_jobs",
+        "What an account has reserved is what its open jobs hold.",
+        f"""SELECT 'account ' || a.id, 'reserved ' || a.reserved || ', open jobs hold '
+                   || coalesce(sum(j.credits_reserved), 0), a.id
+            FROM accounts a LEFT JOIN generation_jobs j ON j.account_id = a.id AND j.state IN ({_OPEN})
+            GROUP BY a.id HAVING a.reserved <> coalesce(sum(j.credits_reserved), 0)""",  # noqa: S608
+        freezes=True,
+    ),
+    Rule(
+        "balance_after_is_continuous",
+        "Each ledger row's balance is the one before it plus its amount.",
+        """SELECT 'transaction ' || id, 'balance_after ' || balance_after || ', expected ' || expected,
+                  account_id FROM (
+               SELECT id, account_id, balance_after,
+                      coalesce(lag(balance_after) OVER (PARTITION BY account_id ORDER BY id), 0) + amount AS expected
+               FROM credit_transactions) t
+           WHERE balance_after <> expected""",
+        freezes=True,
+    ),
+    Rule(
+        "settled_jobs_are_charged_once",
+        "A settled job has one deduction of its charge and one usage log; no other job has either.",
+        """SELECT 'job ' || j.id, 'state ' || j.state || ', charged ' || coalesce(j.credits_charged, 0)
+                  || ', deductions ' || d.n || ' of ' || d.total || ' credits, usage logs ' || u.n
+                  || ' of ' || u.total || ' credits', j.account_id
+           FROM generation_jobs j
+           CROSS JOIN LATERAL (SELECT count(*) AS n, coalesce(-sum(t.amount), 0) AS total
+                               FROM credit_transactions t WHERE t.job_id = j.id) d
+           CROSS JOIN LATERAL (SELECT count(*) AS n, coalesce(sum(l.credits_used), 0) AS total
+                               FROM credit_usage_logs l WHERE l.job_id = j.id) u
+           WHERE d.n <> (j.state = 'settled')::int OR u.n <> (j.state = 'settled')::int
+              OR d.total <> coalesce(j.credits_charged, 0) OR u.total <> coalesce(j.credits_charged, 0)""",
+        freezes=True,
+    ),
+    Rule(
+        "charge_within_reservation",
+        "No job is charged more than was reserved for it.",
+        """SELECT 'job ' || id, 'charged ' || credits_charged || ', reserved ' || credits_reserved, account_id
+           FROM generation_jobs WHERE credits_charged > credits_reserved""",
+        freezes=True,
+    ),
+    Rule(
+        "settled_jobs_have_a_successful_call",
+        "A settled job has exactly one call that delivered for it; a refunded one has none that is not exposure.",
+        """SELECT 'job ' || j.id, 'state ' || j.state || ', calls that delivered ' || count(c.id), j.account_id
+           FROM generation_jobs j
+           LEFT JOIN provider_calls c ON c.job_id = j.id AND c.outcome = 'succeeded' AND NOT c.exposure
+           GROUP BY j.id HAVING count(c.id) <> (j.state IN ('settled', 'generated'))::int""",
+    ),
+    Rule(
+        "cost_is_sum_of_calls",
+        "A job's provider cost is the sum of its calls.",
+        """SELECT 'job ' || j.id, 'cost ' || j.cost_usd || ', calls ' || coalesce(sum(c.cost_usd), 0), j.account_id
+           FROM generation_jobs j LEFT JOIN provider_calls c ON c.job_id = j.id
+           GROUP BY j.id HAVING j.cost_usd <> coalesce(sum(c.cost_usd), 0)""",
+    ),
+    Rule(
+        "plan_usage_is_sum_of_jobs",
+        "What a plan limit counts is what the jobs of its period used and hold.",
+        f"""SELECT 'plan_limit_usage of account ' || account_id || ', ' || limit_type || ' from ' || period_start,
+                   'used ' || coalesce(u.amount_used, 0) || ' and reserved ' || coalesce(u.amount_reserved, 0)
+                   || ', jobs used ' || coalesce(j.used, 0) || ' and hold ' || coalesce(j.held, 0), account_id
+            FROM plan_limit_usage u
+            FULL JOIN (SELECT account_id, limit_type, limit_period_start AS period_start, sum(limit_used) AS used,
+                              sum(limit_reserved) FILTER (WHERE state IN ({_OPEN})) AS held
+                       FROM generation_jobs WHERE limit_period_start IS NOT NULL GROUP BY 1, 2, 3) j
+                 USING (account_id, limit_type, period_start)
+            WHERE coalesce(u.amount_used, 0) <> coalesce(j.used, 0)
+               OR coalesce(u.amount_reserved, 0) <> coalesce(j.held, 0)""",  # noqa: S608
+        freezes=True,
+    ),
+    Rule(
+        "periods_are_granted_once",
+        "A subscription's period that was granted has one transaction of its credits, and any other has none.",
+        """SELECT 'period from ' || p.period_start || ' of subscription ' || s.id,
+                  CASE WHEN p.granted THEN 'granted ' || p.credits ELSE 'not granted' END
+                  || ', transactions ' || t.n || ' of ' || t.total || ' credits', s.account_id
+           FROM subscription_periods p
+           JOIN subscriptions s ON s.id = p.subscription_id
+           CROSS JOIN LATERAL (SELECT count(*) AS n, coalesce(sum(amount), 0) AS total,
+                                      count(*) FILTER (WHERE account_id <> s.account_id) AS of_others
+                               FROM credit_transactions t
+                               WHERE t.transaction_type = 'subscription' AND t.subscription_id = s.id
+                                     AND t.period_start = p.period_start) t
+           WHERE t.total <> CASE WHEN p.granted THEN p.credits ELSE 0 END OR t.of_others > 0""",
+        freezes=True,
+    ),
+    Rule(
+        "subscriptions_stand_in_their_last_period",
+        "A subscription that has not ended stands in the last of the periods that it began.",
+        """SELECT 'subscription ' || s.id, 'stands in ' || s.current_period_start || ' up to ' || s.current_period_end
+                  || ', its last period is ' || coalesce(p.period_start || ' up to ' || p.period_end, 'none'),
+                  s.account_id
+           FROM subscriptions s
+           LEFT JOIN LATERAL (SELECT period_start, period_end FROM subscription_periods
+                              WHERE subscription_id = s.id ORDER BY period_start DESC LIMIT 1) p ON true
+           WHERE s.status <> 'cancelled' AND (s.current_period_start, s.current_period_end)
+                                             IS DISTINCT FROM (p.period_start, p.period_end)""",
+    ),
+    Rule(
+        "nothing_owed_long_past_its_time",
+        "No renewal and no grant of credits waits long past its time.",
+        """SELECT 'subscription ' || id, 'should have turned at ' || renews_at, account_id
+           FROM subscriptions WHERE renews_at < :late
+           UNION ALL
+           SELECT 'period from ' || p.period_start || ' of subscription ' || s.id,
+                  p.credits || ' credits are owed since ' || p.starts_at, s.account_id
+           FROM subscription_periods p JOIN subscriptions s ON s.id = p.subscription_id
+           WHERE p.credits > 0 AND NOT p.granted AND p.starts_at < :late""",
+    ),
+    Rule(
+        "usage_logs_say_what_was_delivered",
+        "A usage log has the account, tokens, images and revenue of the call that its job was charged for.",
+        """SELECT 'usage log ' || l.id, 'of job ' || j.id || ' differs from the call that delivered', j.account_id
+           FROM credit_usage_logs l
+           JOIN generation_jobs j ON j.id = l.job_id
+           JOIN provider_calls c ON c.job_id = j.id AND c.outcome = 'succeeded' AND NOT c.exposure
+           WHERE (l.account_id, l.operation_type, l.model_used, l.tokens_input, l.tokens_input_cached, l.tokens_output,
+                  l.tokens_reasoning, l.images)
+                 IS DISTINCT FROM
+                 (j.account_id, j.operation_type, j.model_name, (c.usage ->> 'input_tokens')::bigint,
+                  (c.usage ->> 'cached_input_tokens')::bigint, (c.usage ->> 'output_tokens')::bigint,
+                  (c.usage ->> 'reasoning_tokens')::bigint, (c.usage ->> 'images')::bigint)
+              OR l.revenue_usd <> l.credits_used * l.price_per_credit_usd""",
+    ),
+    Rule(
+        "nothing_open_past_its_deadline",
+        "No job stays open long past its deadline, unless its outcome is still being looked for.",
+        """SELECT 'job ' || id, state || ' since its deadline at ' || deadline_at, account_id FROM generation_jobs
+           WHERE state IN ('queued', 'reserved', 'calling', 'generated') AND deadline_at < :late AND next_at < :late""",
+    ),
+    Rule(
+        "roll_ups_equal_their_source",
+        "The roll-ups, with the changes queued for them, equal the sums of their jobs, usage and exposed calls.",
+        f"""SELECT 'roll-up ' || day || ' account ' || account_id || ' ' || operation_type || ' ' || model_name,
+                   concat_ws('; ', {_DIFFERENCES}), account_id
+            FROM ({STANDING}) r FULL JOIN ({SOURCE}) s USING (day, account_id, operation_type, model_name)
+            WHERE ({_DIFFER})""",  # noqa: S608
+    ),
+)
+
+
+def audit(session: Session, *, now: datetime) -> list[Finding]:
+    """Every finding of every rule; an empty list means that the books balance."""
+    given = {"late": now - GRACE, "start": "-infinity", "end": "infinity"}
+    findings = []
+    for rule in RULES:
+        statement = text(rule.query)
+        names = statement.compile().params
+        rows = session.execute(statement, {name: given[name] for name in names})
+        findings += [Finding(rule.name, row, problem, account_id) for row, problem, account_id in rows]
+    return findings
+
+
+def freeze(session: Session, findings: Sequence[Finding]) -> list[int]:
+    """Let the accounts whose credits do not add up start no new jobs; returns those that were not frozen before.
+
+    Open jobs come to their end, and all other accounts go on.
+    """
+    serious = {rule.name for rule in RULES if rule.freezes}
+    reasons = {finding.account_id: f"audit: {finding.rule}" for finding in findings if finding.rule in serious}
+    return account_queries.freeze(session, reasons)
+
+
+def note(session: Session, findings: Sequence[Finding], frozen: Sequence[int], *, now: datetime) -> None:
+    """Keep that the audit ran, how much it found and how many accounts it froze."""
+    session.add(AuditRun(ran_at=now, findings=len(findings), accounts_frozen=len(frozen)))
+
+
+def last_run(session: Session) -> AuditRun | None:
+    """The latest run of the periodic audit."""
+    return session.scalar(select(AuditRun).order_by(AuditRun.ran_at.desc(), AuditRun.id.desc()).limit(1))

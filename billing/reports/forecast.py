@@ -1,0 +1,138 @@
+"""What the clock would do to an account: its renewals, resets and expiries up to a day, and nothing is written.
+
+The same rules decide here that decide when the time has come (`billing.domain.subscriptions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+from sqlalchemy.orm import Session
+
+from billing.catalog import catalog_queries
+from billing.errors import InvalidRequest
+from billing.jobs import job_queries
+from billing.ledger import accounts
+from billing.money import CREDITS_MAX
+from billing.periods import add_months, starts_at
+from billing.plans import limits, subscription_queries
+from billing.plans.lifecycle import Standing, Status, turns
+from billing.plans.subscription_queries import TO_GRANT, Subscribed
+from billing.plans.tables import Plan
+
+MONTHS_MAX = 1_200
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Something that would happen to an account, and the balance after it if no credits were used meanwhile.
+
+    `event` is `renewal`, `trial_end`, `plan_change`, `end`, `grant` (the credits of a period that has begun and was not
+    worked on yet) or `expiry` (the hold of a job that is not called before its deadline). Amounts are credits; `limits`
+    holds the units that each limit allows anew.
+    """
+
+    at: datetime
+    day: date
+    event: str
+    plan: str | None
+    period_end: date | None
+    credits_granted: int
+    credits_withheld: int
+    credits_released: int
+    balance: int
+    available: int
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Change:
+    at: datetime
+    event: str
+    plan: Plan | None = None
+    period_end: date | None = None
+    granted: int = 0
+    withheld: int = 0
+    released: int = 0
+    begins: bool = False
+
+
+def simulate(session: Session, account_id: int, *, months: int, now: datetime) -> list[Expected]:
+    """What would happen to this account within so many months, in the order of time; writes nothing.
+
+    What is overdue by now is part of it. Raises UnknownThing, or InvalidRequest for an impossible number of months.
+    """
+    account = accounts.get(session, account_id)
+    if not 1 <= months <= MONTHS_MAX:
+        raise InvalidRequest(f"The number of months is 1 to {MONTHS_MAX}.", code="invalid_months")
+    zone = accounts.zone(account)
+    until = starts_at(add_months(now.astimezone(zone).date(), months), zone)
+    known = catalog_queries.limit_types(session)
+    changes = [*_waiting(session, account_id, until), *_expiries(session, account_id, until)]
+    for subscribed in subscription_queries.of_accounts(session, [account_id]):
+        changes += _turns(subscribed, until)
+    balance, reserved, full = account.balance, account.reserved, False
+    expected = []
+    for change in sorted(changes, key=lambda each: each.at):
+        # Grants come in the order of time: one that an account cannot hold keeps all later ones back.
+        full = full or balance + change.granted > CREDITS_MAX
+        granted = 0 if full else change.granted
+        balance += granted
+        reserved -= change.released
+        begun = change.plan if change.begins else None
+        expected.append(
+            Expected(
+                at=change.at,
+                day=change.at.astimezone(zone).date(),
+                event=change.event,
+                plan=change.plan.slug if change.plan else None,
+                period_end=change.period_end,
+                credits_granted=granted,
+                credits_withheld=change.withheld,
+                credits_released=change.released,
+                balance=balance,
+                available=balance - reserved,
+                limits={name: begun.limits[name] for name in limits.limited_types(begun, known)} if begun else {},
+            )
+        )
+    return expected
+
+
+def _turns(subscribed: Subscribed, until: datetime) -> Iterator[_Change]:
+    before = subscribed.standing
+    for at, standing in turns(before, until, subscribed.zone):
+        plan, ended = subscribed.plan_of(standing), standing.status is Status.CANCELLED
+        yield _Change(
+            at,
+            _event(before, standing),
+            plan,
+            period_end=None if ended else standing.period.end,
+            granted=plan.included_credits if standing.status is Status.ACTIVE else 0,
+            withheld=plan.included_credits if standing.status is Status.PAST_DUE else 0,
+            begins=not ended,
+        )
+        before = standing
+
+
+def _event(before: Standing, after: Standing) -> str:
+    if after.status is Status.CANCELLED:
+        return "end"
+    if before.status is Status.TRIALING:
+        return "trial_end"
+    return "plan_change" if before.terms != after.terms else "renewal"
+
+
+def _waiting(session: Session, account_id: int, until: datetime) -> list[_Change]:
+    return [
+        _Change(period.starts_at, "grant", plan, period.period_end, granted=period.credits)
+        for period, _, plan in subscription_queries.periods(session, TO_GRANT, until, [account_id])
+    ]
+
+
+def _expiries(session: Session, account_id: int, until: datetime) -> list[_Change]:
+    return [
+        _Change(at, "expiry", released=credits)
+        for at, credits in job_queries.holds_by_deadline(session, account_id, until)
+    ]

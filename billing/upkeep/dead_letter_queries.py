@@ -1,0 +1,76 @@
+"""Messages that could not be understood, set aside with their reason. Bodies are encrypted: they may hold prompts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from billing.upkeep.tables import DeadMessage
+from config.secrets import encrypt
+
+BODY_MAX_CHARACTERS = 1_100_000
+"""A request has 1,000,000 bytes at most, and is kept whole, so that it can be worked on after all."""
+
+
+def set_aside(
+    session: Session,
+    *,
+    message_id: str | None,
+    task_name: str | None,
+    code: str,
+    reason: str,
+    body: str,
+    job_id: UUID | None = None,
+) -> None:
+    """Keep a message that cannot be worked on; the same message again is counted, not kept twice."""
+    statement = insert(DeadMessage).values(
+        message_id=message_id,
+        job_id=job_id,
+        task_name=(task_name or "")[:200] or None,
+        code=code,
+        reason=reason,
+        body_encrypted=encrypt(body[:BODY_MAX_CHARACTERS]),
+    )
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["message_id"],
+            # The same message again is set aside again, also after it was worked on once.
+            set_={
+                "times_seen": DeadMessage.times_seen + 1,
+                "code": code,
+                "reason": reason,
+                "body_encrypted": statement.excluded.body_encrypted,
+                "redriven_at": None,
+            },
+        )
+    )
+
+
+def of_job(session: Session, job_id: UUID) -> DeadMessage | None:
+    """The message that asked for this job, if it was set aside."""
+    return session.scalar(select(DeadMessage).where(DeadMessage.job_id == job_id).limit(1))
+
+
+def count(session: Session) -> int:
+    """How many messages are set aside."""
+    return session.scalar(select(func.count()).where(DeadMessage.redriven_at.is_(None))) or 0
+
+
+def newest(session: Session, *, limit: int) -> list[DeadMessage]:
+    """The messages that are set aside, the newest first."""
+    statement = select(DeadMessage).where(DeadMessage.redriven_at.is_(None)).order_by(DeadMessage.id.desc())
+    return list(session.scalars(statement.limit(limit)))
+
+
+def find(session: Session, dead_id: int) -> DeadMessage | None:
+    """The message of this number."""
+    return session.get(DeadMessage, dead_id) if 0 < dead_id < 2**63 else None
+
+
+def mark_redriven(session: Session, dead_id: int, *, now: datetime) -> None:
+    """Note that a message was worked on after all; the row stays as evidence, its body does not."""
+    session.execute(update(DeadMessage).where(DeadMessage.id == dead_id).values(redriven_at=now, body_encrypted=None))

@@ -1,0 +1,67 @@
+"""Working on messages that were set aside, after all: once the reason is gone, an operator sends them again."""
+
+from __future__ import annotations
+
+import json
+from uuid import UUID
+
+from billing.errors import InvalidRequest, UnknownThing
+from billing.jobs import job_queries, requests
+from billing.upkeep import dead_letter_queries
+from billing.upkeep.tables import DeadMessage
+from config.database import database_now, transaction
+from config.secrets import decrypt
+from tasks import pipeline
+from tasks.messages import intake
+
+SUBMIT = "generation.submit"
+
+
+def redrive(dead_id: int) -> list[UUID]:
+    """Have a message that was set aside worked on; returns its jobs.
+
+    A request is submitted under its own id, so that it becomes one job however often it is sent; of a failed step, the
+    jobs are looked at again. Raises UnknownThing, or a BillingError when it still cannot be done; then it stays aside.
+    """
+    with transaction() as session:
+        message = dead_letter_queries.find(session, dead_id)
+    if message is None:
+        raise UnknownThing("dead message", dead_id)
+    args, kwargs = _parts(message)
+    jobs = _submit(message, kwargs) if message.task_name == SUBMIT else _look_again(message, args)
+    with transaction() as session:
+        dead_letter_queries.mark_redriven(session, dead_id, now=database_now(session))
+    return jobs
+
+
+def _parts(message: DeadMessage) -> tuple[list[object], dict[str, object]]:
+    body: object = None
+    if message.body_encrypted is not None:
+        try:
+            body = json.loads(decrypt(message.body_encrypted))
+        except (ValueError, RecursionError):
+            body = None
+    if isinstance(body, list) and len(body) >= 2 and isinstance(body[0], list) and isinstance(body[1], dict):
+        return body[0], body[1]
+    raise InvalidRequest(
+        f"Message {message.id} was not understood, or is too long to be kept: only its sender can send it again.",
+        code="not_redrivable",
+    )
+
+
+def _submit(message: DeadMessage, kwargs: dict[str, object]) -> list[UUID]:
+    submission = intake.with_key(requests.parse(kwargs), message.message_id)
+    return [job.job_id for job in pipeline.submit_many([submission])]
+
+
+def _look_again(message: DeadMessage, args: list[object]) -> list[UUID]:
+    given = args[0] if args and isinstance(args[0], list) else []
+    try:
+        job_ids = [UUID(str(job_id)) for job_id in given]
+    except ValueError:
+        job_ids = []
+    with transaction() as session:
+        known = job_queries.look_again(session, job_ids, now=database_now(session))
+    if not known:
+        raise InvalidRequest(f"Message {message.id} names no job that is still open.", code="not_redrivable")
+    return known

@@ -1,0 +1,105 @@
+"""Messages that kill their worker: delivered again and again, each would end one worker after the other.
+
+Only a message that was delivered before is counted, before its work begins; when the work ends, well or not, the count
+is forgotten. So what a stopping worker handed back unworked costs nothing, and what never comes to an end is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import Task
+from celery.exceptions import Ignore, Reject
+
+from billing.jobs import recovery
+from billing.upkeep import worker_loss_queries
+from config.database import DATABASE_TROUBLE, database_now, transaction
+from tasks import pipeline
+from tasks.messages import dead_letters
+
+LOSSES_MAX = 3
+"""How many workers a message may cost, after the first, before it is given up."""
+
+log = structlog.get_logger(__name__)
+
+
+def begin(task: Task, args: Sequence[Any]) -> None:
+    """Count the work that a message begins once more; raises Ignore when it was given up, or split.
+
+    Of a batch, one job may be to blame: it is split into messages of one job each, so that the others go on.
+    """
+    jobs = _job_ids(args)
+    if len(jobs) > 1:
+        pipeline.resume(jobs)
+        log.warning("batch_split", jobs=len(jobs), hint="its message was delivered again")
+        raise Ignore
+    subject = _subject(task)
+    try:
+        with transaction() as session:
+            lost = worker_loss_queries.count(session, subject, now=database_now(session))
+        if lost <= LOSSES_MAX:
+            return
+        _give_up(task, args, jobs)
+        end(task)
+    except DATABASE_TROUBLE as error:
+        log.warning("loss_not_counted", error=type(error).__name__)
+        return
+    raise Ignore
+
+
+def end(task: Task) -> None:
+    """Forget the count: the work came to its end."""
+    try:
+        with transaction() as session:
+            worker_loss_queries.forget(session, [_subject(task)])
+    except DATABASE_TROUBLE as error:
+        log.warning("loss_not_forgotten", error=type(error).__name__)
+
+
+def was_delivered_before(task: Task) -> bool:
+    """Whether this message came to a worker before, which did not acknowledge it."""
+    return bool((task.request.delivery_info or {}).get("redelivered"))
+
+
+def forget_old() -> None:
+    """Forget messages that nobody has delivered for a day."""
+    with transaction() as session:
+        worker_loss_queries.forget_before(session, database_now(session) - timedelta(days=1))
+
+
+def _give_up(task: Task, args: Sequence[Any], jobs: Sequence[UUID]) -> None:
+    with transaction() as session:
+        given_up = recovery.give_up(session, jobs, now=database_now(session))
+    if jobs and not given_up:
+        # Somebody else works on the job, or it has ended: there is nothing to give up but this message.
+        log.warning("message_dropped", task_name=task.name, jobs=[str(job_id) for job_id in jobs])
+        return
+    kept = dead_letters.set_aside(
+        message_id=task.request.id,
+        task_name=task.name,
+        code="worker_lost",
+        reason=f"Its worker was lost {LOSSES_MAX + 1} times; its job was given up.",
+        body=[list(args), task.request.kwargs or {}],
+        job_id=jobs[0] if jobs else None,
+    )
+    if not kept and not jobs:
+        # Nothing but this message knows of the request.
+        raise Reject(requeue=True)
+    log.error("work_given_up", task_name=task.name, jobs=[str(job_id) for job_id in given_up])
+
+
+def _subject(task: Task) -> str:
+    # A message keeps its id when it is delivered again; another message about the same job may run beside it.
+    return f"{task.name} {task.request.id}"
+
+
+def _job_ids(args: Sequence[Any]) -> list[UUID]:
+    given = args[0] if args and isinstance(args[0], list) else []
+    try:
+        return [UUID(str(job_id)) for job_id in given]
+    except ValueError:
+        return []

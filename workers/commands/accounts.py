@@ -1,0 +1,235 @@
+"""Commands about accounts and their credits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+import click
+
+from billing.ledger import accounts
+from billing.ledger.tables import Account
+from billing.reports import forecast
+from billing.reports.forecast import Expected
+from config.database import database_now, transaction, utc_now
+from workers import bootstrap
+from workers.commands.output import as_json, console, print_json, table
+
+
+@click.group("accounts")
+def group() -> None:
+    """Create accounts, show them, put credits into them, freeze them, see what time will bring."""
+
+
+@group.command()
+@click.argument("name")
+@click.option("--email", help="Where invoices and alerts go.")
+@click.option("--time-zone", default="UTC", show_default=True, help="The zone in which its billing periods begin.")
+@click.option("--credits", type=int, help="Put this many credits into it at once.")
+@as_json
+def create(name: str, email: str | None, time_zone: str, credits: int | None, as_json: bool) -> None:
+    """Open an account.
+
+    \b
+    Example:  creditmill accounts create "Corner Bakery" --credits 5000
+    """
+    bootstrap.connect("accounts")
+    with transaction() as session:
+        account = accounts.create(session, name, billing_email=email, time_zone=time_zone)
+        if credits is not None:
+            accounts.top_up(
+                session,
+                account.id,
+                credits,
+                idempotency_key=f"opening:{account.id}",
+                description="Opening credits",
+                now=utc_now(),
+            )
+            session.refresh(account)
+    _show(account, as_json)
+
+
+@group.command()
+@click.argument("account_id", type=int)
+@as_json
+def show(account_id: int, as_json: bool) -> None:
+    """Show an account's balance, what its open jobs reserve, and what is available."""
+    bootstrap.connect("accounts")
+    with transaction() as session:
+        account = accounts.get(session, account_id)
+    _show(account, as_json)
+
+
+@group.command("list")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@as_json
+def list_(limit: int, as_json: bool) -> None:
+    """List accounts, the newest first."""
+    bootstrap.connect("accounts")
+    with transaction() as session:
+        found = accounts.newest(session, limit=limit)
+    if as_json:
+        for account in found:
+            print_json(_facts(account))
+        return
+    columns = ["id", "name", "balance", "reserved", "available", "frozen", "e-mail", "time zone"]
+    console().print(table("Accounts", columns, [list(_facts(account).values()) for account in found], left=2))
+
+
+@group.command("top-up")
+@click.argument("account_id", type=int)
+@click.argument("credits", type=int)
+@click.option("--idempotency-key", help="Repeating the command with the same key adds the credits once.")
+@click.option("--description", default="Top-up", show_default=True, help="What the ledger row says.")
+@as_json
+def top_up(account_id: int, credits: int, idempotency_key: str | None, description: str, as_json: bool) -> None:
+    """Put credits into an account.
+
+    \b
+    Example:  creditmill accounts top-up 1 5000 --idempotency-key invoice-2026-117
+    """
+    if idempotency_key is not None and not idempotency_key.strip():
+        raise click.UsageError("The idempotency key is empty: without a key, each repetition adds the credits again.")
+    bootstrap.connect("accounts")
+    now = utc_now()
+    with transaction() as session:
+        row = accounts.top_up(
+            session,
+            account_id,
+            credits,
+            idempotency_key=idempotency_key or f"top-up:{uuid4()}",
+            description=description,
+            now=now,
+        )
+    created = row.created_at == now
+    facts = {
+        "account_id": account_id,
+        "transaction_id": row.id,
+        "credits": row.amount,
+        "balance_after": row.balance_after,
+        "idempotency_key": row.idempotency_key,
+        "created": created,
+    }
+    if as_json:
+        print_json(facts)
+    elif not created:
+        click.echo(
+            f"Nothing was added: account {account_id} got these {row.amount:,} credits under the same idempotency key "
+            f"on {row.created_at:%Y-%m-%d %H:%M} UTC."
+        )
+    else:
+        click.echo(f"Account {account_id} got {row.amount:,} credits; its balance is {row.balance_after:,}.")
+
+
+@group.command()
+@click.argument("account_id", type=int)
+@click.option("--reason", required=True, help="Why: it is shown with the account.")
+def freeze(account_id: int, reason: str) -> None:
+    """Let an account start no new jobs; its open jobs come to their end.
+
+    \b
+    Example:  creditmill accounts freeze 1 --reason "chargeback of 20 November"
+    """
+    bootstrap.connect("accounts")
+    with transaction() as session:
+        changed = accounts.freeze(session, account_id, reason)
+    click.echo(f"Account {account_id} {'is' if changed else 'was already'} frozen.")
+
+
+@group.command()
+@click.argument("account_id", type=int)
+def unfreeze(account_id: int) -> None:
+    """Let an account start jobs again, once somebody has looked into it.
+
+    \b
+    Example:  creditmill accounts unfreeze 1
+    """
+    bootstrap.connect("accounts")
+    with transaction() as session:
+        changed = accounts.unfreeze(session, account_id)
+    click.echo(f"Account {account_id} {'starts jobs again' if changed else 'was not frozen'}.")
+
+
+@group.command()
+@click.argument("account_id", type=int)
+@click.option(
+    "--months",
+    default=14,
+    show_default=True,
+    type=click.IntRange(1, forecast.MONTHS_MAX),
+    help="How many months to look ahead.",
+)
+@as_json
+def simulate(account_id: int, months: int, as_json: bool) -> None:
+    """Show what would happen to an account if nobody did anything: renewals, credits, limits, ends. Writes nothing.
+
+    Days are those of the account's time zone. Credits are granted, or withheld from an account that is past due, or
+    released by jobs that nobody calls before their deadline.
+
+    \b
+    Example:  creditmill accounts simulate 1
+              creditmill accounts simulate 1 --months 120 --json
+    """
+    bootstrap.connect("accounts")
+    with transaction(read_only=True, isolation="REPEATABLE READ") as session:
+        account = accounts.get(session, account_id)
+        expected = forecast.simulate(session, account_id, months=months, now=database_now(session))
+    if as_json:
+        for each in expected:
+            print_json(vars(each))
+        return
+    if account.frozen_reason:
+        click.echo(
+            f"Account {account_id} is frozen ({account.frozen_reason}): it starts no jobs and renews all the same."
+        )
+    if not expected:
+        span = "a month" if months == 1 else f"{months:,} months"
+        click.echo(f"Nothing would happen to account {account_id} within {span}.")
+        return
+    amounts = [name for name in ("granted", "withheld", "released") if _any_credits(expected, name)]
+    rows = [
+        (
+            f"{each.day}",
+            each.event.replace("_", " "),
+            each.plan,
+            each.period_end,
+            ", ".join(f"{name} {units:,}" for name, units in each.limits.items()) or None,
+            *(getattr(each, f"credits_{name}") for name in amounts),
+            each.balance,
+        )
+        for each in expected
+    ]
+    columns = ["day", "event", "plan", "up to", "limits begin anew", *amounts, "balance if unused"]
+    console().print(table(f"What account {account_id} can expect", columns, rows, left=5))
+
+
+def _any_credits(expected: Sequence[Expected], name: str) -> bool:
+    return any(getattr(each, f"credits_{name}") for each in expected)
+
+
+def _facts(account: Account) -> dict[str, Any]:
+    return {
+        "id": account.id,
+        "name": account.name,
+        "balance": account.balance,
+        "reserved": account.reserved,
+        "available": account.available,
+        "frozen_reason": account.frozen_reason,
+        "billing_email": account.billing_email,
+        "time_zone": account.time_zone,
+    }
+
+
+def _show(account: Account, as_json: bool) -> None:
+    if as_json:
+        print_json(_facts(account))
+        return
+    click.echo(f"Account {account.id}: {account.name}")
+    for name in ("balance", "reserved", "available"):
+        click.echo(f"  {name:<10}{getattr(account, name):>14,} credits")
+    if account.frozen_reason:
+        click.echo(f"  frozen: {account.frozen_reason}")
+
+
+COMMANDS = [group]

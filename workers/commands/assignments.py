@@ -1,0 +1,93 @@
+"""`FIELD=VALUE` arguments, the acting person, and what a change is answered with: for the commands that set things."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from sqlalchemy.orm import Session
+
+from billing.catalog import history, margins
+from billing.catalog.history import FieldChange
+from billing.catalog.margins import Margin
+from config.database import transaction
+from workers.commands.output import console, json_line, plain, print_json, table
+
+force_option = click.option("--force", is_flag=True, help="Accept a price that looks like a slip.")
+
+
+def _read(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{each[:60]!r} is not FIELD=VALUE.")
+        if name in fields:
+            raise click.BadParameter(f"{name} is given twice.")
+        fields[name] = value
+    return fields
+
+
+def fields_argument(required: bool = True) -> Callable[[Any], Any]:
+    """The arguments FIELD=VALUE ..., as a dict."""
+    return click.argument("fields", nargs=-1, required=required, callback=_read, metavar="FIELD=VALUE...")
+
+
+def actor() -> str:
+    """The person at the keyboard, as the machine knows them."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = f"user {os.getuid()}"
+    return "".join(letter if letter.isprintable() else "?" for letter in name)[:100]
+
+
+@contextmanager
+def acting() -> Iterator[Session]:
+    """A transaction whose changes the history keeps under the name of the person at the keyboard."""
+    with transaction() as session:
+        history.act_as(session, actor())
+        yield session
+
+
+def show_changes(changes: Sequence[FieldChange], as_json: bool) -> None:
+    """Print a history, the newest change first."""
+    if as_json:
+        for change in changes:
+            print_json(vars(change))
+        return
+    if not changes:
+        click.echo("Nothing was changed yet.")
+        return
+    rows = [
+        (
+            *(f"{change.changed_at:%Y-%m-%d %H:%M:%S}", change.actor, change.row, change.action, change.field),
+            *(_told(value) for value in (change.old, change.new)),
+        )
+        for change in changes
+    ]
+    console().print(table("Changes", ["time (UTC)", "by", "of", "what", "field", "old", "new"], rows, left=7))
+
+
+def _told(value: Any) -> str:
+    return json_line(value) if isinstance(value, dict) else plain(value)
+
+
+def poor_margins(session: Session, *, model: str | None = None, operation: str | None = None) -> list[Margin]:
+    """What a change makes of the margins of this model or operation, or of all: those that are too small."""
+    return [
+        margin
+        for margin in margins.check(session)
+        if margin.problem and model in (None, margin.model) and operation in (None, margin.operation)
+    ]
+
+
+def warn_of(poor: list[Margin]) -> None:
+    """Say on stderr which prices lose money or earn too little."""
+    for margin in poor:
+        told = f"{margin.operation} on {margin.model} {margin.problem} ({margin.worst})"
+        click.echo(f"creditmill: {told}. [poor_margin]", err=True)

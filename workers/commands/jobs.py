@@ -1,0 +1,270 @@
+"""Commands about jobs: list them, tell the story of one, cancel one, resolve what is not known."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TextIO
+from uuid import UUID
+
+import click
+
+from billing.errors import InvalidRequest, NotCancellable
+from billing.jobs import job_queries, quotes, recovery, requests, story, unknown_calls
+from billing.jobs.states import State
+from billing.jobs.tables import GenerationJob
+from billing.jobs.unknown_calls import Found, Open, Outcome
+from billing.upkeep import dead_letter_queries
+from config.database import transaction, utc_now
+from tasks import pipeline
+from tasks.messages import redriving
+from tasks.runtime import runtime
+from workers import bootstrap
+from workers.commands.assignments import actor
+from workers.commands.output import as_json, console, print_json, table, usd
+from workers.commands.submit import submit
+
+
+@click.group()
+def jobs() -> None:
+    """List jobs, tell the story of one, cancel one, resolve one whose outcome is not known."""
+
+
+@jobs.command("list")
+@click.option("--account", "account_id", type=int, help="Only this account's.")
+@click.option("--state", type=click.Choice([str(state) for state in State]), help="Only those in this state.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@as_json
+def list_(account_id: int | None, state: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, the newest first.
+
+    \b
+    Example:  creditmill jobs list --state refunded
+    """
+    bootstrap.connect("jobs")
+    with transaction() as session:
+        found = job_queries.newest(session, account_id=account_id, state=state, limit=limit)
+    if as_json:
+        for job in found:
+            print_json(facts(job))
+        return
+    columns = ["job", "account", "operation", "model", "state", "reserved", "charged", "cost", "error"]
+    rows = [
+        (
+            *(job.id, job.account_id, job.operation_type, job.model_name, job.state),
+            *(job.credits_reserved, job.credits_charged, usd(job.cost_usd, 6), job.error_code or ""),
+        )
+        for job in found
+    ]
+    console().print(table("Jobs", columns, rows, left=5))
+
+
+@jobs.command()
+@click.argument("job_id", type=click.UUID)
+@click.option("--content", is_flag=True, help="Print what was generated, too.")
+@as_json
+def show(job_id: UUID, content: bool, as_json: bool) -> None:
+    """Tell a job's story: each step with its time, attempt, credits and cost."""
+    bootstrap.connect("jobs")
+    with transaction() as session:
+        told = story.tell(session, job_id)
+    if as_json:
+        whole = facts(told.job) | {"timeline": [vars(entry) for entry in told.entries]}
+        print_json(whole | ({"content": told.content} if content else {}))
+        return
+    job = told.job
+    click.echo(f"Job {job.id}: {job.operation_type} with {job.model_name} for account {job.account_id}: {job.state}")
+    if job.error_message:
+        click.echo(f"  {job.error_message} [{job.error_code}]")
+    rows = [
+        (
+            entry.at.strftime("%H:%M:%S.%f")[:-3],
+            entry.step,
+            entry.detail,
+            entry.attempt,
+            entry.credits,
+            None if entry.cost_usd is None else usd(entry.cost_usd, 6),
+        )
+        for entry in told.entries
+    ]
+    title = f"Timeline of {job.created_at:%Y-%m-%d} (UTC)"
+    console().print(table(title, ["time", "step", "detail", "attempt", "credits", "cost"], rows, left=3))
+    if content:
+        print_json(told.content)
+
+
+@jobs.command()
+@click.argument("job_id", type=click.UUID)
+def cancel(job_id: UUID) -> None:
+    """Cancel a job that was not sent to its provider yet; its credits are released."""
+    bootstrap.connect("jobs")
+    now = utc_now()
+    try:
+        with transaction() as session:
+            requests.cancel(session, job_id, now=now)
+    except NotCancellable:
+        with transaction() as session:
+            recovery.release_if_reserved(session, job_id, now=now)
+    click.echo(f"Job {job_id} is cancelled.")
+
+
+@jobs.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@as_json
+def unknown(limit: int, as_json: bool) -> None:
+    """List the jobs whose outcome is not known, the oldest first, with what each may cost at most.
+
+    \b
+    Example:  creditmill jobs unknown --json
+    """
+    bootstrap.publisher("jobs")
+    with transaction() as session:
+        waiting = unknown_calls.unresolved(session, limit=limit, unknown_wait=runtime().unknown_wait)
+    found = [_open_facts(each) for each in waiting]
+    if as_json:
+        for each in found:
+            print_json(each)
+        return
+    columns = ["job", "account", "provider", "why", "since (UTC)", "given up at", "asked", "reserved", "cost at most"]
+    rows = [
+        (
+            *(each[name] for name in ("job_id", "account_id", "provider", "failure")),
+            *(f"{each[name]:%m-%d %H:%M:%S}" for name in ("called_at", "given_up_at")),
+            *(each["times_asked"], each["credits_reserved"], usd(each["worst_cost_usd"], 6)),
+        )
+        for each in found
+    ]
+    console().print(table("Outcomes that are not known", columns, rows, left=6))
+
+
+@jobs.command()
+@click.argument("job_id", type=click.UUID)
+@click.option(
+    "--outcome",
+    required=True,
+    type=click.Choice([outcome.value for outcome in Outcome]),
+    help="delivered: charge it; executed: the result is lost; not_executed: nobody pays.",
+)
+@click.option("--evidence", required=True, help="How you know: it stays with the call for good.")
+@click.option("--usage", help='What was used, as JSON: {"input_tokens": 900, "output_tokens": 300}.')
+@click.option("--content", type=click.File("r", encoding="utf-8"), help="The result, as a JSON object in a file.")
+@as_json
+def resolve(
+    job_id: UUID, outcome: str, evidence: str, usage: str | None, content: TextIO | None, as_json: bool
+) -> None:
+    """Say what became of a call whose outcome is not known, and how you know.
+
+    \b
+    Example:  creditmill jobs resolve JOB --outcome not_executed --evidence "Not in the provider's log of 20 November"
+              creditmill jobs resolve JOB --outcome delivered --evidence "Ticket 4711" \\
+                --usage '{"input_tokens": 900, "output_tokens": 300}' --content result.json
+    """
+    bootstrap.publisher("jobs")
+    found = Found(
+        outcome=Outcome(outcome),
+        evidence=evidence,
+        actor=actor(),
+        usage=None if usage is None else quotes.read_usage(_json_object(usage, "--usage")),
+        content=None if content is None else _json_object(content.read(), "--content"),
+    )
+    with transaction() as session:
+        job = unknown_calls.resolve(session, job_id, found, now=utc_now(), publish_by=runtime().publish_by)
+    if job.state == State.GENERATED:
+        pipeline.settle([job_id])
+    if as_json:
+        print_json(facts(job))
+    else:
+        click.echo(f"Job {job_id} is {job.state}.")
+
+
+@jobs.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@as_json
+def dead(limit: int, as_json: bool) -> None:
+    """List the messages that were set aside, the newest first, each with its reason; never what they say.
+
+    \b
+    Example:  creditmill jobs dead --json
+    """
+    bootstrap.connect("jobs")
+    with transaction() as session:
+        found = dead_letter_queries.newest(session, limit=limit)
+    names = ("id", "created_at", "task_name", "code", "reason", "job_id", "times_seen")
+    facts = [{name: getattr(message, name) for name in names} for message in found]
+    if as_json:
+        for each in facts:
+            print_json(each)
+        return
+    rows = [(each["id"], f"{each['created_at']:%Y-%m-%d %H:%M:%S}", *list(each.values())[2:5]) for each in facts]
+    console().print(
+        table("Messages that were set aside", ["number", "time (UTC)", "task", "code", "reason"], rows, left=5)
+    )
+
+
+@jobs.command()
+@click.argument("number", type=int)
+@as_json
+def redrive(number: int, as_json: bool) -> None:
+    """Have a message that was set aside worked on, once its reason is gone; `jobs dead` shows the numbers.
+
+    \b
+    Example:  creditmill jobs redrive 12
+    """
+    bootstrap.publisher("jobs")
+    job_ids = redriving.redrive(number)
+    if as_json:
+        print_json({"number": number, "job_ids": job_ids})
+    else:
+        click.echo(f"Message {number} is worked on: {', '.join(map(str, job_ids))}.")
+
+
+def _json_object(given: str, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(given)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidRequest(f"{name} must be a JSON object.", code="invalid_json")
+    return found
+
+
+def _open_facts(found: Open) -> dict[str, Any]:
+    return {
+        "job_id": found.job.id,
+        "account_id": found.job.account_id,
+        "model": found.job.model_name,
+        "provider": found.call.provider,
+        "attempt": found.call.attempt,
+        "failure": found.call.failure,
+        "provider_request_id": found.call.provider_request_id,
+        "idempotency_key": found.call.idempotency_key,
+        "called_at": found.call.started_at,
+        "times_asked": found.call.asked,
+        "given_up_at": found.given_up_at,
+        "credits_reserved": found.job.credits_reserved,
+        "worst_cost_usd": found.worst_cost_usd,
+    }
+
+
+def facts(job: GenerationJob) -> dict[str, Any]:
+    """A job as programs read it; its prompt is not part of it."""
+    return {
+        "job_id": job.id,
+        "account_id": job.account_id,
+        "operation": job.operation_type,
+        "model": job.model_name,
+        "state": job.state,
+        "credits_estimated": job.credits_estimated,
+        "credits_reserved": job.credits_reserved,
+        "credits_charged": job.credits_charged,
+        "credits_overrun": job.credits_overrun,
+        "cost_usd": job.cost_usd,
+        "attempts": job.attempts,
+        "idempotency_key": job.idempotency_key,
+        "error_code": job.error_code,
+        "error_message": job.error_message,
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+    }
+
+
+COMMANDS = [jobs, submit]

@@ -1,0 +1,348 @@
+"""Commands about models and what they cost: list and change them, check margins, try prices out, see the history."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import click
+from sqlalchemy.orm import Session
+
+from billing.catalog import catalog, catalog_queries, changing, history, margins, price_sync
+from billing.catalog.margins import Margin
+from billing.catalog.price_sync import Comparison
+from billing.catalog.tables import ANY, AIModelConfig
+from billing.errors import InvalidRequest
+from billing.reports import repricing
+from billing.reports.repricing import Proposal
+from config.database import transaction, utc_now
+from workers import bootstrap
+from workers.commands.assignments import acting, fields_argument, force_option, poor_margins, show_changes, warn_of
+from workers.commands.output import as_json, console, plain, print_json, table, usd
+
+DAY = click.DateTime(["%Y-%m-%d"])
+size_option = click.option("--size", default=ANY, show_default=True, help="Width x height in pixels; * for any.")
+quality_option = click.option("--quality", default=ANY, show_default=True, help="The model's own word; * for any.")
+
+
+@click.group()
+def models() -> None:
+    """List and change models and their prices, check what they earn, try prices out."""
+
+
+@models.command("list")
+@as_json
+def list_(as_json: bool) -> None:
+    """List every model with its price.
+
+    \b
+    Example:  creditmill models list --json
+    """
+    bootstrap.connect("models")
+    with transaction() as session:
+        found = [_facts(session, model) for model in catalog_queries.models(session)]
+    if as_json:
+        for facts in found:
+            print_json(facts)
+        return
+    columns = ["model", "type", "provider", "price", "default", "active", "limit", "taken away"]
+    rows = [
+        (
+            *(facts[name] for name in ("model_name", "model_type", "provider", "display_with_pricing", "is_default")),
+            *(facts[name] for name in ("is_active", "limit_type", "deprecation_date")),
+        )
+        for facts in found
+    ]
+    console().print(table("Models", columns, rows, left=8))
+
+
+@models.command()
+@click.argument("name")
+@as_json
+def show(name: str, as_json: bool) -> None:
+    """Show everything about one model, its image prices too.
+
+    \b
+    Example:  creditmill models show dall-e-3
+    """
+    bootstrap.connect("models")
+    with transaction() as session:
+        facts = _facts(session, changing.model_named(session, name))
+    _show(facts, as_json)
+
+
+@models.command()
+@click.argument("name")
+@fields_argument()
+@force_option
+@as_json
+def add(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
+    """Add a model; it needs model_type, provider, and for tokens its rates in USD per 1,000,000 tokens and its limits.
+
+    \b
+    Example:  creditmill models add gpt-4.1 model_type=text provider=openai input_cost_per_1m=2 \\
+                output_cost_per_1m=8 context_window=1047576 max_output_tokens=32768 tokenizer=o200k_base
+    """
+    bootstrap.connect("models")
+    with acting() as session:
+        facts = _facts(session, changing.add_model(session, name, fields, force=force))
+        poor = poor_margins(session, model=name)
+    _show(facts, as_json)
+    warn_of(poor)
+
+
+@models.command("set")
+@click.argument("name")
+@fields_argument()
+@force_option
+@as_json
+def set_(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
+    """Change a model; rates are in USD per 1,000,000 tokens, and `none` empties a field.
+
+    Open and finished jobs keep the price that they were reserved at.
+
+    \b
+    Example:  creditmill models set gpt-4o input_cost_per_1m=2.5 output_cost_per_1m=10
+              creditmill models set gpt-4o deprecation_date=2027-03-31
+    """
+    bootstrap.connect("models")
+    with acting() as session:
+        facts = _facts(session, changing.set_model(session, name, fields, force=force))
+        poor = poor_margins(session, model=name)
+    _show(facts, as_json)
+    warn_of(poor)
+
+
+@models.command()
+@click.argument("name")
+@size_option
+@quality_option
+@click.option("--remove", is_flag=True, help="Take this price away; what has no price is refused.")
+@fields_argument(required=False)
+@force_option
+@as_json
+def price(name: str, size: str, quality: str, remove: bool, fields: dict[str, str], force: bool, as_json: bool) -> None:
+    """Set the price of an image: cost_per_image_usd is what the provider is paid, credits_per_image the charge.
+
+    \b
+    Example:  creditmill models price dall-e-3 --size 1024x1024 --quality hd \\
+                cost_per_image_usd=0.08 credits_per_image=10
+    """
+    if remove == bool(fields):
+        raise click.UsageError("Give either fields or --remove.")
+    bootstrap.connect("models")
+    with acting() as session:
+        if remove:
+            changing.remove_image_price(session, name, size, quality)
+        else:
+            changing.set_image_price(session, name, size, quality, fields, force=force)
+        facts = _facts(session, changing.model_named(session, name))
+        poor = poor_margins(session, model=name)
+    _show(facts, as_json)
+    warn_of(poor)
+
+
+@models.command()
+@click.option("--floor", type=click.IntRange(0, 99), help="The least margin in percent, instead of the platform's.")
+@click.option("--all", "all_", is_flag=True, help="Show what earns enough, too.")
+@as_json
+def check(floor: int | None, all_: bool, as_json: bool) -> None:
+    """Find every price that loses money or earns too little, for each operation at its worst; exits with 1 if any.
+
+    \b
+    Example:  creditmill models check --floor 30
+    """
+    bootstrap.connect("models")
+    with transaction() as session:
+        found = margins.check(session, floor_percent=floor)
+    poor = [margin for margin in found if margin.problem]
+    if as_json:
+        for margin in found if all_ else poor:
+            print_json(vars(margin))
+    elif poor or all_:
+        console().print(_margins("Margins", found if all_ else poor))
+    if not as_json:
+        click.echo(f"{len(found)} prices checked, {len(poor)} earn too little.")
+    if poor:
+        raise click.exceptions.Exit(1)
+
+
+@models.command()
+@click.option("--since", type=DAY, required=True, help="The first day (UTC).")
+@click.option("--until", type=DAY, help="The day after the last one (UTC); today is included unless given.")
+@click.option("--model", help="Only usage of this model, which the fields may change.")
+@click.option("--operation", help="Only usage of this operation, which the fields may change.")
+@size_option
+@quality_option
+@fields_argument(required=False)
+@force_option
+@as_json
+def reprice(
+    since: datetime,
+    until: datetime | None,
+    model: str | None,
+    operation: str | None,
+    size: str,
+    quality: str,
+    fields: dict[str, str],
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Recompute past usage at proposed prices, or at today's, and show the difference. Nothing is written.
+
+    The fields are those of `models set`, `models price`, `operations set` and `operations defaults`.
+
+    \b
+    Example:  creditmill models reprice --since 2026-11-01 --model gpt-4o output_cost_per_1m=12
+              creditmill models reprice --since 2026-11-01 --operation clustering tokens_per_credit=80 --json
+    """
+    bootstrap.connect("models")
+    proposal = Proposal(model=model, operation=operation, size=size, quality=quality, fields=fields)
+    begin, end = since.replace(tzinfo=UTC), until.replace(tzinfo=UTC) if until else utc_now()
+    if end < begin:
+        raise InvalidRequest("The span ends before it begins.", code="invalid_span")
+    with transaction(isolation="REPEATABLE READ") as session:
+        found = repricing.reprice(session, since=begin, until=end, proposal=proposal, force=force)
+    whole = repricing.total(found)
+    if as_json:
+        print_json({"since": begin, "until": end, "total": whole.facts(), "usage": [each.facts() for each in found]})
+        return
+    rows = [
+        (
+            *(each.operation, each.model, each.jobs, each.credits_before, each.credits_after),
+            *(usd(amount) for amount in (each.margin_before_usd, each.margin_after_usd)),
+            usd(each.margin_after_usd - each.margin_before_usd),
+        )
+        for each in [*found, whole]
+    ]
+    columns = ["operation", "model", "jobs", "credits", "then", "margin", "then", "difference"]
+    console().print(table("Usage, repriced (nothing was written)", columns, rows, left=2))
+    if whole.unpriced:
+        click.echo(f"{whole.unpriced} jobs have no price any more and count as before.")
+
+
+@models.command()
+@click.option("--yes", is_flag=True, help="Write the changes without asking.")
+@force_option
+@as_json
+def sync(yes: bool, force: bool, as_json: bool) -> None:
+    """Compare token rates with published ones (genai-prices) and, once confirmed, take them over.
+
+    Without a terminal to ask on, nothing is written unless --yes is given. Exits with 1 when differences remain.
+
+    \b
+    Example:  creditmill models sync
+              creditmill models sync --json
+    """
+    bootstrap.connect("models")
+    with transaction() as session:
+        compared = price_sync.compare(session, now=utc_now())
+    wanted = [change for change in compared.changes if force or change.objection is None]
+    if not as_json:
+        _show_comparison(compared)
+    # No transaction is open while a person thinks.
+    write = bool(wanted) and (yes or (not as_json and _confirmed(len(wanted))))
+    if write:
+        with acting() as session:
+            price_sync.apply(session, wanted, force=force)
+    if as_json:
+        print_json({"source": compared.source, **_compared(compared), "written": len(wanted) if write else 0})
+    elif compared.changes:
+        click.echo(f"{len(wanted)} rates were changed." if write else "Nothing was changed.")
+    if len(compared.changes) > (len(wanted) if write else 0):
+        raise click.exceptions.Exit(1)
+
+
+@models.command("history")
+@click.argument("name")
+@as_json
+def history_(name: str, as_json: bool) -> None:
+    """Show every change of a model and its image prices: old and new values, time, and who made it.
+
+    \b
+    Example:  creditmill models history dall-e-3
+    """
+    bootstrap.connect("models")
+    with transaction() as session:
+        changing.model_named(session, name)
+        changes = history.changes(session, history.MODEL, name)
+    show_changes(changes, as_json)
+
+
+def _facts(session: Session, model: AIModelConfig) -> dict[str, Any]:
+    columns = [column.name for column in AIModelConfig.__table__.columns if column.name != "updated_by"]
+    return {
+        **{name: getattr(model, name) for name in columns},
+        "cost_per_image": model.cost_per_image,
+        "display_with_pricing": model.get_display_with_pricing(),
+        "image_prices": [
+            {
+                "size": row.size,
+                "quality": row.quality,
+                "cost_per_image_usd": row.cost_per_image_usd,
+                "credits_per_image": row.credits_per_image,
+            }
+            for row in catalog_queries.image_prices(session, model.model_name)
+        ],
+        "warning": catalog.deprecation_warning(session, model, today=utc_now().date()),
+    }
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        if value not in (None, "", []) and name not in ("id", "image_prices"):
+            click.echo(f"{name:<26} {plain(value)}")
+    if facts["image_prices"]:
+        rows = [tuple(price.values()) for price in facts["image_prices"]]
+        console().print(table("Image prices", ["size", "quality", "USD to the provider", "credits"], rows, left=2))
+
+
+def _margins(title: str, found: list[Margin]) -> Any:
+    rows = [
+        (
+            *(margin.operation, margin.model, margin.worst, margin.credits),
+            *(usd(amount) for amount in (margin.revenue_usd, margin.cost_usd, margin.margin_usd)),
+            "–" if margin.margin_percent is None else f"{margin.margin_percent} %",
+            margin.problem or "",
+        )
+        for margin in found
+    ]
+    columns = ["operation", "model", "at its worst", "credits", "revenue", "cost", "margin", "share", "problem"]
+    return table(title, columns, rows, left=3)
+
+
+def _compared(compared: Comparison) -> dict[str, Any]:
+    return {
+        "changes": [vars(change) for change in compared.changes],
+        "agreeing": list(compared.agreeing),
+        "left_out": compared.left_out,
+    }
+
+
+def _show_comparison(compared: Comparison) -> None:
+    click.echo(f"Compared with {compared.source}: {len(compared.agreeing)} models agree.")
+    for model, reason in compared.left_out.items():
+        click.echo(f"  left out: {model} {reason}")
+    if compared.changes:
+        rows = [
+            (change.model, change.field, _rate(change.current), _rate(change.published), change.objection or "")
+            for change in compared.changes
+        ]
+        title = "Published otherwise (USD per 1,000,000 tokens)"
+        console().print(table(title, ["model", "rate", "ours", "published", "needs --force"], rows, left=5))
+
+
+def _rate(amount: Decimal | None) -> str:
+    return "–" if amount is None else format(amount.normalize(), "f")
+
+
+def _confirmed(changes: int) -> bool:
+    return sys.stdin.isatty() and click.confirm(f"Take over these {changes} rates?")
+
+
+COMMANDS = [models]

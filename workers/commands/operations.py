@@ -1,0 +1,141 @@
+"""Commands about operations and the platform's billing defaults: what a credit buys, and which plan limit is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from billing.catalog import catalog_queries, changing, history
+from billing.catalog.tables import BillingConfiguration, CreditCostConfig
+from config.database import Base, transaction
+from workers import bootstrap
+from workers.commands.assignments import acting, fields_argument, force_option, poor_margins, show_changes, warn_of
+from workers.commands.output import as_json, console, plain, print_json, table
+
+DEFAULTS = "defaults"
+"""In the history, the name of the platform's defaults."""
+
+
+@click.group()
+def operations() -> None:
+    """List and change what operations cost in credits, and the platform's defaults."""
+
+
+@operations.command("list")
+@as_json
+def list_(as_json: bool) -> None:
+    """List every operation: how many tokens make a credit, its minimum, its price, its plan limit.
+
+    \b
+    Example:  creditmill operations list --json
+    """
+    bootstrap.connect("operations")
+    with transaction() as session:
+        found = [_facts(operation) for operation in catalog_queries.operations(session)]
+    if as_json:
+        for facts in found:
+            print_json(facts)
+        return
+    columns = ["operation", "type", "limit", "unit", "tokens a credit", "least credits", "USD a credit", "active"]
+    names = ("operation_type", "model_type", "limit_type", "limit_unit", "tokens_per_credit", "min_credits")
+    rows = [(*(facts[name] for name in names), facts["price_per_credit_usd"], facts["is_active"]) for facts in found]
+    console().print(table("Operations", columns, rows, left=4))
+
+
+@operations.command()
+@click.argument("name")
+@fields_argument()
+@force_option
+@as_json
+def add(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
+    """Add an operation; it needs model_type (text, image or embedding).
+
+    \b
+    Example:  creditmill operations add translation model_type=text tokens_per_credit=100 min_credits=1
+    """
+    bootstrap.connect("operations")
+    with acting() as session:
+        facts = _facts(changing.add_operation(session, name, fields, force=force))
+        poor = poor_margins(session, operation=name)
+    _show(facts, as_json)
+    warn_of(poor)
+
+
+@operations.command("set")
+@click.argument("name")
+@fields_argument()
+@force_option
+@as_json
+def set_(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
+    """Change an operation; `none` empties a field, which then takes the platform's default.
+
+    \b
+    Example:  creditmill operations set clustering tokens_per_credit=80
+              creditmill operations set linking limit_type=content_ideas limit_unit=requests
+    """
+    bootstrap.connect("operations")
+    with acting() as session:
+        facts = _facts(changing.set_operation(session, name, fields, force=force))
+        poor = poor_margins(session, operation=name)
+    _show(facts, as_json)
+    warn_of(poor)
+
+
+@operations.command()
+@fields_argument(required=False)
+@force_option
+@as_json
+def defaults(fields: dict[str, str], force: bool, as_json: bool) -> None:
+    """Show the platform's defaults, or change them.
+
+    \b
+    Example:  creditmill operations defaults credit_rounding_mode=nearest
+    """
+    bootstrap.connect("operations")
+    with acting() as session:
+        row = changing.set_defaults(session, fields, force=force) if fields else catalog_queries.defaults(session)
+        facts = _columns(row, BillingConfiguration)
+        poor = poor_margins(session) if fields else []
+    _show(facts, as_json)
+    warn_of(poor)
+
+
+@operations.command("history")
+@click.argument("name")
+@as_json
+def history_(name: str, as_json: bool) -> None:
+    """Show every change of an operation, or of the platform's `defaults`: old and new values, time, and who made it.
+
+    \b
+    Example:  creditmill operations history clustering
+    """
+    bootstrap.connect("operations")
+    with transaction() as session:
+        if name == DEFAULTS:
+            changes = history.changes(session, history.DEFAULTS, "1")
+        else:
+            changing.operation_named(session, name)
+            changes = history.changes(session, history.OPERATION, name)
+    show_changes(changes, as_json)
+
+
+def _facts(operation: CreditCostConfig) -> dict[str, Any]:
+    return _columns(operation, CreditCostConfig)
+
+
+def _columns(row: Base, table: type[Base]) -> dict[str, Any]:
+    names = [column.name for column in table.__table__.columns if column.name not in ("id", "updated_by")]
+    return {name: getattr(row, name) for name in names}
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        if value not in (None, ""):
+            click.echo(f"{name:<28} {plain(value)}")
+
+
+COMMANDS = [operations]

@@ -1,0 +1,245 @@
+"""Is everything well? Each check is one sentence; an unhealthy one says what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import redis
+from kombu.exceptions import KombuError
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from billing import schema
+from billing.catalog import catalog, margins
+from billing.jobs import job_queries
+from billing.jobs.recovery import LATE
+from billing.reports import audit
+from billing.upkeep import dead_letter_queries, periodic_runs
+from billing.upkeep.tables import PeriodicRun
+from config import database
+from config.database import database_now, transaction, utc_now
+from config.providers import PROVIDERS, configured_providers, connection_for
+from config.settings import ConfigurationError, Settings
+from tasks.app import app
+from workers import bootstrap
+from workers.health.broker import broker_client, messages_by_queue
+
+CLOCK_S = 2.0
+"""How far this machine's clock may be from the database's, in seconds."""
+WORKERS = ("billing", "generation")
+MISSED = 3
+SLACK = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    healthy: bool
+    sentence: str
+
+
+def examine() -> list[Check]:
+    """Look at everything that a running system needs; a check that depends on a failed one is left out."""
+    try:
+        settings = bootstrap.publisher("doctor")
+    except ConfigurationError as error:
+        return [Check("settings", False, str(error))]
+    checks = [Check("settings", True, "The required settings are set.")]
+    checks += _database()
+    checks += _broker(settings)
+    return checks
+
+
+def _database() -> list[Check]:
+    try:
+        missing = schema.pending(database.engine())
+    except OperationalError:
+        return [Check("database", False, "PostgreSQL does not answer: start it, or correct DATABASE_URL.")]
+    checks = [Check("database", True, "PostgreSQL answers.")]
+    if missing:
+        return [*checks, Check("migrations", False, f"{len(missing)} are missing: run `creditmill migrate`.")]
+    return [
+        *checks,
+        Check("migrations", True, "The schema is up to date."),
+        _clock(),
+        *_keys(),
+        _models(),
+        _set_aside(),
+        _overdue(),
+        _periodic(),
+        _books(),
+    ]
+
+
+def _clock() -> Check:
+    before = utc_now()
+    with transaction() as session:
+        theirs: datetime = session.scalars(text("SELECT clock_timestamp()")).one()
+    middle = before + (utc_now() - before) / 2
+    apart = abs((theirs.astimezone(UTC) - middle).total_seconds())
+    if apart > CLOCK_S:
+        return Check("clock", False, f"This machine and the database are {apart:.1f} s apart: set both by NTP.")
+    return Check("clock", True, "This machine's clock agrees with the database's.")
+
+
+def _keys() -> list[Check]:
+    try:
+        with transaction() as session:
+            found = configured_providers(session)
+            for name in found:
+                connection_for(session, name, "text")
+    except ConfigurationError as error:
+        return [Check("keys", False, str(error))]
+    if not found:
+        return [Check("keys", False, "No provider has a key: run `creditmill integrations set openai`.")]
+    known = ", ".join(name + (f" at {found[name]}" if found[name] else "") for name in PROVIDERS if name in found)
+    return [Check("keys", True, f"Can be called: {known}.")]
+
+
+def _set_aside() -> Check:
+    with transaction() as session:
+        count = dead_letter_queries.count(session)
+    were = "message was" if count == 1 else "messages were"
+    sentence = f"{count} {were} set aside: run `creditmill jobs dead`." if count else "No message was set aside."
+    return Check("messages", True, sentence)
+
+
+def _models() -> Check:
+    today = utc_now().date()
+    with transaction() as session:
+        near = [catalog.deprecation_warning(session, model, today=today) for model in catalog.active_models(session)]
+        poor = sum(margin.problem is not None for margin in margins.check(session))
+        orphaned = catalog.types_without_default(session)
+    warnings = [warning for warning in near if warning is not None]
+    warnings += [
+        f"No {kind} model is the default: run `creditmill models set NAME is_default=yes`." for kind in orphaned
+    ]
+    if poor:
+        warnings.append(
+            f"{poor} {'price earns' if poor == 1 else 'prices earn'} too little: run `creditmill models check`."
+        )
+    return Check("models", not warnings, " ".join(warnings) or "Every model is offered, and every price earns.")
+
+
+def _overdue() -> Check:
+    with transaction() as session:
+        count, since = job_queries.overdue(session, before=utc_now() - LATE)
+    if not count:
+        return Check("jobs", True, "No job waits longer than it should.")
+    waits = "job waits" if count == 1 else "jobs wait"
+    return Check(
+        "jobs",
+        False,
+        f"{count} {waits} to be looked at since {since:%Y-%m-%d %H:%M} UTC: are workers and beat running?",
+    )
+
+
+def _periodic() -> Check:
+    """When each periodic task last succeeded; one that misses three of its ticks is overdue."""
+    with transaction() as session:
+        now = database_now(session)
+        runs, first = periodic_runs.latest(session), periodic_runs.first_at(session)
+    if first is None:
+        return Check("periodic", True, "No periodic task has run yet.")
+    told, problems = [], []
+    for name, entry in sorted(app.conf.beat_schedule.items()):
+        run = runs.get(name)
+        last = None if run is None else run.finished_at
+        told.append(f"{name} {_minute(last) if last else 'never'}")
+        problems += _of_task(name, run, first=first, every=timedelta(seconds=entry["schedule"]), now=now)
+    if problems:
+        return Check("periodic", False, " ".join(problems))
+    return Check("periodic", True, f"Periodic tasks last succeeded: {', '.join(told)}.")
+
+
+def _of_task(name: str, run: PeriodicRun | None, *, first: datetime, every: timedelta, now: datetime) -> list[str]:
+    """What is wrong with one periodic task, whose `run` is its last one; `first` is the first run of any."""
+    last = None if run is None else run.finished_at
+    problems = []
+    if last is not None and last > now + SLACK:
+        # By such a run nobody can tell whether the task runs now.
+        problems.append(
+            f"{name} last succeeded at {_minute(last)}, which is yet to come: the database's clock was set back. "
+            "Check it; until then nobody can tell whether the task still runs."
+        )
+    elif now - (last or first) > MISSED * every + SLACK:
+        since = f"it last succeeded at {_minute(last)}" if last else f"it has not succeeded since {_minute(first)}"
+        problems.append(f"{name} is overdue, {since}: are beat and the billing worker running?")
+    if run is not None and run.blocked:
+        rows = "row" if run.blocked == 1 else "rows"
+        problems.append(f"{name} could not work on {run.blocked:,} {rows}: the log of the billing worker says why.")
+    return problems
+
+
+def _minute(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def _books() -> Check:
+    with transaction() as session:
+        last = audit.last_run(session)
+    if last is None:
+        return Check("books", True, "The periodic audit has not run yet.")
+    when = _minute(last.ran_at)
+    if last.findings:
+        problems = "problem" if last.findings == 1 else "problems"
+        return Check("books", False, f"The audit of {when} found {last.findings} {problems}: run `creditmill audit`.")
+    return Check("books", True, f"The books balanced at {when}.")
+
+
+def _broker(settings: Settings) -> list[Check]:
+    url = settings.broker_url.get_secret_value()
+    if not url.startswith(("redis://", "rediss://", "redis+socket://")):
+        return [Check("broker", False, "BROKER_URL is not a Redis URL: it should look like redis://…")]
+    try:
+        policy = _eviction_policy(url)
+        behind = [_queues(url), *_workers()]
+    except (redis.RedisError, KombuError):
+        return [Check("broker", False, "Redis does not answer: start it, or correct BROKER_URL.")]
+    checks = [Check("broker", True, "Redis answers.")]
+    if policy not in (None, "noeviction"):
+        sentence = f"Redis may evict queued messages ({policy}): set its maxmemory-policy to noeviction."
+        checks.append(Check("eviction", False, sentence))
+    return [*checks, _redelivery(settings), *behind]
+
+
+def _redelivery(settings: Settings) -> Check:
+    longest = max(settings.lease_s(kind) for kind in ("text", "image"))
+    if settings.visibility_timeout_s <= longest:
+        sentence = (
+            f"Messages of running calls are delivered again: set CREDITMILL_VISIBILITY_TIMEOUT_S above {longest:g}."
+        )
+        return Check("redelivery", False, sentence)
+    return Check("redelivery", True, "A message is delivered again only when its call has long ended.")
+
+
+def _queues(url: str) -> Check:
+    with broker_client(url) as client:
+        waiting = messages_by_queue(client)
+    filled = {name: length for name, length in waiting.items() if length}
+    told = ", ".join(f"{name} {length:,}" for name, length in filled.items())
+    return Check("queues", True, f"Messages wait in queues: {told}." if filled else "No message waits in a queue.")
+
+
+def _eviction_policy(url: str) -> str | None:
+    with broker_client(url) as client:
+        client.ping()
+        try:
+            return client.config_get("maxmemory-policy").get("maxmemory-policy")
+        except redis.ResponseError:
+            # Managed servers forbid CONFIG; they answer all the same.
+            return None
+
+
+def _workers() -> list[Check]:
+    answers = app.control.ping(timeout=2.0)
+    names = {name.split("-")[0] for answer in answers for name in answer}
+    return [
+        Check(f"{kind}", True, f"The {kind} worker answers.")
+        if kind in names
+        else Check(f"{kind}", False, f"No {kind} worker answers: run `creditmill worker {kind}`, or `creditmill up`.")
+        for kind in WORKERS
+    ]

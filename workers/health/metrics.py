@@ -1,0 +1,80 @@
+"""The state of the system as figures for Prometheus: what waits, what is not known, and whether the books balance.
+
+Read from the database and the broker when asked, so no process has to be alive for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import redis
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from sqlalchemy.orm import Session
+
+from billing.jobs import job_queries
+from billing.jobs.recovery import LATE
+from billing.ledger import account_queries
+from billing.reports import audit
+from billing.upkeep import dead_letter_queries
+from config.database import database_now, transaction
+from config.settings import Settings
+from workers.health.broker import broker_client, messages_by_queue
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured value; `labels` tell several of one name apart."""
+
+    name: str
+    help: str
+    value: float
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def measure(settings: Settings) -> list[Figure]:
+    """Every figure; those of the broker are left out while it is away."""
+    with transaction() as session:
+        figures = list(_database(session))
+    return [*figures, *_broker(settings)]
+
+
+def exposition(figures: list[Figure]) -> str:
+    """The figures in the text format that Prometheus reads."""
+    registry, gauges = CollectorRegistry(), dict[str, Gauge]()
+    for figure in figures:
+        if figure.name not in gauges:
+            gauges[figure.name] = Gauge(figure.name, figure.help, list(figure.labels), registry=registry)
+        gauge = gauges[figure.name]
+        (gauge.labels(**figure.labels) if figure.labels else gauge).set(figure.value)
+    return generate_latest(registry).decode()
+
+
+def _database(session: Session) -> Iterator[Figure]:
+    now = database_now(session)
+    for state, count in job_queries.count_unfinished(session).items():
+        yield Figure("creditmill_jobs", "Jobs that are not finished, by state.", count, {"state": state})
+    late, _ = job_queries.overdue(session, before=now - LATE)
+    yield Figure("creditmill_jobs_overdue", "Jobs that recovery should have looked at five minutes ago.", late)
+    yield Figure("creditmill_dead_messages", "Messages that were set aside.", dead_letter_queries.count(session))
+    yield Figure(
+        "creditmill_accounts_frozen", "Accounts that may start no new jobs.", account_queries.count_frozen(session)
+    )
+    last = audit.last_run(session)
+    if last is not None:
+        yield Figure("creditmill_audit_findings", "Findings of the last periodic audit.", last.findings)
+        yield Figure(
+            "creditmill_audit_age_seconds", "Since the last periodic audit.", (now - last.ran_at).total_seconds()
+        )
+
+
+def _broker(settings: Settings) -> Iterator[Figure]:
+    try:
+        with broker_client(settings.broker_url.get_secret_value()) as client:
+            waiting = messages_by_queue(client)
+            held = client.hlen("unacked")
+    except redis.RedisError:
+        return
+    for name, length in waiting.items():
+        yield Figure("creditmill_queue_messages", "Messages that wait, by queue.", length, {"queue": name})
+    yield Figure("creditmill_unacknowledged_messages", "Messages that workers hold.", held)

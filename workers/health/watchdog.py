@@ -1,0 +1,97 @@
+"""Ends a worker that is connected and takes no messages, so that whoever keeps it starts another.
+
+Celery's consumer has stalled after a reconnection more than once (celery issues 8030, 8091, 10205): alive, answering
+pings, deaf. What tells is the queue: messages wait in it, this worker has room, and none arrives for a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import redis
+import structlog
+from celery.worker import state as worker_state
+
+from tasks.messages.consumer import received_count
+from workers.health.broker import broker_client
+
+LOOK_EVERY_SHARE = 0.1
+LONGEST_SLEEP = 5
+"""How many times its pause may lie between two looks before the process must have been suspended."""
+EXIT_CODE = 70
+"""The exit code of a worker that would not stop in time (EX_SOFTWARE)."""
+
+log = structlog.get_logger(__name__)
+
+
+class Watchdog:
+    """Watches one worker's queues from a thread; `room` is how many messages it works on at once.
+
+    `stalled_after_s` and `stop_within_s` are seconds: without a message, and from SIGTERM to a hard end.
+    """
+
+    def __init__(
+        self,
+        broker_url: str,
+        queues: Sequence[str],
+        *,
+        room: int,
+        stalled_after_s: float,
+        stop_within_s: float,
+        stop: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM),
+    ) -> None:
+        self._client = broker_client(broker_url)
+        self._queues = queues
+        self._room = room
+        self._stalled_after_s = stalled_after_s
+        self._stop_within_s = stop_within_s
+        self._stop = stop
+        self._well_at = self._looked_at = time.monotonic()
+        self._received = -1
+
+    def start(self) -> None:
+        """Watch from now on, in a thread of its own: the worker's own loop may be what stands still."""
+        self._well_at = self._looked_at = time.monotonic()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def look(self, now: float) -> bool:
+        """Look once, at this time of the monotonic clock; False when the worker has been stalled for too long."""
+        received = received_count()
+        # Who was suspended, with all its threads, has had no time to receive anything either.
+        slept = now - self._looked_at > LONGEST_SLEEP * self._stalled_after_s * LOOK_EVERY_SHARE
+        self._looked_at = now
+        if received != self._received or slept or _is_stopping() or self._is_busy() or not self._messages_wait():
+            self._received, self._well_at = received, now
+        return now - self._well_at < self._stalled_after_s
+
+    def _watch(self) -> None:
+        while self.look(time.monotonic()):
+            time.sleep(self._stalled_after_s * LOOK_EVERY_SHARE)
+        log.error(
+            "worker_stalled", queues=list(self._queues), for_s=self._stalled_after_s, hint="it stops, to be restarted"
+        )
+        self._stop()
+        time.sleep(self._stop_within_s)
+        log.error("worker_ended", hint="it did not stop by itself")
+        os._exit(EXIT_CODE)
+
+    def _is_busy(self) -> bool:
+        return len(worker_state.reserved_requests) >= self._room
+
+    def _messages_wait(self) -> bool:
+        try:
+            return any(self._client.llen(queue) for queue in self._queues)
+        except redis.RedisError:
+            # The broker is away: that is no fault of the worker's, and it reconnects by itself.
+            return False
+
+
+def _is_stopping() -> bool:
+    """Whether the worker was told to stop: it takes no messages any more, and finishes what it has."""
+    # A code of 0 says so, too.
+    told = (worker_state.should_stop, worker_state.should_terminate)
+    return any(each is not None and each is not False for each in told)

@@ -1,0 +1,1 @@
+"""One machine: embedded servers and our own programs under one supervisor."""

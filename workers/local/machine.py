@@ -1,0 +1,173 @@
+"""Everything on one machine: embedded servers, workers, beat and Flower under one supervisor."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import click
+from sqlalchemy.orm import Session
+
+from billing import schema
+from config import database
+from config.database import transaction
+from config.providers import configured_providers, connection_for, forget_connection, set_connection
+from config.settings import Settings
+from workers import bootstrap, processes
+from workers.local import instance
+from workers.local.signals import stop_signals
+from workers.local.supervisor import Program, Supervisor
+
+SIMULATOR_KEY = "sim-local-simulator"
+SIMULATED = {"openai": "/v1", "runware": "/runware/v1"}
+"""The providers that the simulator plays, each with its path."""
+
+
+def run_until_stopped(home: Path, *, simulator: bool, flower: bool) -> None:
+    """Run every process until a signal; then finish the calls in flight and stop, the servers last."""
+    with stop_signals() as stop, instance.running(home):
+        settings = prepare()
+        if flower:
+            processes.require_free_port(settings)
+        port = free_port()
+        if simulator:
+            point_to_simulator(port)
+        else:
+            forget_simulator()
+        programs = [*workers(settings), program("beat", ["beat"], stop_order=1)]
+        if flower:
+            programs.append(program("flower", ["flower"], stop_order=1))
+        if simulator:
+            programs.append(simulator_program(home, port, faults={}, seed=1))
+        with supervised(home, programs, sys.stderr):
+            _announce(settings, flower=flower)
+            stop.wait()
+            click.echo("Stopping: calls in flight are finished first.", err=True)
+
+
+@contextmanager
+def paced(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set settings for this process and the programs it starts, where the environment leaves them open."""
+    opened = [name for name in variables if name not in os.environ]
+    os.environ.update({name: variables[name] for name in opened})
+    try:
+        yield
+    finally:
+        for name in opened:
+            os.environ.pop(name, None)
+
+
+def prepare() -> Settings:
+    """Connect this process to the instance's servers and bring the schema up to date."""
+    settings = bootstrap.publisher("machine")
+    schema.migrate(database.engine())
+    return settings
+
+
+def point_to_simulator(port: int) -> None:
+    """Let the adapters call the simulator on this port; raises ClickException rather than replace a real key."""
+    with transaction() as session:
+        current = configured_providers(session)
+        for provider, path in SIMULATED.items():
+            if provider in current and not _is_simulated(session, provider):
+                raise click.ClickException(
+                    f"This database has a real connection to {provider}, which the simulator would replace. "
+                    f"Use another folder ({instance.FOLDER_VARIABLE}) or another DATABASE_URL."
+                )
+            set_connection(session, provider, api_key=SIMULATOR_KEY, base_url=f"http://127.0.0.1:{port}{path}")
+
+
+def forget_simulator() -> None:
+    """Take the connections to an earlier run's simulator away: nobody answers there any more."""
+    with transaction() as session:
+        for provider in SIMULATED:
+            if provider in configured_providers(session) and _is_simulated(session, provider):
+                forget_connection(session, provider)
+
+
+def _is_simulated(session: Session, provider: str) -> bool:
+    return connection_for(session, provider, "text").api_key == SIMULATOR_KEY
+
+
+def workers(settings: Settings) -> list[Program]:
+    """The two workers; on a stop they get the time that their longest call needs."""
+    longest = settings.longest_work_s + 15
+    return [
+        program("billing", ["worker", "billing"], stop_order=3, stop_grace_s=30),
+        program("generation", ["worker", "generation"], stop_order=2, stop_grace_s=longest),
+    ]
+
+
+def program(name: str, arguments: Sequence[str], *, stop_order: int, stop_grace_s: float = 30) -> Program:
+    """One of our own commands as a supervised program; everything secret reaches it by the environment."""
+    return Program(
+        name=name,
+        command=[sys.executable, "-m", "workers.cli", *arguments],
+        environment={},
+        stop_grace_s=stop_grace_s,
+        stop_order=stop_order,
+    )
+
+
+def simulator_program(
+    home: Path,
+    port: int,
+    *,
+    faults: Mapping[str, float],
+    seed: int,
+    latency_s: float = 0.3,
+    options: Sequence[str] = (),
+) -> Program:
+    """The simulator as a supervised program, with its journal in the folder. Stopped last."""
+    command = [
+        *(sys.executable, "-m", "workers.simulator"),
+        *("--port", str(port), "--seed", str(seed), "--latency", str(latency_s)),
+        *("--journal", str(home / "simulator-journal.jsonl")),
+        *options,
+    ]
+    for name, rate in faults.items():
+        command += ["--fault", f"{name}={rate}"]
+    return Program(name="simulator", command=command, environment={}, stop_grace_s=5, stop_order=9)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on just now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def supervised(home: Path, programs: Sequence[Program], output: TextIO, *, quiet: bool = False) -> Iterator[Supervisor]:
+    """Run the programs while the block lasts; their lines also go to files in the folder's `logs`."""
+    supervisor = Supervisor(
+        programs,
+        output=output,
+        state_file=home / "processes.json",
+        colour=output.isatty(),
+        log_folder=home / "logs",
+        quiet=quiet,
+    )
+    supervisor.start()
+    try:
+        yield supervisor
+    finally:
+        supervisor.stop()
+
+
+def _announce(settings: Settings, *, flower: bool) -> None:
+    with transaction() as session:
+        providers = configured_providers(session)
+    lines = ["Creditmill is running; Ctrl-C stops it and loses nothing."]
+    if flower:
+        lines.append(f"Flower: http://{settings.flower_address}:{settings.flower_port}/")
+    if not providers:
+        lines.append("No provider has a key yet: `creditmill integrations set openai`, or `creditmill up --simulator`.")
+    for name, url in sorted(providers.items()):
+        lines.append(f"Provider {name}: {url or 'its own address'}")
+    click.echo("\n".join(lines), err=True)
