@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from billing.catalog import catalog, catalog_queries, pricing
 from billing.catalog.pricing import Price, Usage, Work
 from billing.errors import BillingError, PriceNotConfigured
-from billing.jobs import call_queries, job_queries
+from billing.jobs import call_queries, job_queries, usage_queries
 from billing.jobs.decisions import Limit, Reservation, Standing, decide
 from billing.jobs.states import Event, State
 from billing.jobs.tables import GenerationJob, GenerationResult, ProviderCall
@@ -139,7 +139,7 @@ def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[
     assert len(moved) == len(moves), "a locked job left its state"
     books.post(session)
     account_queries.record(session, ledger)
-    account_queries.log_usage(session, log)
+    usage_queries.log_usage(session, log)
     return [job.id for job in jobs]
 
 

@@ -14,7 +14,7 @@ from billing.catalog import catalog, catalog_queries, pricing
 from billing.catalog.fields import Name, OperationName
 from billing.catalog.pricing import USAGE_MAX, Price, Usage
 from billing.errors import BillingError, InvalidRequest
-from billing.jobs import requests
+from billing.jobs import requests, usage_queries
 from billing.jobs.decisions import Limit, Standing, decide
 from billing.jobs.requests import Examined, Quality, Size, Submission, validated
 from billing.ledger import accounts
@@ -22,7 +22,6 @@ from billing.ledger.tables import Account
 from billing.money import Rounding, divide
 from billing.plans import limits
 from billing.plans.units import LimitUnit, estimate_units
-from billing.reports import usage_queries
 
 HISTORY = 200
 """How many of the latest jobs of an operation on a model say what is typical."""

@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
-from billing.jobs.tables import CreditUsageLog
 from billing.ledger.tables import Account, CreditTransaction
 
 
@@ -65,12 +64,6 @@ def record(session: Session, transactions: Sequence[dict[str, Any]]) -> None:
     """Append rows to the ledger."""
     if transactions:
         session.execute(insert(CreditTransaction), list(transactions))
-
-
-def log_usage(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    """Append rows to the usage log."""
-    if rows:
-        session.execute(insert(CreditUsageLog), list(rows))
 
 
 def transaction_with_key(session: Session, account_id: int, key: str) -> CreditTransaction | None:

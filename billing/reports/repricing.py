@@ -20,8 +20,8 @@ from billing.catalog.pricing import Price, Usage, Work
 from billing.catalog.tables import ANY
 from billing.errors import InvalidRequest, PriceNotConfigured
 from billing.jobs.tables import CreditUsageLog, GenerationJob
-from billing.reports import usage_queries
-from billing.reports.usage_queries import PricedBy, Span
+from billing.reports import repricing_queries
+from billing.reports.repricing_queries import PricedBy, Span
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ def reprice(
     if proposal.operation is not None:
         changing.operation_named(session, proposal.operation)
     span = Span(since, until, proposal.operation, proposal.model)
-    prices = _proposed_prices(session, proposal, usage_queries.priced_by(session, span), force=force)
+    prices = _proposed_prices(session, proposal, repricing_queries.priced_by(session, span), force=force)
     found: dict[tuple[str, str], Repriced] = {}
-    for log, job in usage_queries.settled(session, span):
+    for log, job in repricing_queries.settled(session, span):
         key = (log.operation_type, log.model_used)
-        found.setdefault(key, Repriced(*key)).add(_repriced(log, job, prices[usage_queries.priced_by_of(job)]))
+        found.setdefault(key, Repriced(*key)).add(_repriced(log, job, prices[repricing_queries.priced_by_of(job)]))
     return [found[key] for key in sorted(found)]
 
 

@@ -35,7 +35,7 @@ RUN_S = 300
 """The longest that one guard's tests may take, in seconds; each test has its own, shorter limit."""
 UNCHANGED_S = 1_800
 TEST_S = 60
-SCHEMA_COMPARISON = "tests/integration/test_database.py::test_the_migrations_make_exactly_the_tables_of_the_code"
+SCHEMA_COMPARISON = "tests/integration/config/test_database.py::test_the_migrations_make_exactly_the_tables_of_the_code"
 """It notices whatever is dropped, and shows of nothing that it protects anything."""
 
 ARGUMENTS = (

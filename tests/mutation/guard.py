@@ -26,7 +26,7 @@ class Guard:
 
 
 def located(short: tuple[str, ...]) -> tuple[str, ...]:
-    """`charging::test_x` is a test of tests/integration/test_charging.py, `unit/policy` a module of tests/unit."""
+    """`charging::test_x` is a test of tests/integration/jobs/test_charging.py, `unit/policy` a module of tests/unit."""
     whole = []
     for each in short:
         module, _, test = each.partition("::")

@@ -23,7 +23,7 @@ from billing.ledger.tables import Account
 from config.database import transaction
 from tasks import pipeline
 from tests.acceptance.commands import BIN, PROJECT
-from tests.acceptance.messages import QUEUES, unacknowledged, waiting
+from tests.acceptance.envelopes import QUEUES, unacknowledged, waiting
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account, the_job
 from tests.system import System, running_system, wait_until

@@ -27,7 +27,7 @@ from config.database import transaction
 from config.providers import GlobalIntegrationSettings, set_connection
 from tasks import pipeline
 from tasks.app import app
-from tests.acceptance.messages import PREFIX, Envelope, item, put, request, send
+from tests.acceptance.envelopes import PREFIX, Envelope, item, put, request, send
 from tests.conftest import SECRET_KEY, emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until

@@ -11,7 +11,7 @@ import pytest
 
 from billing.jobs.requests import Submission
 from tasks import pipeline
-from tests.acceptance.messages import QUEUES, unacknowledged, waiting
+from tests.acceptance.envelopes import QUEUES, unacknowledged, waiting
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until

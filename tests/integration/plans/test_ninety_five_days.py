@@ -31,7 +31,7 @@ from workers.local.embedded import Servers
 
 # Ticking 2,280 times takes its time on a slow machine.
 pytestmark = pytest.mark.timeout(900)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 START = datetime(2026, 11, 1, 9, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 END = START + timedelta(days=95)

@@ -22,7 +22,7 @@ from config import database
 from config.database import DatabaseAway
 from tasks import pipeline
 from tasks.app import app
-from tests.acceptance.messages import QUEUES, unacknowledged, waiting
+from tests.acceptance.envelopes import QUEUES, unacknowledged, waiting
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
 from workers.local.embedded import Postgres, Valkey

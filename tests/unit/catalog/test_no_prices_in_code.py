@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.test_architecture import ROOT, sources
 
-SEEDING = ROOT / "billing" / "store" / "migrations"
+SEEDING = ROOT / "billing" / "migrations"
 # The simulated provider is a double for tests and demos: it knows what a provider knows.
 DOUBLE = ROOT / "workers" / "simulator"
 SIZE = re.compile(r"\b\d{2,5}x\d{2,5}\b")

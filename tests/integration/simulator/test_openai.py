@@ -24,7 +24,7 @@ from workers.simulator import Entry, Journal, read_journal
 from workers.simulator.command import main
 from workers.simulator.faults import FAULTS, FaultError, random_fault, read_marker, read_rates
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROMPT = "Describe a quiet garden in the morning."
 
 

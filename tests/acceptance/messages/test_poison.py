@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.acceptance.messages import item, put, request, unacknowledged
-from tests.acceptance.test_wire import a_good_one, a_request
+from tests.acceptance.envelopes import item, put, request, unacknowledged
+from tests.acceptance.messages.test_wire import a_good_one, a_request
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows
 from tests.system import System, running_system, wait_until

@@ -24,7 +24,7 @@ from config.providers import Connection
 from tasks.providers.base import Provider, ProviderError
 from tasks.providers.openai import OpenAIProvider
 from tasks.providers.runware import RunwareProvider, task_id
-from tests.integration.test_simulator import Running, wait_until
+from tests.integration.simulator.test_openai import Running, wait_until
 from workers.simulator import read_journal
 from workers.simulator.faults import FAULTS
 

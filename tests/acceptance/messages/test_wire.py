@@ -14,7 +14,7 @@ import redis
 
 from config.secrets import decrypt
 from tasks.app import app
-from tests.acceptance.messages import (
+from tests.acceptance.envelopes import (
     PREFIX,
     QUEUES,
     Envelope,

@@ -1,4 +1,4 @@
-"""Queries over the log of what settled jobs used."""
+"""Queries over past usage, with everything that it is priced by."""
 
 from __future__ import annotations
 
@@ -26,21 +26,6 @@ class Span:
     until: datetime
     operation_type: str | None = None
     model_name: str | None = None
-
-
-def median_output(session: Session, operation_type: str, model_name: str, *, latest: int) -> tuple[int | None, int]:
-    """The median of the output tokens of the latest jobs of this operation on this model, and how many there are."""
-    output = CreditUsageLog.tokens_output + CreditUsageLog.tokens_reasoning
-    newest = (
-        select(output.label("output"))
-        .where(CreditUsageLog.operation_type == operation_type, CreditUsageLog.model_used == model_name)
-        .order_by(CreditUsageLog.id.desc())
-        .limit(latest)
-        .subquery()
-    )
-    median = func.percentile_disc(0.5).within_group(newest.c.output)
-    found, jobs = session.execute(select(median, func.count()).select_from(newest)).one()
-    return found, jobs
 
 
 def priced_by(session: Session, span: Span) -> list[PricedBy]:
