@@ -27,7 +27,7 @@ task_routes = {
     "generation.check_balance": {"queue": "billing"},
     "generation.reserve_credits": {"queue": "billing"},
     "generation.call_provider": {"queue": "text"},  # the pipeline names the queue of the job's kind
-    "generation.find_out": {"queue": "text"},  # the same
+    "generation.ask_provider": {"queue": "text"},  # the same
     "generation.settle_charge": {"queue": "billing"},
     "generation.refund_credits": {"queue": "billing"},
     "periodic.*": {"queue": "periodic"},

@@ -1,9 +1,14 @@
-"""One statement for many rows: values travel as one JSON parameter and are typed by the table's own columns."""
+"""Words of SQL that all nouns share.
+
+Many rows travel as one JSON parameter and are typed by the table's own columns. Parts of several nouns make one
+statement.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -13,6 +18,26 @@ from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 
 _DIALECT = postgresql.dialect()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a statement that writes: a statement of its own, which returns one row for each that it wrote.
+
+    `given` holds its parameters, whose names no other part has; `rows` is how many it has to write.
+    """
+
+    name: str
+    sql: str
+    rows: int
+    given: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def together(parts: Sequence[Part]) -> str:
+    """One statement of these parts, which returns how many rows each has written."""
+    named = ", ".join(f"{part.name} AS ({part.sql})" for part in parts)
+    counted = ", ".join(f"(SELECT count(*) FROM {part.name})" for part in parts)  # noqa: S608 - names of our own parts
+    return f"WITH {named} SELECT {counted}"
 
 
 def as_json(rows: Sequence[dict[str, Any]]) -> str:

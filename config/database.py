@@ -24,6 +24,7 @@ from sqlalchemy import (
     func,
     make_url,
     select,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import ExceptionContext
@@ -210,6 +211,11 @@ def _apart(session: Session, items: Sequence[Item], work: Callable[[Sequence[Ite
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one row, the others go on
         return error
     return None
+
+
+def wait_briefly(session: Session) -> None:
+    """Let the rest of this transaction wait for a lock for a second at most."""
+    session.execute(text("SET LOCAL lock_timeout = '1s'"))
 
 
 def utc_now() -> datetime:

@@ -87,6 +87,11 @@ def connection_for(session: Session, provider: str, kind: str) -> Connection:
     )
 
 
+def platform_settings(session: Session) -> GlobalIntegrationSettings:
+    """The platform's keys and default parameters; the migrations put the one row there."""
+    return session.get_one(GlobalIntegrationSettings, SINGLETON)
+
+
 def set_connection(
     session: Session, provider: str, *, api_key: str | None, base_url: str | None, honours_keys: bool = False
 ) -> None:
@@ -105,7 +110,7 @@ def set_connection(
 
 def forget_connection(session: Session, provider: str) -> None:
     """Take a provider's key and address away."""
-    row = session.get_one(GlobalIntegrationSettings, SINGLETON)
+    row = platform_settings(session)
     setattr(row, f"{provider}_api_key", None)
     setattr(row, f"{provider}_base_url", None)
 

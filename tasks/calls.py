@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.orm import Session
 from tenacity import RetryError
 
-from billing.jobs import calling, job_queries
+from billing.jobs import calling, recovery
 from billing.jobs.calling import Claim, Delivery, Refusal
 from billing.jobs.policy import Failure, Verdict
 from config.database import database_now
@@ -76,14 +76,14 @@ class _JobCall:
         return "postponed"
 
     def _claim(self, session: Session) -> tuple[Claim, Connection | ConfigurationError] | None:
-        jobs = job_queries.find(session, [self.job_id])
-        if not jobs:
+        kinds = recovery.kinds(session, [self.job_id])
+        if not kinds:
             return None
         claim = calling.claim(
             session,
             self.job_id,
             now=database_now(session),
-            lease=self.runtime.lease(jobs[0].kind),
+            lease=self.runtime.lease(kinds[0][1]),
             claimed_by=self.token,
             again=self.claim.attempt if self.claim else None,
         )

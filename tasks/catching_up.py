@@ -12,13 +12,12 @@ from datetime import datetime
 from uuid import uuid4
 
 import structlog
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from billing.plans import renewals
 from billing.plans.renewals import Worked
 from billing.upkeep import periodic_runs
-from config.database import database_now, transaction
+from config.database import database_now, transaction, wait_briefly
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +69,7 @@ def _one_batch(work: Work, claim: periodic_runs.Claim, worked: Worked, clock: Cl
             log.warning("claim_lost", task=work.task, period=claim.period.isoformat())
             return False
         # One locked account must not hold up all others for as long as statements usually wait.
-        session.execute(text("SET LOCAL lock_timeout = '1s'"))
+        wait_briefly(session)
         work.batch(session, min(claim.end, now), worked)
         periodic_runs.note_work(session, claim, worked.periods - before)
         if worked.finished:

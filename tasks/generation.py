@@ -10,15 +10,15 @@ from uuid import UUID
 import structlog
 from celery.exceptions import Reject
 
-from billing.jobs import charging
+from billing.jobs import reserving, settling
 from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
 from tasks import pipeline
 from tasks.app import app
 from tasks.calls import call_job
-from tasks.messages import intake, worker_losses
+from tasks.messages import giving_up, intake
 from tasks.runtime import runtime
 from tasks.step import Step
-from tasks.unknown_calls import find_out as ask_provider
+from tasks.unknown_calls import ask_about_job
 
 PAUSE_S = 1.0
 """How long a request rests before it goes back into its queue, in seconds: an outage is no reason for a busy loop."""
@@ -39,7 +39,7 @@ def submit(self: Step, *args: Any, **kwargs: Any) -> list[str]:
         return ids(intake.take_in(args, kwargs, message_id=self.request.id))
     except (*DATABASE_TROUBLE, DatabaseAway) as error:
         log.warning("request_waits", error=type(error).__name__, hint="the database is away")
-        worker_losses.end(self)
+        giving_up.end(self)
         time.sleep(PAUSE_S)
         raise Reject(requeue=True) from None
 
@@ -48,7 +48,7 @@ def submit(self: Step, *args: Any, **kwargs: Any) -> list[str]:
 def check_balance(self: Step, job_ids: list[str]) -> list[str]:
     """Reject jobs that their account clearly cannot pay for; pass on the others."""
     with transaction() as session:
-        passing = charging.check(session, uuids(job_ids), now=database_now(session))
+        passing = reserving.check(session, uuids(job_ids), now=database_now(session))
     return pass_on(self, passing)
 
 
@@ -56,7 +56,9 @@ def check_balance(self: Step, job_ids: list[str]) -> list[str]:
 def reserve_credits(self: Step, job_ids: list[str]) -> list[str]:
     """Hold each job's estimate; pass on the jobs that now hold credits."""
     with transaction() as session:
-        reserved = charging.reserve(session, uuids(job_ids), now=database_now(session), publish_by=runtime().publish_by)
+        reserved = reserving.reserve(
+            session, uuids(job_ids), now=database_now(session), publish_by=runtime().publish_by
+        )
     return pass_on(self, reserved)
 
 
@@ -72,10 +74,10 @@ def call_provider(self: Step, job_ids: list[str]) -> list[str]:
     return pass_on(self, [job_id for job_id, outcome in outcomes.items() if outcome == "generated"])
 
 
-@app.task(name="generation.find_out", bind=True)
-def find_out(self: Step, job_ids: list[str]) -> list[str]:
-    """Ask the provider what became of lost calls; pass on the jobs that were delivered after all."""
-    outcomes = {job_id: ask_provider(job_id, runtime()) for job_id in uuids(job_ids)}
+@app.task(name="generation.ask_provider", bind=True)
+def ask_provider(self: Step, job_ids: list[str]) -> list[str]:
+    """Ask the provider what became of unknown calls; pass on the jobs that were delivered after all."""
+    outcomes = {job_id: ask_about_job(job_id, runtime()) for job_id in uuids(job_ids)}
     return pass_on(self, [job_id for job_id, outcome in outcomes.items() if outcome == "generated"])
 
 
@@ -83,14 +85,14 @@ def find_out(self: Step, job_ids: list[str]) -> list[str]:
 def settle_charge(job_ids: list[str]) -> list[str]:
     """Charge each generated job for what it used, and release the rest of its hold."""
     with transaction() as session:
-        return ids(charging.settle(session, uuids(job_ids), now=database_now(session)))
+        return ids(settling.settle(session, uuids(job_ids), now=database_now(session)))
 
 
 @app.task(name="generation.refund_credits")
 def refund_credits(job_ids: list[str]) -> list[str]:
     """Release the holds of jobs that failed for good."""
     with transaction() as session:
-        return ids(charging.refund(session, uuids(job_ids), now=database_now(session)))
+        return ids(settling.refund(session, uuids(job_ids), now=database_now(session)))
 
 
 def pass_on(task: Step, job_ids: Sequence[UUID]) -> list[str]:

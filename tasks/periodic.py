@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import structlog
-from sqlalchemy import text
 
 from billing.jobs import recovery
 from billing.jobs.recovery import Recovered
 from billing.reports import audit, revenue
 from billing.upkeep import periodic_runs
-from config.database import database_now, transaction
+from config.database import database_now, transaction, wait_briefly
 from tasks import pipeline
 from tasks.app import app
 from tasks.catching_up import LIMITS, RENEWALS, catch_up
-from tasks.messages import worker_losses
+from tasks.messages import giving_up
 from tasks.runtime import runtime
 
 log = structlog.get_logger(__name__)
@@ -30,7 +29,7 @@ def recover_jobs() -> dict[str, int]:
         found = Recovered()
         with transaction() as session:
             # One locked account must not hold up all others for as long as statements usually wait.
-            session.execute(text("SET LOCAL lock_timeout = '1s'"))
+            wait_briefly(session)
             recovery.recover(session, state, found, now=database_now(session), patience=runtime().patience)
         # At once: what waited for the other states would be lost with their trouble.
         _publish(found)
@@ -48,7 +47,7 @@ def recover_jobs() -> dict[str, int]:
 def _publish(found: Recovered) -> None:
     pipeline.start(found.with_kinds(found.started))
     pipeline.call(found.with_kinds(found.called))
-    pipeline.find_out(found.with_kinds(found.asked))
+    pipeline.ask(found.with_kinds(found.asked))
     pipeline.settle(found.settled)
     pipeline.refund(found.refunded)
 
@@ -101,5 +100,5 @@ def audit_books() -> int:
     for account_id in frozen:
         log.error("account_frozen", account_id=account_id, hint="look into it, then: creditmill accounts unfreeze")
     # Nothing to do with the books, but as rarely due.
-    worker_losses.forget_old()
+    giving_up.forget_old()
     return len(findings)

@@ -17,9 +17,9 @@ from celery import Signature, chain
 from kombu.exceptions import OperationalError
 from sqlalchemy.orm import Session
 
-from billing.jobs import job_queries, requests
-from billing.jobs.requests import Submission, Submitted
-from billing.jobs.states import State
+from billing.jobs import recovery, requests, submitting
+from billing.jobs.requests import Submission
+from billing.jobs.submitting import Submitted
 from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
 from tasks.app import app
 from tasks.runtime import runtime
@@ -83,7 +83,7 @@ def _store(submissions: Sequence[Submission]) -> list[Submitted]:
 
 
 def _submit(session: Session, named: Sequence[Submission]) -> list[Submitted]:
-    return requests.submit(
+    return submitting.submit(
         session, named, now=database_now(session), deadline=runtime().deadline, publish_by=runtime().publish_by
     )
 
@@ -107,25 +107,25 @@ def call(jobs: Iterable[tuple[UUID, str]]) -> None:
         publish(chain(_step("call_provider", [str(job_id)]).set(queue=kind), _step("settle_charge")))
 
 
-def find_out(jobs: Iterable[tuple[UUID, str]]) -> None:
-    """Have providers asked what became of lost calls, given as (id, kind); what was delivered is settled."""
+def ask(jobs: Iterable[tuple[UUID, str]]) -> None:
+    """Have providers asked what became of unknown calls, given as (id, kind); what was delivered is settled."""
     for job_id, kind in jobs:
-        publish(chain(_step("find_out", [str(job_id)]).set(queue=kind), _step("settle_charge")))
+        publish(chain(_step("ask_provider", [str(job_id)]).set(queue=kind), _step("settle_charge")))
 
 
 def resume(job_ids: Sequence[UUID]) -> None:
     """Send each of these jobs on from where it stands, with a message of its own."""
     with transaction() as session:
-        jobs = job_queries.find(session, job_ids)
-    for job in jobs:
-        if job.state == State.QUEUED:
-            start([(job.id, job.kind)])
-        elif job.state == State.RESERVED:
-            call([(job.id, job.kind)])
-        elif job.state == State.GENERATED:
-            settle([job.id])
-        elif job.state == State.CALLING and job.error_code is not None:
-            refund([job.id])
+        waiting = recovery.next_steps(session, job_ids)
+    for job in waiting:
+        if job.step == "start":
+            start([(job.job_id, job.kind)])
+        elif job.step == "call":
+            call([(job.job_id, job.kind)])
+        elif job.step == "settle":
+            settle([job.job_id])
+        else:
+            refund([job.job_id])
 
 
 def settle(job_ids: Sequence[UUID]) -> None:
@@ -143,7 +143,7 @@ def refund(job_ids: Sequence[UUID]) -> None:
 def kinds(job_ids: Sequence[UUID]) -> list[tuple[UUID, str]]:
     """Each job with its kind, which names the queue that calls its provider."""
     with transaction() as session:
-        return [(job.id, job.kind) for job in job_queries.find(session, job_ids)]
+        return recovery.kinds(session, job_ids)
 
 
 def publish(signature: Signature) -> bool:

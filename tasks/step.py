@@ -9,7 +9,7 @@ from celery import Task
 from kombu.exceptions import OperationalError as BrokerTrouble
 
 from config.database import DATABASE_TROUBLE
-from tasks.messages import dead_letters, worker_losses
+from tasks.messages import giving_up, setting_aside
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +28,8 @@ class Step(Task):
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """Put the task's name and id on every line that it logs; count work that was begun before."""
         structlog.contextvars.bind_contextvars(task=self.name, task_id=task_id)
-        if worker_losses.was_delivered_before(self):
-            worker_losses.begin(self, args)
+        if giving_up.was_delivered_before(self):
+            giving_up.begin(self, args)
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Keep the message of a step that failed for good: nobody would find it in a log."""
@@ -37,7 +37,7 @@ class Step(Task):
             # The step is done; only the next one's message could not be sent, which recovery does.
             log.warning("next_step_not_published", step=self.name, error=type(exc).__name__)
             return
-        dead_letters.set_aside(
+        setting_aside.set_aside(
             message_id=task_id,
             task_name=self.name,
             code="task_failed",
@@ -47,11 +47,11 @@ class Step(Task):
 
     def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Forget the count of this work: it is tried again later, so it did not kill its worker."""
-        if worker_losses.was_delivered_before(self):
-            worker_losses.end(self)
+        if giving_up.was_delivered_before(self):
+            giving_up.end(self)
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Forget the count of this work, and take the task off the log lines: the thread goes on to other work."""
-        if worker_losses.was_delivered_before(self):
-            worker_losses.end(self)
+        if giving_up.was_delivered_before(self):
+            giving_up.end(self)
         structlog.contextvars.unbind_contextvars("task", "task_id")

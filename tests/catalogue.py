@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from billing.catalog import changing
 from billing.catalog.pricing import Usage
-from billing.jobs import charging
+from billing.jobs import settling
 from config.database import transaction
 from tests.factories import NOON, a_generated_job, rows
 
@@ -56,5 +56,5 @@ def a_settled_job(account_id: int, operation: str = "clustering", *, usage: Usag
     """A job that was charged for what it used."""
     job_id = a_generated_job(account_id, operation, usage=usage, **given)
     with transaction() as session:
-        assert charging.settle(session, [job_id], now=given.get("now", NOON)) == [job_id]
+        assert settling.settle(session, [job_id], now=given.get("now", NOON)) == [job_id]
     return job_id

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 
 from billing.catalog.pricing import Usage
-from billing.jobs import calling, charging, requests
+from billing.jobs import calling, requests, reserving, submitting
 from billing.jobs.calling import Claim, Delivery
 from billing.jobs.tables import GenerationJob
 from billing.ledger import accounts
@@ -52,7 +52,7 @@ def a_queued_job(account_id: int, operation: str = "clustering", *, now: datetim
     )
     data = {"account_id": account_id, "operation": operation, "params": given.pop("params", default), **given}
     with transaction() as session:
-        submitted = requests.submit(session, [requests.parse(data)], now=now, deadline=HOUR, publish_by=MINUTE)
+        submitted = submitting.submit(session, [requests.parse(data)], now=now, deadline=HOUR, publish_by=MINUTE)
     return submitted[0].job_id
 
 
@@ -60,7 +60,7 @@ def a_reserved_job(account_id: int, operation: str = "clustering", *, now: datet
     """A job that holds its credits."""
     job_id = a_queued_job(account_id, operation, now=now, **given)
     with transaction() as session:
-        assert charging.reserve(session, [job_id], now=now, publish_by=MINUTE) == [job_id]
+        assert reserving.reserve(session, [job_id], now=now, publish_by=MINUTE) == [job_id]
     return job_id
 
 

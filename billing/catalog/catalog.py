@@ -12,7 +12,7 @@ from billing.catalog.pricing import ImagePrice, Price
 from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig
 from billing.errors import InvalidRequest, PriceNotConfigured, UnknownThing
 from billing.money import Rounding
-from config.providers import SINGLETON, GlobalIntegrationSettings
+from config.providers import platform_settings
 
 PriceOf = Callable[[str, str, str, str], Price]
 
@@ -64,6 +64,23 @@ def defaults(session: Session) -> BillingConfiguration:
     return catalog_queries.defaults(session)
 
 
+def limit_types(session: Session) -> tuple[str, ...]:
+    """The plan limits that there are, by name."""
+    return catalog_queries.limit_types(session)
+
+
+def lock_changes(session: Session) -> None:
+    """Let one change of the catalogue or of plans be made at a time: each reads what the one before it wrote."""
+    catalog_queries.lock(session)
+
+
+def api_of(session: Session, model_name: str) -> str:
+    """Which of its provider's interfaces this model speaks; a model that a job has is never deleted."""
+    model = catalog_queries.model(session, model_name)
+    assert model is not None, "a job's model is never deleted"
+    return model.api
+
+
 def active_models(session: Session) -> list[AIModelConfig]:
     """Every model that may be asked for, in the order in which it is offered."""
     return [model for model in catalog_queries.models(session) if model.is_active]
@@ -95,6 +112,17 @@ def price_of(
     if image is None and model.rates is None:
         raise PriceNotConfigured(f"{model.model_name} has no token rates.")
     return price_from(operation, model, catalog_queries.defaults(session), image)
+
+
+def price_of_past(session: Session, operation_type: str, model_name: str, size: str, quality: str) -> Price | None:
+    """The price now of what was used once, whether or not it may still be asked for; None where there is none."""
+    operation, model = catalog_queries.operation(session, operation_type), catalog_queries.model(session, model_name)
+    if operation is None or model is None:
+        return None
+    try:
+        return price_of(session, operation, model, size=size, quality=quality)
+    except PriceNotConfigured:
+        return None
 
 
 def image_price_of(session: Session, model: AIModelConfig, size: str, quality: str) -> ImagePrice:
@@ -138,5 +166,4 @@ def price_finder(session: Session, *, today: date) -> PriceOf:
 
 def image_defaults(session: Session, model: AIModelConfig) -> tuple[str | None, str]:
     """The size and quality of an image that asks for neither: the model's first size, the platform's quality."""
-    settings = session.get_one(GlobalIntegrationSettings, SINGLETON)
-    return (model.valid_sizes or [None])[0], settings.image_quality
+    return (model.valid_sizes or [None])[0], platform_settings(session).image_quality

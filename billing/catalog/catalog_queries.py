@@ -5,14 +5,8 @@ from __future__ import annotations
 from sqlalchemy import case, select, text
 from sqlalchemy.orm import Session
 
-from billing.catalog.tables import (
-    ANY,
-    AIModelConfig,
-    BillingConfiguration,
-    CreditCostConfig,
-    ImagePriceRow,
-    PlanLimitType,
-)
+from billing.catalog.pricing import ANY
+from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow, PlanLimitType
 
 
 def model(session: Session, name: str) -> AIModelConfig | None:

@@ -27,7 +27,8 @@ from billing.catalog.fields import (
     one_of,
     read,
 )
-from billing.catalog.tables import ANY, AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
+from billing.catalog.pricing import ANY
+from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
 from billing.catalog.tokens import TOKENIZERS
 from billing.errors import InvalidRequest, PriceNotConfigured, UnknownThing
 

@@ -11,8 +11,8 @@ from decimal import Decimal
 from sqlalchemy.orm import Session
 
 from billing.catalog import catalog, catalog_queries, pricing
-from billing.catalog.pricing import USAGE_MAX, ImagePrice, Price, Usage
-from billing.catalog.tables import ANY, AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
+from billing.catalog.pricing import ANY, USAGE_MAX, ImagePrice, Price, Usage
+from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
 
 WHOLE = 1_000_000
 """Tokens of a usage so large that neither minimum nor rounding shows in its margin."""

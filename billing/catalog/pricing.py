@@ -14,6 +14,8 @@ from typing import Any
 
 from billing.money import Rounding, divide, usd
 
+ANY = "*"
+"""In an image price: any size, or any quality."""
 TOKENS_PER_RATE = 1_000_000
 """Token rates are in USD per 1,000,000 tokens."""
 

@@ -25,12 +25,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from billing.catalog import pricing
-from billing.catalog.pricing import TokenRates, Usage
+from billing.catalog.pricing import ANY, TokenRates, Usage
 from config.database import Base
-
-ANY = "*"
-"""In an image price: any size, or any quality."""
-
 
 SEEDED = FetchedValue()
 """A default that the database has from its migrations, and that the code does not repeat."""

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog_queries, pricing
-from billing.catalog.pricing import Price, Usage, Work
+from billing.catalog import catalog, pricing
+from billing.catalog.pricing import Price, Usage
 from billing.jobs import call_queries, job_queries, policy
 from billing.jobs.policy import Failure, RetryBudget, Verdict
 from billing.jobs.states import Event, State
@@ -82,9 +82,9 @@ def claim(
 ) -> Claim | None:
     """Claim a reserved job for one wire call; None when somebody else has it, or it needs no call any more.
 
-    `again` is the number of one's own last attempt: the same worker calls once more after a proven failure. Who gives
-    `claimed_by`, new for each job that it works on, may ask again when a commit was not confirmed: it gets the claim
-    that it made, as long as that lasts and no call was recorded.
+    `again` is the number of one's own last attempt: the same worker calls once more after a proven failure. A caller
+    that gives `claimed_by`, new for each job that it works on, may ask again when a commit was not confirmed: it gets
+    the claim that it made, as long as that lasts and no call was recorded.
     """
     found = job_queries.lock(session, [job_id], {State.RESERVED, State.CALLING})
     if not found:
@@ -103,14 +103,14 @@ def claim(
             "attempt": attempt,
             "provider": job.provider,
             "model_name": job.model_name,
-            "endpoint": _api(session, job),
+            "endpoint": catalog.api_of(session, job.model_name),
             # One key for all attempts: the provider, where it honours keys, then does the work once.
             "idempotency_key": f"creditmill-{job.id}",
             "claimed_by": claimed_by,
             "started_at": now,
         },
     )
-    return _claim_of(job, call)
+    return claim_of(job, call)
 
 
 def _own_claim(session: Session, job: GenerationJob, claimed_by: UUID | None, *, now: datetime) -> Claim | None:
@@ -118,16 +118,11 @@ def _own_claim(session: Session, job: GenerationJob, claimed_by: UUID | None, *,
     if call is None or claimed_by is None or call.claimed_by != claimed_by or call.outcome is not None:
         return None
     lasts = job.lease_until is not None and job.lease_until > now
-    return _claim_of(job, call) if lasts else None
+    return claim_of(job, call) if lasts else None
 
 
-def _api(session: Session, job: GenerationJob) -> str:
-    model = catalog_queries.model(session, job.model_name)
-    assert model is not None, "a job's model is never deleted"
-    return model.api
-
-
-def _claim_of(job: GenerationJob, call: ProviderCall) -> Claim:
+def claim_of(job: GenerationJob, call: ProviderCall) -> Claim:
+    """The claim by which this call of the job was, or is to be, made."""
     return Claim(
         job_id=job.id,
         attempt=call.attempt,
@@ -141,37 +136,6 @@ def _claim_of(job: GenerationJob, call: ProviderCall) -> Claim:
         idempotency_key=call.idempotency_key,
         bills_tokens=Price.from_json(job.price or {}).rates is not None,
     )
-
-
-def ask(session: Session, job_id: UUID, *, now: datetime, patience: timedelta) -> Claim | None:
-    """Write down that the provider is asked what became of a job's unknown call; returns that call.
-
-    None when there is nothing to ask any more, or when somebody asked less than `patience` ago.
-    """
-    for job in job_queries.lock(session, [job_id], {State.UNKNOWN}):
-        call = call_queries.latest(session, job.id, job.attempts)
-        if call is None or call.outcome != "unknown":
-            return None
-        if call.asked_at is not None and call.asked_at > now - patience:
-            return None
-        call_queries.complete(session, call.id, {"asked": call.asked + 1, "asked_at": now})
-        return _claim_of(job, call)
-    return None
-
-
-def wait_out(session: Session, job_id: UUID, *, unknown_wait: timedelta) -> None:
-    """Ask no more about an unknown outcome, because nobody can tell: it is looked at again when it is given up."""
-    for job in job_queries.lock(session, [job_id], {State.UNKNOWN}):
-        call = call_queries.latest(session, job.id, job.attempts)
-        assert call is not None, "only a call can be lost"
-        given_up_at = lost_since(call) + unknown_wait
-        job_queries.postpone(session, [{"id": job.id, "next_at": given_up_at, "republished": job.republished}])
-
-
-def lost_since(call: ProviderCall) -> datetime:
-    """Since when the outcome of a lost call is not known."""
-    assert call.finished_at is not None, "a lost call is finished"
-    return call.finished_at
 
 
 def succeed(session: Session, made: Attempt, delivery: Delivery, *, now: datetime, publish_by: timedelta) -> bool:
@@ -217,7 +181,7 @@ def succeed(session: Session, made: Attempt, delivery: Delivery, *, now: datetim
 def fail(
     session: Session, claim: Claim, refusal: Refusal, *, now: datetime, budget: RetryBudget, look_after: timedelta
 ) -> Verdict | None:
-    """Record why a call brought no result, and decide what follows; None when the claim was lost meanwhile.
+    """Record why a call brought no result, and decide what follows; None when the claim was taken over meanwhile.
 
     RETRY leaves the job claimed, for another call or a `postpone`. REFUND leaves it with its verdict written, for the
     refund step. UNKNOWN keeps the hold; recovery looks at it `look_after` from now.
@@ -240,7 +204,7 @@ def fail(
     if job.state != State.CALLING or job.attempts != claim.attempt:
         return None
     if decided is Verdict.UNKNOWN:
-        lose(session, [job], refusal.failure, now=now, look_after=look_after)
+        mark_unknown(session, [job], refusal.failure, now=now, look_after=look_after)
     elif decided is Verdict.REFUND:
         exhausted = policy.VERDICTS[refusal.failure] is Verdict.RETRY
         code = "retries_exhausted" if exhausted else refusal.failure.value
@@ -249,7 +213,7 @@ def fail(
     return decided
 
 
-def lose(
+def mark_unknown(
     session: Session, jobs: list[GenerationJob], failure: Failure, *, now: datetime, look_after: timedelta
 ) -> None:
     """Move locked jobs whose outcome is not known to `unknown`, and mark their open calls so."""
@@ -269,7 +233,7 @@ def lose(
         call = call_queries.latest(session, job.id, job.attempts)
         if call is not None and call.outcome is None:
             _finish_call(session, call.id, Refusal(failure), unknown=True, now=now)
-    job_queries.move(session, Event.LOSE, rows)
+    job_queries.move(session, Event.MARK_UNKNOWN, rows)
 
 
 def retry_later(session: Session, jobs: list[GenerationJob], *, now: datetime) -> None:
@@ -297,37 +261,10 @@ def postpone(session: Session, claim: Claim, *, until: datetime) -> bool:
     return bool(job_queries.move(session, Event.RETRY, rows))
 
 
-def expose(session: Session, job: GenerationJob) -> None:
-    """Count the most that an unknown call may cost as the platform's exposure, on the call and on the job."""
-    call = call_queries.latest(session, job.id, job.attempts)
-    if call is None or call.outcome != "unknown" or call.exposure:
-        return
-    worst = pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {}))
-    call_queries.complete(session, call.id, {"cost_usd": worst, "exposure": True})
-    job_queries.sum_cost(session, job.id)
-
-
 def write_off(session: Session, jobs: Sequence[GenerationJob]) -> None:
     """Count the cost of what was delivered for these locked jobs as our exposure: nobody will be charged for it."""
     for call in call_queries.delivered(session, [job.id for job in jobs]).values():
         call_queries.complete(session, call.id, {"exposure": True})
-
-
-def correct_cost(
-    session: Session, job: GenerationJob, call: ProviderCall, *, usage: Usage | None, executed: bool
-) -> None:
-    """Let what was found out about an unknown call take the place of the guess at its cost.
-
-    What was executed for nobody is exposure: its usage's cost, or the most that it can have been.
-    """
-    price = Price.from_json(job.price or {})
-    cost = Decimal(0)
-    if executed:
-        cost = pricing.worst_cost(Work(**job.work), price) if usage is None else pricing.cost(usage, price)
-    known = {"usage": usage.to_json()} if usage is not None else {}
-    outcome = "unknown" if executed else "failed"
-    call_queries.complete(session, call.id, {"outcome": outcome, "cost_usd": cost, "exposure": executed, **known})
-    job_queries.sum_cost(session, job.id)
 
 
 def _count_cost(session: Session, job: GenerationJob, claim: Claim, usage: Usage | None) -> None:

@@ -10,7 +10,7 @@ from billing.plans.units import LimitUnit, estimate_units
 
 
 @dataclass(frozen=True)
-class Standing:
+class Funds:
     """What an account has, in credits; `available` is what no open job and no earlier job of the batch holds."""
 
     account_id: int
@@ -38,19 +38,19 @@ class Reservation:
 
 
 def decide(
-    standing: Standing, work: Work, price: Price, limit: Limit | None, *, words_per_100_tokens: int
+    funds: Funds, work: Work, price: Price, limit: Limit | None, *, words_per_100_tokens: int
 ) -> Reservation | BillingError:
     """Grant or refuse one request, from what is left for it. A refusal is a value: the others in a batch go on."""
-    if standing.frozen:
-        return AccountFrozen(standing.account_id)
+    if funds.frozen:
+        return AccountFrozen(funds.account_id)
     needed = estimate(work, price)
-    if needed > standing.available:
-        held = standing.balance - standing.available
-        return InsufficientCredits(standing.account_id, needed=needed, available=standing.available, held=held)
+    if needed > funds.available:
+        held = funds.balance - funds.available
+        return InsufficientCredits(funds.account_id, needed=needed, available=funds.available, held=held)
     if limit is None:
         return Reservation(price=price, credits=needed, limit_units=0)
     units = estimate_units(limit.unit, work, words_per_100_tokens=words_per_100_tokens)
     if limit.remaining is not None and units > limit.remaining:
         left = max(0, limit.remaining)
-        return PlanLimitReached(standing.account_id, limit.limit_type, needed=units, remaining=left)
+        return PlanLimitReached(funds.account_id, limit.limit_type, needed=units, remaining=left)
     return Reservation(price=price, credits=needed, limit_units=units)

@@ -38,7 +38,7 @@ class Verdict(StrEnum):
 
 
 class Means(StrEnum):
-    """How the outcome of a call that was lost can be found out."""
+    """How a call whose outcome is unknown can be resolved."""
 
     # The provider keeps what it did under an id of ours: it is asked, and does no work.
     LOOK_UP = "look_up"

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog, catalog_queries, pricing
+from billing.catalog import catalog, pricing
 from billing.catalog.fields import Name, OperationName
 from billing.catalog.pricing import USAGE_MAX, Price, Usage
 from billing.errors import BillingError, InvalidRequest
-from billing.jobs import requests, usage_queries
-from billing.jobs.decisions import Limit, Standing, decide
-from billing.jobs.requests import Examined, Quality, Size, Submission, validated
+from billing.jobs import submitting, usage_queries
+from billing.jobs.decisions import Funds, Limit, decide
+from billing.jobs.requests import Quality, Size, Submission, validated
+from billing.jobs.submitting import Examined
 from billing.ledger import accounts
 from billing.ledger.tables import Account
 from billing.money import Rounding, divide
@@ -120,12 +121,12 @@ class _Priced(_Used):
 
 def quote(session: Session, submission: Submission, *, now: datetime) -> Quote:
     """What this request would reserve, hold and probably cost; raises a BillingError when it cannot be done at all."""
-    examined = requests.examine(session, submission, now=now)
+    examined = submitting.examine(session, submission, now=now)
     account = accounts.get(session, submission.account_id)
     need, limit = _limit(session, examined, account, now=now)
-    words = catalog_queries.defaults(session).words_per_100_tokens
-    standing = Standing(account.id, account.balance, account.available, account.frozen_reason is not None)
-    outcome = decide(standing, examined.work, examined.price, limit, words_per_100_tokens=words)
+    words = catalog.defaults(session).words_per_100_tokens
+    funds = Funds(account.id, account.balance, account.available, account.frozen_reason is not None)
+    outcome = decide(funds, examined.work, examined.price, limit, words_per_100_tokens=words)
     return Quote(
         model=examined.model.model_name,
         credits=examined.credits_estimated,
@@ -175,7 +176,7 @@ def _limit(
     if limit_type is None:
         return None, None
     unit = LimitUnit(examined.operation.limit_unit)
-    words = catalog_queries.defaults(session).words_per_100_tokens
+    words = catalog.defaults(session).words_per_100_tokens
     needed = estimate_units(unit, examined.work, words_per_100_tokens=words)
     found = limits.allowances(session, {(account.id, limit_type)}, now=now, opening=False)
     allowance = found.get((account.id, limit_type))
@@ -202,7 +203,7 @@ def _typical(session: Session, examined: Examined) -> Typical:
         median, jobs = usage_queries.median_output(
             session, examined.operation.operation_type, examined.model.model_name, latest=HISTORY
         )
-        percent = catalog_queries.defaults(session).typical_output_percent
+        percent = catalog.defaults(session).typical_output_percent
         basis = (
             f"the median of the last {jobs:,} {'job' if jobs == 1 else 'jobs'}"
             if jobs

@@ -14,9 +14,9 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from billing.errors import InvalidRequest, NotCancellable, UnknownThing
-from billing.jobs import call_queries, calling, charging, job_queries, policy
-from billing.jobs.charging import Release
+from billing.jobs import call_queries, calling, job_queries, policy, reserving, settling, unknown_calls
 from billing.jobs.policy import Failure
+from billing.jobs.settling import Release
 from billing.jobs.states import Event, State
 from billing.jobs.tables import GenerationJob, ProviderCall
 from config.database import each_apart
@@ -45,7 +45,7 @@ class Recovered:
     asked: list[UUID] = field(default_factory=list)
     settled: list[UUID] = field(default_factory=list)
     refunded: list[UUID] = field(default_factory=list)
-    lost: list[UUID] = field(default_factory=list)
+    unknown: list[UUID] = field(default_factory=list)
     expired: list[UUID] = field(default_factory=list)
     resolved: list[UUID] = field(default_factory=list)
     # What could not be worked on, each with the name of its error.
@@ -74,6 +74,18 @@ class Patience:
     republish_after: timedelta
     unknown_wait: timedelta
 
+
+@dataclass(frozen=True)
+class NextStep:
+    """A job, its kind, and what it waits for: start, call, settle or refund."""
+
+    job_id: UUID
+    kind: str
+    step: str
+
+
+WAITS_FOR = {State.QUEUED: "start", State.RESERVED: "call", State.GENERATED: "settle"}
+"""The step that a job of each state waits for; one that is being called, for its refund once it has a verdict."""
 
 Handler = Callable[[Session, Sequence[GenerationJob], Recovered, datetime, Patience], None]
 """What is done with jobs of one state whose time has come; it writes their ids into a `Recovered`."""
@@ -111,22 +123,54 @@ def give_up(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list
     """
     jobs = job_queries.lock(session, job_ids, {State.QUEUED, State.RESERVED, State.GENERATED, State.CALLING})
     queued = [job.id for job in jobs if job.state == State.QUEUED]
-    given_up = charging.reject(session, queued, InvalidRequest(POISONOUS.message, code=POISONOUS.code), now=now)
+    given_up = reserving.reject(session, queued, InvalidRequest(POISONOUS.message, code=POISONOUS.code), now=now)
     for state, event in ((State.RESERVED, Event.REFUND), (State.GENERATED, Event.WRITE_OFF)):
         these = [job for job in jobs if job.state == state]
         reasons = {job.id: POISONOUS for job in these}
-        given_up += charging.release(session, these, reasons, now=now, event=event)
+        given_up += settling.release(session, these, reasons, now=now, event=event)
         if event is Event.WRITE_OFF:
             calling.write_off(session, these)
-    failed = {job.id: verdict for job in jobs if (verdict := charging.verdict_on(session, job)) is not None}
-    return given_up + charging.release(session, [job for job in jobs if job.id in failed], failed, now=now)
+    failed = {job.id: verdict for job in jobs if (verdict := settling.verdict_on(session, job)) is not None}
+    return given_up + settling.release(session, [job for job in jobs if job.id in failed], failed, now=now)
+
+
+def next_steps(session: Session, job_ids: Sequence[UUID]) -> list[NextStep]:
+    """What each of these jobs waits for; one that waits for nothing, or for an answer, is left out."""
+    found = []
+    for job in job_queries.find(session, job_ids):
+        step = WAITS_FOR.get(State(job.state))
+        if step is None and job.state == State.CALLING and job.error_code is not None:
+            step = "refund"
+        if step is not None:
+            found.append(NextStep(job.id, job.kind, step))
+    return found
+
+
+def kinds(session: Session, job_ids: Sequence[UUID]) -> list[tuple[UUID, str]]:
+    """Each of these jobs with its kind, which names the queue of its provider."""
+    return [(job.id, job.kind) for job in job_queries.find(session, job_ids)]
+
+
+def look_again(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    """Have these jobs looked at at once, where they wait for a message; returns those."""
+    return job_queries.look_again(session, job_ids, now=now)
+
+
+def overdue(session: Session, *, now: datetime) -> tuple[int, datetime | None]:
+    """How many jobs recovery should have looked at five minutes ago, and since when the first of them waits."""
+    return job_queries.overdue(session, before=now - LATE)
+
+
+def count_unfinished(session: Session) -> dict[str, int]:
+    """How many jobs stand in each state that is not the last; every such state is named."""
+    return job_queries.count_unfinished(session)
 
 
 def release_if_reserved(session: Session, job_id: UUID, *, now: datetime) -> None:
     """Cancel a job that holds credits but was not called yet; raises UnknownThing or NotCancellable."""
     jobs = job_queries.lock(session, [job_id], {State.RESERVED})
     if jobs:
-        charging.release(session, jobs, {job_id: CANCELLED}, now=now)
+        settling.release(session, jobs, {job_id: CANCELLED}, now=now)
         return
     found = job_queries.find(session, [job_id])
     if not found:
@@ -140,7 +184,7 @@ def _queued(
 ) -> None:
     late = [job.id for job in jobs if job.deadline_at <= now]
     expired = InvalidRequest("The job was not started before its deadline.", code=EXPIRED.code)
-    done.expired += charging.reject(session, late, expired, now=now)
+    done.expired += reserving.reject(session, late, expired, now=now)
     done.started += _publish_again(session, [job for job in jobs if job.deadline_at > now], now, patience)
 
 
@@ -148,7 +192,7 @@ def _reserved(
     session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
 ) -> None:
     late = [job for job in jobs if job.deadline_at <= now]
-    done.expired += charging.release(session, late, {job.id: EXPIRED for job in late}, now=now)
+    done.expired += settling.release(session, late, {job.id: EXPIRED for job in late}, now=now)
     done.called += _publish_again(session, [job for job in jobs if job.deadline_at > now], now, patience)
 
 
@@ -156,18 +200,18 @@ def _calling(
     session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
 ) -> None:
     """A claim past its lease: its verdict is acted on if it has one; else nobody knows what the provider did."""
-    lost: list[GenerationJob] = []
+    unknown: list[GenerationJob] = []
     retry: list[GenerationJob] = []
     failed: list[GenerationJob] = []
     for job in jobs:
         call = call_queries.latest(session, job.id, job.attempts)
         if call is None or call.outcome is None:
-            lost.append(job)
+            unknown.append(job)
         else:
             (failed if job.error_code is not None else retry).append(job)
-    calling.lose(session, lost, Failure.WORKER_LOST, now=now, look_after=patience.republish_after)
+    calling.mark_unknown(session, unknown, Failure.WORKER_LOST, now=now, look_after=patience.republish_after)
     calling.retry_later(session, retry, now=now)
-    done.lost += [job.id for job in lost]
+    done.unknown += [job.id for job in unknown]
     done.called += [job.id for job in retry]
     done.refunded += _publish_again(session, failed, now, patience)
 
@@ -180,9 +224,9 @@ def _unknown(
     known = {job_id: call for job_id, call in calls.items() if call is not None and call.outcome == "failed"}
     # Their worker came back late, with a failure that proves that nothing was done.
     reasons = {job_id: _proven(call) for job_id, call in known.items()}
-    done.resolved += charging.release(session, [job for job in jobs if job.id in known], reasons, now=now)
+    done.resolved += settling.release(session, [job for job in jobs if job.id in known], reasons, now=now)
     given_up_at = {
-        job_id: calling.lost_since(call) + patience.unknown_wait
+        job_id: unknown_calls.unknown_since(call) + patience.unknown_wait
         for job_id, call in calls.items()
         if call is not None and job_id not in known
     }
@@ -190,8 +234,8 @@ def _unknown(
     # However late we are, each is asked about once.
     late = [job for job in open_jobs if given_up_at[job.id] <= now and job.republished > 0]
     for job in late:
-        calling.expose(session, job)
-    done.resolved += charging.release(session, late, {job.id: UNRESOLVED for job in late}, now=now)
+        unknown_calls.expose(session, job)
+    done.resolved += settling.release(session, late, {job.id: UNRESOLVED for job in late}, now=now)
     by = {job_id: at if at > now else now + patience.republish_after for job_id, at in given_up_at.items()}
     done.asked += _publish_again(session, [job for job in open_jobs if job not in late], now, patience, by=by)
 

@@ -30,7 +30,7 @@ class Event(StrEnum):
     CANCEL = "cancel"
     CLAIM = "claim"
     GENERATE = "generate"
-    LOSE = "lose"
+    MARK_UNKNOWN = "mark_unknown"
     RETRY = "retry"
     SETTLE = "settle"
     REFUND = "refund"
@@ -46,7 +46,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     # The same worker calls again after a failure that was proven not to have been executed.
     (State.CALLING, Event.CLAIM): State.CALLING,
     (State.CALLING, Event.GENERATE): State.GENERATED,
-    (State.CALLING, Event.LOSE): State.UNKNOWN,
+    (State.CALLING, Event.MARK_UNKNOWN): State.UNKNOWN,
     (State.CALLING, Event.RETRY): State.RESERVED,
     (State.CALLING, Event.REFUND): State.REFUNDED,
     (State.UNKNOWN, Event.GENERATE): State.GENERATED,

@@ -1,7 +1,8 @@
-"""The story of one job, put together from its own rows: each step with its time, attempt, credits and cost."""
+"""Jobs as they are shown: one line each, the receipt of a charge, and the whole story of one from its own rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -14,9 +15,43 @@ from billing.errors import UnknownThing
 from billing.jobs import call_queries, job_queries
 from billing.jobs.states import State
 from billing.jobs.tables import GenerationJob, ProviderCall
-from billing.ledger import account_queries
+from billing.ledger import accounts
 from billing.ledger.tables import CreditTransaction
-from billing.upkeep import dead_letter_queries
+from billing.upkeep import dead_letters
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job as it is shown: amounts in credits, the provider's cost in USD. Its prompt is not part of it."""
+
+    job_id: UUID
+    account_id: int
+    operation: str
+    model: str
+    state: str
+    credits_estimated: int | None
+    credits_reserved: int
+    credits_charged: int | None
+    credits_overrun: int
+    cost_usd: Decimal
+    attempts: int
+    idempotency_key: str
+    error_code: str | None
+    error_message: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a settled job was charged for: the price that it was reserved at, and its recorded usage, as plain data."""
+
+    job_id: UUID
+    account_id: int
+    price: dict[str, Any]
+    usage: dict[str, int]
+    credits_reserved: int
+    credits_charged: int
 
 
 @dataclass(frozen=True)
@@ -35,16 +70,65 @@ class Entry:
 class Story:
     """A job with everything that happened to it."""
 
-    job: GenerationJob
+    job: JobView
     entries: list[Entry]
     content: dict[str, Any] | None
+
+
+def views(session: Session, job_ids: Iterable[UUID]) -> dict[UUID, JobView]:
+    """These jobs as they stand now, by their ids; an id that no job has is left out."""
+    return {job.id: view(job) for job in job_queries.find(session, job_ids)}
+
+
+def newest(session: Session, *, account_id: int | None, state: str | None, limit: int) -> list[JobView]:
+    """The newest jobs, of one account and in one state where these are given."""
+    return [view(job) for job in job_queries.newest(session, account_id=account_id, state=state, limit=limit)]
+
+
+def receipts(session: Session, job_ids: Sequence[UUID]) -> list[Receipt]:
+    """What those of these jobs that are settled were charged for."""
+    settled = [job for job in job_queries.find(session, job_ids) if job.state == State.SETTLED]
+    delivered = call_queries.delivered(session, [job.id for job in settled])
+    return [
+        Receipt(
+            job_id=job.id,
+            account_id=job.account_id,
+            price=job.price or {},
+            usage=delivered[job.id].usage or {},
+            credits_reserved=job.credits_reserved,
+            credits_charged=job.credits_charged or 0,
+        )
+        for job in settled
+    ]
+
+
+def view(job: GenerationJob) -> JobView:
+    """The job as it is shown."""
+    return JobView(
+        job_id=job.id,
+        account_id=job.account_id,
+        operation=job.operation_type,
+        model=job.model_name,
+        state=job.state,
+        credits_estimated=job.credits_estimated,
+        credits_reserved=job.credits_reserved,
+        credits_charged=job.credits_charged,
+        credits_overrun=job.credits_overrun,
+        cost_usd=job.cost_usd,
+        attempts=job.attempts,
+        idempotency_key=job.idempotency_key,
+        error_code=job.error_code,
+        error_message=job.error_message,
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+    )
 
 
 def tell(session: Session, job_id: UUID) -> Story:
     """The story of this job; raises UnknownThing, with the reason where its request was set aside."""
     found = job_queries.find(session, [job_id])
     if not found:
-        refused = dead_letter_queries.of_job(session, job_id)
+        refused = dead_letters.of_job(session, job_id)
         if refused is not None:
             error = UnknownThing("job", job_id)
             error.message = f"The request for job {job_id} was set aside: {refused.reason} [{refused.code}]"
@@ -60,13 +144,13 @@ def tell(session: Session, job_id: UUID) -> Story:
         if resolved is not None:
             detail = f"{resolved.outcome.replace('_', ' ')}, by {resolved.actor}: {resolved.evidence}"
             entries.append(Entry(resolved.resolved_at, "resolved", detail, attempt=call.attempt))
-    for row in account_queries.transactions_of_job(session, job_id):
+    for row in accounts.transactions_of_job(session, job_id):
         entries.append(_of_transaction(row, job))
     if job.finished_at is not None and job.state != State.SETTLED:
         entries.append(_ending(job))
     results = call_queries.results(session, [job_id])
     content = results[job_id].content if job_id in results else None
-    return Story(job, sorted(entries, key=lambda entry: entry.at), content)
+    return Story(view(job), sorted(entries, key=lambda entry: entry.at), content)
 
 
 def _of_call(call: ProviderCall) -> list[Entry]:

@@ -1,6 +1,6 @@
-"""Resolving an unknown outcome: the provider was asked, or somebody found out what it did and says how they know.
+"""Calls whose outcome is unknown: the provider is asked, or an operator says what it did and how they know.
 
-The same steps follow as if the worker had learned it in time; the evidence stays with the call.
+What resolves a call has the same consequences as if its worker had known in time; the evidence stays with the call.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from sqlalchemy.orm import Session
 from billing.catalog import pricing
 from billing.catalog.pricing import Price, Usage, Work
 from billing.errors import InvalidRequest, UnknownThing
-from billing.jobs import call_queries, calling, charging, job_queries, policy
-from billing.jobs.calling import Attempt, Delivery, Refusal
-from billing.jobs.charging import Release
+from billing.jobs import call_queries, calling, job_queries, policy, settling, story
+from billing.jobs.calling import Attempt, Claim, Delivery, Refusal
 from billing.jobs.policy import Means
+from billing.jobs.settling import Release
 from billing.jobs.states import State
+from billing.jobs.story import JobView
 from billing.jobs.tables import GenerationJob, ProviderCall
 
 EVIDENCE_MAX = 2_000
 
 
 class Outcome(StrEnum):
-    """What was found out about a call whose outcome was not known."""
+    """What resolved a call whose outcome was unknown."""
 
     # The work was done and its result is at hand: the customer pays for it.
     DELIVERED = "delivered"
@@ -51,13 +52,13 @@ ASKED = {
     Means.LOOK_UP: "The provider was asked by the id of the task.",
     Means.RESEND: "The request was sent again under its idempotency key, whose work the provider does once.",
 }
-"""The evidence of what recovery found out by itself."""
+"""The evidence of what the provider itself answered, by the means by which it was asked."""
 RECOVERY = "recovery"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What somebody found out, how they know, and who they are; a delivery comes with its usage and its content."""
+class Resolution:
+    """What somebody says of a call, how they know, and who they are; a delivery has its usage and its content."""
 
     outcome: Outcome
     evidence: str
@@ -67,35 +68,77 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Open:
-    """A call whose outcome is not known: when it is given up, and the most that it may cost in USD."""
+class UnknownCall:
+    """A call whose outcome is unknown: when it is given up, and the most that it may cost in USD."""
 
-    job: GenerationJob
-    call: ProviderCall
+    job_id: UUID
+    account_id: int
+    model: str
+    kind: str
+    provider: str
+    attempt: int
+    failure: str | None
+    provider_request_id: str | None
+    idempotency_key: str
+    called_at: datetime
+    times_asked: int
     given_up_at: datetime
+    credits_reserved: int
     worst_cost_usd: Decimal
 
 
-def unresolved(session: Session, *, limit: int, unknown_wait: timedelta) -> list[Open]:
-    """The jobs whose outcome is not known, the oldest first; each is given up `unknown_wait` after it was lost."""
-    return [
-        Open(
-            job,
-            call,
-            given_up_at=calling.lost_since(call) + unknown_wait,
-            worst_cost_usd=pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {})),
-        )
-        for job, call in call_queries.of_unknown_jobs(session, limit=limit)
-    ]
+def find(session: Session, job_id: UUID, *, unknown_wait: timedelta) -> UnknownCall | None:
+    """The unknown call of this job, which is given up `unknown_wait` after it became unknown; None without one."""
+    for job in job_queries.find(session, [job_id]):
+        call = call_queries.latest(session, job.id, job.attempts)
+        if job.state == State.UNKNOWN and call is not None:
+            return _view(job, call, unknown_wait)
+    return None
 
 
-def resolve(session: Session, job_id: UUID, found: Found, *, now: datetime, publish_by: timedelta) -> GenerationJob:
-    """Write down what was found out, and let follow what follows: a charge, or the release of the hold.
+def oldest(session: Session, *, limit: int, unknown_wait: timedelta) -> list[UnknownCall]:
+    """The calls whose outcome is unknown, the oldest first; each is given up `unknown_wait` after it became so."""
+    return [_view(job, call, unknown_wait) for job, call in call_queries.of_unknown_jobs(session, limit=limit)]
+
+
+def ask(session: Session, job_id: UUID, *, now: datetime, patience: timedelta) -> Claim | None:
+    """Write down that the provider is asked what became of a job's unknown call; returns that call.
+
+    None when there is nothing to ask any more, or when somebody asked less than `patience` ago.
+    """
+    for job in job_queries.lock(session, [job_id], {State.UNKNOWN}):
+        call = call_queries.latest(session, job.id, job.attempts)
+        if call is None or call.outcome != "unknown":
+            return None
+        if call.asked_at is not None and call.asked_at > now - patience:
+            return None
+        call_queries.complete(session, call.id, {"asked": call.asked + 1, "asked_at": now})
+        return calling.claim_of(job, call)
+    return None
+
+
+def stop_asking(session: Session, job_id: UUID, *, unknown_wait: timedelta) -> None:
+    """Ask no more about an unknown outcome, because nobody can tell: it is looked at again when it is given up."""
+    for job in job_queries.lock(session, [job_id], {State.UNKNOWN}):
+        call = call_queries.latest(session, job.id, job.attempts)
+        assert call is not None, "only a call can be unknown"
+        given_up_at = unknown_since(call) + unknown_wait
+        job_queries.postpone(session, [{"id": job.id, "next_at": given_up_at, "republished": job.republished}])
+
+
+def unknown_since(call: ProviderCall) -> datetime:
+    """Since when the outcome of this call has been unknown."""
+    assert call.finished_at is not None, "an unknown call is finished"
+    return call.finished_at
+
+
+def resolve(session: Session, job_id: UUID, resolution: Resolution, *, now: datetime, publish_by: timedelta) -> JobView:
+    """Keep what an operator says of an unknown call; the job is then to be charged, or its hold is released.
 
     A job that was given up meanwhile keeps its refund, and only its cost is corrected. Raises UnknownThing, or
     InvalidRequest when there is nothing to resolve or something is missing.
     """
-    _check(found)
+    _check(resolution)
     locked = job_queries.lock(session, [job_id], set(State))
     if not locked:
         raise UnknownThing("job", job_id)
@@ -103,60 +146,115 @@ def resolve(session: Session, job_id: UUID, found: Found, *, now: datetime, publ
     call = call_queries.latest(session, job_id, job.attempts)
     if call is None or call.outcome != "unknown" or call_queries.resolution(session, call.id):
         raise InvalidRequest(f"Job {job_id} has no call whose outcome is unknown.", code="nothing_to_resolve")
-    call_queries.keep_resolution(session, call.id, found.outcome, found.evidence, found.actor, now)
-    if found.outcome is Outcome.DELIVERED:
-        _deliver(session, job, found, now=now, publish_by=publish_by)
+    call_queries.keep_resolution(session, call.id, resolution.outcome, resolution.evidence, resolution.actor, now)
+    if resolution.outcome is Outcome.DELIVERED:
+        _deliver(session, job, resolution, now=now, publish_by=publish_by)
     else:
-        _give_up(session, job, call, found, now=now)
-    return job_queries.find(session, [job_id])[0]
+        _give_up(session, job, call, resolution, now=now)
+    return story.views(session, [job_id])[job_id]
 
 
-def learn(
-    session: Session, asked: Attempt, told: Delivery | Refusal, means: Means, *, now: datetime, publish_by: timedelta
-) -> GenerationJob:
-    """Write down what a provider told of an unknown call, and let follow what follows; a repeat changes nothing.
+def resolve_by_answer(
+    session: Session, asked: Attempt, answer: Delivery | Refusal, means: Means, *, now: datetime, publish_by: timedelta
+) -> JobView:
+    """Keep what a provider answered about an unknown call; a repeat changes nothing.
 
-    A job that was given up meanwhile keeps its refund, and only its cost is corrected. Returns the job.
+    The job is then to be charged, or its hold is released. A job that was given up meanwhile keeps its refund, and only
+    its cost is corrected. Returns the job.
     """
     (job,) = job_queries.lock(session, [asked.job_id], set(State))
     call = call_queries.latest(session, asked.job_id, asked.attempt)
     assert call is not None, "only a call that was made is asked about"
     if call.outcome != "unknown" or call_queries.resolution(session, call.id):
-        return job
-    outcome = Outcome.DELIVERED if isinstance(told, Delivery) else Outcome.NOT_EXECUTED
+        return story.view(job)
+    outcome = Outcome.DELIVERED if isinstance(answer, Delivery) else Outcome.NOT_EXECUTED
     call_queries.keep_resolution(session, call.id, outcome, ASKED[means], RECOVERY, now)
-    if isinstance(told, Delivery):
-        calling.succeed(session, asked, told, now=now, publish_by=publish_by)
+    if isinstance(answer, Delivery):
+        calling.succeed(session, asked, answer, now=now, publish_by=publish_by)
     else:
-        calling.correct_cost(session, job, call, usage=None, executed=False)
+        correct_cost(session, job, call, usage=None, executed=False)
         waiting = [job] if job.state == State.UNKNOWN and job.attempts == asked.attempt else []
-        reason = Release(told.failure.value, policy.SENTENCES[told.failure])
-        charging.release(session, waiting, {job.id: reason}, now=now)
-    return job_queries.find(session, [asked.job_id])[0]
+        reason = Release(answer.failure.value, policy.SENTENCES[answer.failure])
+        settling.release(session, waiting, {job.id: reason}, now=now)
+    return story.views(session, [asked.job_id])[asked.job_id]
 
 
-def _check(found: Found) -> None:
-    if not found.evidence.strip() or len(found.evidence) > EVIDENCE_MAX or not found.evidence.isprintable():
+def expose(session: Session, job: GenerationJob) -> None:
+    """Count the most that an unknown call may cost as the platform's exposure, on the call and on the job."""
+    call = call_queries.latest(session, job.id, job.attempts)
+    if call is None or call.outcome != "unknown" or call.exposure:
+        return
+    worst = pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {}))
+    call_queries.complete(session, call.id, {"cost_usd": worst, "exposure": True})
+    job_queries.sum_cost(session, job.id)
+
+
+def correct_cost(
+    session: Session, job: GenerationJob, call: ProviderCall, *, usage: Usage | None, executed: bool
+) -> None:
+    """Let what resolved an unknown call take the place of the guess at its cost.
+
+    What was executed for nobody is exposure: its usage's cost, or the most that it can have been.
+    """
+    price = Price.from_json(job.price or {})
+    cost = Decimal(0)
+    if executed:
+        cost = pricing.worst_cost(Work(**job.work), price) if usage is None else pricing.cost(usage, price)
+    known = {"usage": usage.to_json()} if usage is not None else {}
+    outcome = "unknown" if executed else "failed"
+    call_queries.complete(session, call.id, {"outcome": outcome, "cost_usd": cost, "exposure": executed, **known})
+    job_queries.sum_cost(session, job.id)
+
+
+def _check(resolution: Resolution) -> None:
+    if (
+        not resolution.evidence.strip()
+        or len(resolution.evidence) > EVIDENCE_MAX
+        or not resolution.evidence.isprintable()
+    ):
         raise InvalidRequest(
             f"Say how you know: the evidence has 1 to {EVIDENCE_MAX:,} printable characters.", code="no_evidence"
         )
-    if found.outcome is Outcome.DELIVERED and (found.usage is None or found.content is None):
+    if resolution.outcome is Outcome.DELIVERED and (resolution.usage is None or resolution.content is None):
         raise InvalidRequest("A delivery needs its usage and its content.", code="no_delivery")
-    if found.outcome is Outcome.NOT_EXECUTED and found.usage is not None:
+    if resolution.outcome is Outcome.NOT_EXECUTED and resolution.usage is not None:
         raise InvalidRequest("What was not executed has no usage.", code="invalid_usage")
 
 
-def _deliver(session: Session, job: GenerationJob, found: Found, *, now: datetime, publish_by: timedelta) -> None:
-    assert found.usage is not None
-    assert found.content is not None
+def _deliver(
+    session: Session, job: GenerationJob, resolution: Resolution, *, now: datetime, publish_by: timedelta
+) -> None:
+    assert resolution.usage is not None
+    assert resolution.content is not None
     delivery = Delivery(
-        content=found.content, usage=found.usage, raw_usage={}, request_id=None, finish_reason="resolved"
+        content=resolution.content, usage=resolution.usage, raw_usage={}, request_id=None, finish_reason="resolved"
     )
     calling.succeed(session, Attempt(job.id, job.attempts), delivery, now=now, publish_by=publish_by)
 
 
-def _give_up(session: Session, job: GenerationJob, call: ProviderCall, found: Found, *, now: datetime) -> None:
-    executed = found.outcome is Outcome.EXECUTED
-    calling.correct_cost(session, job, call, usage=found.usage, executed=executed)
+def _give_up(
+    session: Session, job: GenerationJob, call: ProviderCall, resolution: Resolution, *, now: datetime
+) -> None:
+    executed = resolution.outcome is Outcome.EXECUTED
+    correct_cost(session, job, call, usage=resolution.usage, executed=executed)
     waiting: Sequence[GenerationJob] = [job] if job.state == State.UNKNOWN else []
-    charging.release(session, waiting, {job.id: RELEASES[found.outcome]}, now=now)
+    settling.release(session, waiting, {job.id: RELEASES[resolution.outcome]}, now=now)
+
+
+def _view(job: GenerationJob, call: ProviderCall, unknown_wait: timedelta) -> UnknownCall:
+    return UnknownCall(
+        job_id=job.id,
+        account_id=job.account_id,
+        model=job.model_name,
+        kind=job.kind,
+        provider=call.provider,
+        attempt=call.attempt,
+        failure=call.failure,
+        provider_request_id=call.provider_request_id,
+        idempotency_key=call.idempotency_key,
+        called_at=call.started_at,
+        times_asked=call.asked,
+        given_up_at=unknown_since(call) + unknown_wait,
+        credits_reserved=job.credits_reserved,
+        worst_cost_usd=pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {})),
+    )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from billing.ledger.tables import Account, CreditTransaction
+from billing.ledger.tables import Account, CreditTransaction, User
+from billing.sql import Part, as_json, together
 
 
 def find(session: Session, account_id: int) -> Account | None:
@@ -66,6 +68,24 @@ def record(session: Session, transactions: Sequence[dict[str, Any]]) -> None:
         session.execute(insert(CreditTransaction), list(transactions))
 
 
+_POST = """
+    UPDATE accounts a SET balance = a.balance + v.balance, reserved = a.reserved + v.reserved, updated_at = now()
+    FROM jsonb_to_recordset(CAST(:accounts AS jsonb)) AS v(id bigint, balance bigint, reserved bigint)
+    WHERE a.id = v.id
+    RETURNING 1
+"""
+
+
+def post(session: Session, changes: Sequence[dict[str, Any]], beside: Sequence[Part]) -> tuple[int, ...]:
+    """Add to balances and to what is reserved, and write the parts beside it; returns how many rows each part wrote.
+
+    The accounts' own come last. The CHECKs of accounts refuse what a balance does not cover.
+    """
+    parts = [*beside, Part("posted", _POST, len(changes), {"accounts": as_json(changes)})]
+    given = {name: value for part in parts for name, value in part.given.items()}
+    return tuple(session.execute(text(together(parts)), given).one())
+
+
 def transaction_with_key(session: Session, account_id: int, key: str) -> CreditTransaction | None:
     """The account's ledger row that was written under this idempotency key."""
     return session.scalar(
@@ -75,12 +95,25 @@ def transaction_with_key(session: Session, account_id: int, key: str) -> CreditT
     )
 
 
-def transactions_of_job(session: Session, job_id: object) -> list[CreditTransaction]:
+def transactions_of_job(session: Session, job_id: UUID) -> list[CreditTransaction]:
     """The ledger rows of one job, oldest first."""
     statement = select(CreditTransaction).where(CreditTransaction.job_id == job_id).order_by(CreditTransaction.id)
     return list(session.scalars(statement))
 
 
-def count(session: Session) -> int:
-    """How many accounts there are."""
-    return session.scalar(select(func.count()).select_from(Account)) or 0
+def newest(session: Session, *, limit: int) -> list[Account]:
+    """Accounts, the newest first."""
+    return list(session.scalars(select(Account).order_by(Account.id.desc()).limit(limit)))
+
+
+def add(session: Session, account: Account) -> Account:
+    """Open an account; returns it as the database has it."""
+    session.add(account)
+    session.flush()
+    session.refresh(account)
+    return account
+
+
+def user(session: Session, user_id: int) -> User | None:
+    """The user of this id."""
+    return session.get(User, user_id)

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from billing.errors import IdempotencyConflict, InvalidRequest, UnknownThing
-from billing.ledger import account_queries
-from billing.ledger.posting import Books, Change
+from billing.ledger import account_queries, posting
+from billing.ledger.posting import Change
 from billing.ledger.tables import Account, CreditTransaction
 from billing.money import CREDITS_MAX
 
 OUR_KEYS = ("settle:", "creditmill:")
 """How the keys of ledger rows begin that no top-up may take."""
+
+
+@dataclass(frozen=True)
+class AccountView:
+    """An account as it is shown: what it has, what its open jobs hold, what a new job may reserve, all in credits."""
+
+    id: int
+    name: str
+    balance: int
+    reserved: int
+    available: int
+    frozen_reason: str | None
+    billing_email: str | None
+    time_zone: str
 
 
 def create(session: Session, name: str, *, billing_email: str | None = None, time_zone: str = "UTC") -> Account:
@@ -29,10 +45,7 @@ def create(session: Session, name: str, *, billing_email: str | None = None, tim
             f"There is no time zone {time_zone[:40]!r}: use a name such as Europe/Berlin.", code="invalid_time_zone"
         ) from None
     account = Account(name=name.strip(), billing_email=billing_email, time_zone=time_zone)
-    session.add(account)
-    session.flush()
-    session.refresh(account)
-    return account
+    return account_queries.add(session, account)
 
 
 def get(session: Session, account_id: int) -> Account:
@@ -42,6 +55,29 @@ def get(session: Session, account_id: int) -> Account:
     if account is None:
         raise UnknownThing("account", account_id)
     return account
+
+
+def view(session: Session, account_id: int) -> AccountView:
+    """The account as it is shown; raises UnknownThing when there is none of that id."""
+    return _view(get(session, account_id))
+
+
+def find_many(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
+    """The accounts with these ids, as they are now."""
+    return account_queries.find_many(session, account_ids)
+
+
+def check_user(session: Session, account_id: int, user_id: int | None) -> None:
+    """Raise UnknownThing when a user is named who does not belong to this account."""
+    if user_id is not None:
+        user = account_queries.user(session, user_id)
+        if user is None or user.account_id != account_id:
+            raise UnknownThing("user", user_id)
+
+
+def transactions_of_job(session: Session, job_id: UUID) -> list[CreditTransaction]:
+    """The ledger rows of one job, oldest first."""
+    return account_queries.transactions_of_job(session, job_id)
 
 
 def zone(account: Account) -> ZoneInfo:
@@ -54,7 +90,17 @@ def freeze(session: Session, account_id: int, reason: str) -> bool:
     if not reason.strip() or not reason.isprintable() or len(reason) > 200:
         raise InvalidRequest("A reason has 1 to 200 printable characters.", code="invalid_text")
     get(session, account_id)
-    return bool(account_queries.freeze(session, {account_id: reason}))
+    return bool(freeze_all(session, {account_id: reason}))
+
+
+def freeze_all(session: Session, reasons: Mapping[int, str]) -> list[int]:
+    """Let these accounts start no new jobs, each for its reason; returns those that were not frozen before."""
+    return account_queries.freeze(session, reasons)
+
+
+def count_frozen(session: Session) -> int:
+    """How many accounts may start no new jobs."""
+    return account_queries.count_frozen(session)
 
 
 def unfreeze(session: Session, account_id: int) -> bool:
@@ -63,9 +109,9 @@ def unfreeze(session: Session, account_id: int) -> bool:
     return account_queries.unfreeze(session, account_id)
 
 
-def newest(session: Session, *, limit: int) -> list[Account]:
+def newest(session: Session, *, limit: int) -> list[AccountView]:
     """Accounts, the newest first."""
-    return list(session.scalars(select(Account).order_by(Account.id.desc()).limit(limit)))
+    return [_view(account) for account in account_queries.newest(session, limit=limit)]
 
 
 def top_up(
@@ -96,7 +142,7 @@ def top_up(
     if not 1 <= credits <= CREDITS_MAX:
         raise InvalidRequest(f"A top-up adds 1 to {CREDITS_MAX} credits.", code="invalid_amount")
     get(session, account_id)
-    account = account_queries.lock(session, [account_id])[account_id]
+    account = posting.lock(session, [account_id])[account_id]
     earlier = account_queries.transaction_with_key(session, account_id, idempotency_key)
     if earlier is not None:
         if earlier.amount != credits:
@@ -104,7 +150,7 @@ def top_up(
         return earlier
     if account.balance + credits > CREDITS_MAX:
         raise InvalidRequest(f"No account can hold more than {CREDITS_MAX} credits.", code="invalid_amount")
-    account_queries.record(
+    posting.record(
         session,
         [
             {
@@ -118,7 +164,20 @@ def top_up(
             }
         ],
     )
-    Books(accounts={account_id: Change(balance=credits)}).post(session)
+    posting.post(session, {account_id: Change(balance=credits)})
     recorded = account_queries.transaction_with_key(session, account_id, idempotency_key)
     assert recorded is not None
     return recorded
+
+
+def _view(account: Account) -> AccountView:
+    return AccountView(
+        id=account.id,
+        name=account.name,
+        balance=account.balance,
+        reserved=account.reserved,
+        available=account.available,
+        frozen_reason=account.frozen_reason,
+        billing_email=account.billing_email,
+        time_zone=account.time_zone,
+    )

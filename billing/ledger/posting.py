@@ -1,77 +1,58 @@
-"""What one batch adds to accounts and plan limits, written by one statement: both, or neither."""
+"""Posting: the only place where a balance changes.
+
+What a batch adds to accounts is written by one statement. What belongs to it and is another noun's, such as the units
+of a plan limit, is written by the same statement: both, or neither.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
-from datetime import date
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from billing.sql import as_json
-
-LimitKey = tuple[int, str, date]
-"""Account id, limit type, first day of the period."""
+from billing.ledger import account_queries
+from billing.ledger.tables import Account
+from billing.sql import Part
 
 
 @dataclass
 class Change:
-    """What one batch does to one account, in credits."""
+    """What one batch adds to one account, in credits."""
 
     balance: int = 0
     reserved: int = 0
 
 
-@dataclass
-class LimitChange:
-    """What one batch does to one plan limit's row, in its units; a hold must leave the row within `allowed`."""
-
-    used: int = 0
-    reserved: int = 0
-    allowed: int | None = None
+def lock(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
+    """Lock these accounts in the order of their ids, and return them; always after their jobs, never before."""
+    return account_queries.lock(session, account_ids)
 
 
-# The CHECKs of accounts refuse what the balance does not cover; a plan's allowance stands on another row, so the
-# statement itself compares with it.
-_POST = """
-    WITH held AS (
-        UPDATE plan_limit_usage u SET amount_used = u.amount_used + v.used,
-               amount_reserved = u.amount_reserved + v.reserved, updated_at = now()
-        FROM jsonb_to_recordset(CAST(:limits AS jsonb))
-             AS v(account_id bigint, limit_type text, period_start date, used bigint, reserved bigint, allowed bigint)
-        WHERE u.account_id = v.account_id AND u.limit_type = v.limit_type AND u.period_start = v.period_start
-          AND (v.allowed IS NULL OR u.amount_used + u.amount_reserved + v.used + v.reserved <= v.allowed)
-        RETURNING 1
-    ), paid AS (
-        UPDATE accounts a SET balance = a.balance + v.balance, reserved = a.reserved + v.reserved, updated_at = now()
-        FROM jsonb_to_recordset(CAST(:accounts AS jsonb)) AS v(id bigint, balance bigint, reserved bigint)
-        WHERE a.id = v.id
-        RETURNING 1
-    )
-    SELECT (SELECT count(*) FROM paid), (SELECT count(*) FROM held)
-"""
+def balances(session: Session, account_ids: Iterable[int]) -> dict[int, int]:
+    """What each of these accounts has, in credits; the caller holds their locks."""
+    return {row.id: row.balance for row in account_queries.find_many(session, account_ids).values()}
 
 
-@dataclass
-class Books:
-    """The changes of one batch; whoever posts them has locked the accounts, which guards the limits' rows too."""
+def post(session: Session, changes: Mapping[int, Change], *, beside: Sequence[Part] = ()) -> None:
+    """Write these changes, by account id, and the parts beside them at once; the caller holds the accounts' locks.
 
-    accounts: dict[int, Change] = field(default_factory=lambda: defaultdict(Change))
-    limits: dict[LimitKey, LimitChange] = field(default_factory=lambda: defaultdict(LimitChange))
+    Nothing is written when a balance does not cover its change, or a part writes other than as many rows as it has to.
+    """
+    accounts = [
+        {"id": account_id, "balance": change.balance, "reserved": change.reserved}
+        for account_id, change in changes.items()
+        if change != Change()
+    ]
+    parts = [part for part in beside if part.rows]
+    if not accounts and not parts:
+        return
+    written = account_queries.post(session, accounts, parts)
+    expected = (*(part.rows for part in parts), len(accounts))
+    assert written == expected, "a hold would have exceeded its allowance, or lost its row"
 
-    def post(self, session: Session) -> None:
-        """Write everything at once; nothing is written when a balance or an allowance does not cover it."""
-        accounts = [
-            {"id": i, "balance": c.balance, "reserved": c.reserved} for i, c in self.accounts.items() if c != Change()
-        ]
-        limits = [
-            {"account_id": account, "limit_type": limit, "period_start": start, **vars(change)}
-            for (account, limit, start), change in self.limits.items()
-            if change.used or change.reserved
-        ]
-        if not accounts and not limits:
-            return
-        given = {"accounts": as_json(accounts), "limits": as_json(limits)}
-        written = tuple(session.execute(text(_POST), given).one())
-        assert written == (len(accounts), len(limits)), "a hold would have exceeded its allowance, or lost its row"
+
+def record(session: Session, transactions: Sequence[dict[str, Any]]) -> None:
+    """Append the rows that explain changes of balances to the ledger."""
+    account_queries.record(session, transactions)

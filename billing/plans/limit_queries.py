@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import date
 from typing import Any
 
 from sqlalchemy import select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from billing.ledger.posting import LimitKey
 from billing.plans.tables import Plan, PlanLimitUsage
+from billing.sql import Part, as_json
+
+LimitKey = tuple[int, str, date]
+"""Account id, limit type, first day of the period."""
+
+# The CHECKs of accounts refuse what the balance does not cover; a plan's allowance stands on another row, so the
+# statement itself compares with it.
+_COUNT = """
+    UPDATE plan_limit_usage u SET amount_used = u.amount_used + v.used,
+           amount_reserved = u.amount_reserved + v.reserved, updated_at = now()
+    FROM jsonb_to_recordset(CAST(:limits AS jsonb))
+         AS v(account_id bigint, limit_type text, period_start date, used bigint, reserved bigint, allowed bigint)
+    WHERE u.account_id = v.account_id AND u.limit_type = v.limit_type AND u.period_start = v.period_start
+      AND (v.allowed IS NULL OR u.amount_used + u.amount_reserved + v.used + v.reserved <= v.allowed)
+    RETURNING 1
+"""
 
 
 def plans(session: Session) -> list[Plan]:
@@ -42,3 +58,8 @@ def find(session: Session, keys: Iterable[LimitKey]) -> dict[LimitKey, PlanLimit
     statement = select(PlanLimitUsage).where(tuple_(*columns).in_(wanted))
     found = session.scalars(statement.execution_options(populate_existing=True))
     return {(row.account_id, row.limit_type, row.period_start): row for row in found}
+
+
+def counted(changes: Sequence[dict[str, Any]]) -> Part:
+    """The part of a posting that adds to usage rows, each only as far as its `allowed` covers what it adds."""
+    return Part("counted", _COUNT, len(changes), {"limits": as_json(changes)})

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog_queries
-from billing.ledger.posting import LimitKey
+from billing.catalog import catalog
 from billing.periods import Period
 from billing.plans import limit_queries, subscription_queries
 from billing.plans.lifecycle import Status
+from billing.plans.limit_queries import LimitKey
 from billing.plans.tables import Plan, PlanLimitUsage
+from billing.sql import Part
 
 
 @dataclass
@@ -33,13 +34,22 @@ class Allowance:
 Allowances = dict[tuple[int, str], Allowance]
 
 
+@dataclass
+class LimitChange:
+    """What one batch does to one limit of one period, in its units; a hold must leave it within `allowed`."""
+
+    used: int = 0
+    reserved: int = 0
+    allowed: int | None = None
+
+
 def allowances(
     session: Session, wanted: Collection[tuple[int, str]], *, now: datetime, opening: bool = True
 ) -> Allowances:
     """What is left of each wanted (account id, limit type); without a subscription, nothing is counted.
 
-    Who means to hold units has locked the accounts. The period's row is opened on first use, so no reset ever has to
-    come in time; without `opening`, nothing is written.
+    The caller who is going to hold units holds the accounts' locks. The period's row is opened on first use, so no
+    reset ever has to come in time; without `opening`, nothing is written.
     """
     if not wanted:
         return {}
@@ -63,6 +73,20 @@ def allowances(
     }
 
 
+def counted(changes: Mapping[LimitKey, LimitChange]) -> Part:
+    """The part of a posting that counts these changes; it writes none of them when an allowance does not cover one.
+
+    The caller holds the accounts' locks, which guard the rows of their limits too.
+    """
+    return limit_queries.counted(
+        [
+            {"account_id": account_id, "limit_type": limit_type, "period_start": start, **vars(change)}
+            for (account_id, limit_type, start), change in changes.items()
+            if change.used or change.reserved
+        ]
+    )
+
+
 def current(
     session: Session, account_id: int, *, now: datetime
 ) -> list[tuple[str, int, Period, PlanLimitUsage | None]]:
@@ -78,7 +102,7 @@ def current(
 
 def open_periods(session: Session, begun: Iterable[tuple[int, Plan, Period]]) -> int:
     """Open the usage rows of these periods, each given with its account and plan; returns how many were new."""
-    known = set(catalog_queries.limit_types(session))
+    known = set(catalog.limit_types(session))
     return limit_queries.open_rows(
         session,
         [

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog_queries
+from billing.catalog import catalog
 from billing.catalog.fields import Fields, Name, Shown, is_cleared, is_text, one_of, read
 from billing.errors import InvalidRequest, UnknownThing
 from billing.ledger import accounts
@@ -35,8 +35,8 @@ class PlanFields(Fields):
 
 
 @dataclass(frozen=True)
-class LimitStanding:
-    """How one limit of an account's plan stands in the current period, in its units."""
+class LimitView:
+    """What an account has used of one limit of its plan in the current period, and may still use, in its units."""
 
     limit_type: str
     allowed: int
@@ -46,6 +46,37 @@ class LimitStanding:
     percentage_used: int
     period_start: date
     period_end: date
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """A plan as it is shown: its price in USD a period, the credits that it includes, its limits in units a period."""
+
+    slug: str
+    name: str
+    price: Decimal
+    included_credits: int
+    billing_interval: str
+    is_active: bool
+    limits: Mapping[str, int]
+
+
+def view(plan: Plan) -> PlanView:
+    """The plan as it is shown."""
+    return PlanView(
+        slug=plan.slug,
+        name=plan.name,
+        price=plan.price,
+        included_credits=plan.included_credits,
+        billing_interval=plan.billing_interval,
+        is_active=plan.is_active,
+        limits=plan.limits,
+    )
+
+
+def all_plans(session: Session) -> list[PlanView]:
+    """Every plan, by its price."""
+    return [view(plan) for plan in limit_queries.plans(session)]
 
 
 def named(session: Session, slug: str) -> Plan:
@@ -62,8 +93,8 @@ def set_plan(session: Session, slug: str, fields: Mapping[str, Any]) -> Plan:
     Raises InvalidRequest or UnknownThing, and then changes nothing.
     """
     one_of(Name, "the plan's name", slug)
-    catalog_queries.lock(session)
-    types = catalog_queries.limit_types(session)
+    catalog.lock_changes(session)
+    types = catalog.limit_types(session)
     limited = {name: value for name, value in fields.items() if name in types}
     own = {name: value for name, value in fields.items() if name not in types}
     plan = limit_queries.plan(session, slug) or Plan(slug=slug, name=slug, limits={})
@@ -87,18 +118,18 @@ def set_plan(session: Session, slug: str, fields: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def standing(session: Session, account_id: int, *, now: datetime) -> list[LimitStanding]:
-    """How every limit of the account's plan stands now; empty without a plan, or when nothing is limited."""
+def usage(session: Session, account_id: int, *, now: datetime) -> list[LimitView]:
+    """What the account has used of every limit of its plan; empty without a plan, or when nothing is limited."""
     accounts.get(session, account_id)
     return [
-        _standing(limit_type, allowed, period.start, period.end, used)
+        _limit_view(limit_type, allowed, period.start, period.end, used)
         for limit_type, allowed, period, used in limits.current(session, account_id, now=now)
     ]
 
 
-def _standing(limit_type: str, allowed: int, start: date, end: date, used: PlanLimitUsage | None) -> LimitStanding:
+def _limit_view(limit_type: str, allowed: int, start: date, end: date, used: PlanLimitUsage | None) -> LimitView:
     row = used or PlanLimitUsage(amount_used=0, amount_reserved=0)
-    return LimitStanding(
+    return LimitView(
         limit_type=limit_type,
         allowed=allowed,
         used=row.amount_used,

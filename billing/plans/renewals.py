@@ -1,27 +1,29 @@
 """What is done when a subscription's period begins: the period moves on, its credits are granted, its limits opened.
 
 Each is done once, however often and by however many it is asked for, and each in the order of time. What moves is
-computed by `billing.domain.subscriptions`; what was granted or opened is marked on the period's own row.
+computed by `billing.plans.lifecycle`; what was granted or opened is marked on the period's own row.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from billing.errors import InvalidRequest
-from billing.ledger import account_queries
-from billing.ledger.posting import Books
+from billing.ledger import posting
+from billing.ledger.posting import Change
 from billing.money import CREDITS_MAX
 from billing.periods import Period, starts_at
 from billing.plans import limits, subscription_queries
 from billing.plans.lifecycle import Standing, Status, turns
-from billing.plans.subscription_queries import TO_GRANT, TO_OPEN, Subscribed
+from billing.plans.subscribed import Subscribed
+from billing.plans.subscription_queries import TO_GRANT, TO_OPEN
 from billing.plans.tables import Plan, Subscription, SubscriptionPeriod
 from config.database import each_apart
 
@@ -39,6 +41,16 @@ class Worked:
     finished: bool = False
 
 
+@dataclass(frozen=True)
+class Owed:
+    """A period that began and whose credits were not granted yet; its end is the first day that is not part of it."""
+
+    starts_at: datetime
+    period_end: date
+    plan: Plan
+    credits: int
+
+
 def renew(session: Session, until: datetime, worked: Worked) -> None:
     """Move subscriptions into the periods that began up to this instant, and grant the credits that they include.
 
@@ -46,7 +58,7 @@ def renew(session: Session, until: datetime, worked: Worked) -> None:
     """
 
     def one(account_ids: Sequence[int]) -> None:
-        account_queries.lock(session, account_ids)
+        posting.lock(session, account_ids)
         move_on(session, subscription_queries.lock(session, account_ids), until)
         worked.periods += grant(session, account_ids, until)
 
@@ -76,6 +88,19 @@ def oldest_to_reset(session: Session, worked: Worked) -> datetime | None:
     return subscription_queries.oldest(session, TO_OPEN, but=worked.blocked)
 
 
+def behind(session: Session, account_ids: Collection[int], now: datetime) -> list[int]:
+    """Those of these accounts whose subscription has turned by now, or to which a period still owes its credits."""
+    return subscription_queries.behind(session, account_ids, now)
+
+
+def owed(session: Session, account_id: int, until: datetime) -> list[Owed]:
+    """The periods of this account that began up to this instant and were not granted yet, in the order of time."""
+    return [
+        Owed(period.starts_at, period.period_end, plan, period.credits)
+        for period, _, plan in subscription_queries.periods(session, TO_GRANT, until, [account_id])
+    ]
+
+
 def bring_up_to_date(session: Session, account_ids: Collection[int], now: datetime) -> bool:
     """Renew what is due to these locked accounts, so that no job is refused for credits that a late tick still owes.
 
@@ -86,12 +111,12 @@ def bring_up_to_date(session: Session, account_ids: Collection[int], now: dateti
         move_on(session, subscription_queries.lock(session, some), now)
         grant(session, some, now)
 
-    behind = subscription_queries.behind(session, account_ids, now)
-    if behind:
+    late = behind(session, account_ids, now)
+    if late:
         # Outside of all savepoints: whose subscription somebody else holds is not refused, but tried again later.
-        subscription_queries.lock(session, behind)
-        each_apart(session, behind, one)
-    return bool(behind)
+        subscription_queries.lock(session, late)
+        each_apart(session, late, one)
+    return bool(late)
 
 
 def move_on(session: Session, subscriptions: Sequence[Subscribed], until: datetime) -> None:
@@ -135,17 +160,17 @@ def grant(session: Session, account_ids: Sequence[int], until: datetime, *, at: 
     waiting = subscription_queries.periods(session, TO_GRANT, until, account_ids)
     if not waiting:
         return 0
-    balances = {row.id: row.balance for row in account_queries.find_many(session, account_ids).values()}
-    books, rows = Books(), []
+    balances = posting.balances(session, account_ids)
+    changes, rows = defaultdict[int, Change](Change), []
     for period, subscription, plan in waiting:
         account_id = subscription.account_id
         balances[account_id] += period.credits
         if balances[account_id] > CREDITS_MAX:
             raise InvalidRequest(f"No account can hold more than {CREDITS_MAX} credits.", code="invalid_amount")
-        books.accounts[account_id].balance += period.credits
+        changes[account_id].balance += period.credits
         rows.append(_ledger_row(period, subscription, plan, balances[account_id], at))
-    account_queries.record(session, rows)
-    books.post(session)
+    posting.record(session, rows)
+    posting.post(session, changes)
     marked = subscription_queries.mark(session, TO_GRANT, [period for period, *_ in waiting], granted=True)
     assert marked == len(waiting), "a period's credits are granted once"
     return marked

@@ -1,62 +1,23 @@
-"""Queries over subscriptions and their periods, and how a subscription stands at an instant."""
+"""Queries over subscriptions and their periods."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
 from billing.ledger.tables import Account
-from billing.periods import Interval, Period, starts_at
-from billing.plans.lifecycle import Standing, Status, Terms, as_of
+from billing.periods import starts_at
+from billing.plans.lifecycle import Standing, Status
+from billing.plans.subscribed import Subscribed
 from billing.plans.tables import Plan, Subscription, SubscriptionPeriod
 
 TO_GRANT: ColumnElement[bool] = and_(SubscriptionPeriod.credits > 0, ~SubscriptionPeriod.granted)
 TO_OPEN: ColumnElement[bool] = ~SubscriptionPeriod.limits_opened
-
-
-@dataclass(frozen=True)
-class Subscribed:
-    """A subscription with its account and its plans: the present one, and the one that takes over from it."""
-
-    account: Account
-    row: Subscription
-    plan: Plan
-    next_plan: Plan | None
-
-    @property
-    def zone(self) -> ZoneInfo:
-        """Where the account's days begin and end."""
-        return ZoneInfo(self.account.time_zone)
-
-    @property
-    def standing(self) -> Standing:
-        """The subscription as it was last written."""
-        return Standing(
-            status=Status(self.row.status),
-            terms=_terms(self.plan),
-            anchor=self.row.anchor_date,
-            period=Period(self.row.current_period_start, self.row.current_period_end),
-            cancel_at_period_end=self.row.cancel_at_period_end,
-            next_terms=None if self.next_plan is None else _terms(self.next_plan),
-            grace_until=self.row.grace_until,
-        )
-
-    def at(self, now: datetime) -> Standing:
-        """The subscription as it stands now, whether or not its renewals were worked on yet."""
-        return as_of(self.standing, now, self.zone)
-
-    def plan_of(self, standing: Standing) -> Plan:
-        """The plan of one of this subscription's standings."""
-        if self.next_plan is not None and standing.terms.plan_id == self.next_plan.id:
-            return self.next_plan
-        return self.plan
 
 
 def of_accounts(session: Session, account_ids: Iterable[int]) -> list[Subscribed]:
@@ -226,7 +187,3 @@ def _read(session: Session, condition: ColumnElement[bool]) -> list[Subscribed]:
     )
     found = session.execute(statement.execution_options(populate_existing=True))
     return [Subscribed(account, row, plan, next_plan) for account, row, plan, next_plan in found]
-
-
-def _terms(plan: Plan) -> Terms:
-    return Terms(plan.id, Interval(plan.billing_interval))

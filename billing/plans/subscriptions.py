@@ -6,23 +6,39 @@ Each first works on what the clock has left undone for the account, so that it a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog_queries
+from billing.catalog import catalog
 from billing.errors import InvalidRequest
-from billing.ledger import account_queries, accounts
+from billing.ledger import accounts, posting
 from billing.ledger.tables import Account
 from billing.periods import Interval, Period, period_containing
 from billing.plans import plans, renewals, subscription_queries
 from billing.plans.lifecycle import Standing, Status, Terms
-from billing.plans.subscription_queries import Subscribed
+from billing.plans.subscribed import Subscribed
 from billing.plans.tables import Plan, Subscription, SubscriptionPeriod
 
 TRIAL_DAYS_MAX = 366
 GRACE_DAYS_MAX = 366
+
+
+@dataclass(frozen=True)
+class PeriodView:
+    """A period of a subscription as it is shown; its end is the first day that is not part of it.
+
+    Credits are those that it grants; those of a period that began past due are withheld until the payment comes.
+    """
+
+    period_start: date
+    period_end: date
+    plan: str
+    status: str
+    credits: int
+    credits_withheld: int
+    granted: bool
 
 
 def subscribe(
@@ -105,7 +121,7 @@ def past_due(session: Session, account_id: int, *, grace_days: int | None = None
     Periods that begin meanwhile withhold their credits. `grace_days` is the platform's default unless given; a grace
     that runs already goes on. Raises UnknownThing or InvalidRequest.
     """
-    days = catalog_queries.defaults(session).past_due_grace_days if grace_days is None else grace_days
+    days = catalog.defaults(session).past_due_grace_days if grace_days is None else grace_days
     if not 0 <= days <= GRACE_DAYS_MAX:
         raise InvalidRequest(f"A grace lasts 0 to {GRACE_DAYS_MAX} days.", code="invalid_grace")
     zone = accounts.zone(accounts.get(session, account_id))
@@ -147,10 +163,32 @@ def paid(session: Session, account_id: int, *, now: datetime) -> Subscription:
 def of_account(session: Session, account_id: int) -> Subscribed:
     """The account's subscription, ended or not; raises UnknownThing, or InvalidRequest when it never had one."""
     accounts.get(session, account_id)
-    found = subscription_queries.of_accounts(session, [account_id])
-    if not found:
+    found = find(session, account_id)
+    if found is None:
         raise InvalidRequest(f"Account {account_id} is not subscribed to a plan.", code="not_subscribed")
-    return found[0]
+    return found
+
+
+def find(session: Session, account_id: int) -> Subscribed | None:
+    """The account's subscription, ended or not; None when it never had one."""
+    found = subscription_queries.of_accounts(session, [account_id])
+    return found[0] if found else None
+
+
+def periods(session: Session, account_id: int) -> list[PeriodView]:
+    """The periods of an account's subscription, the newest first; raises UnknownThing or InvalidRequest."""
+    return [
+        PeriodView(
+            period_start=period.period_start,
+            period_end=period.period_end,
+            plan=plan.slug,
+            status=period.status,
+            credits=period.credits,
+            credits_withheld=period.credits_withheld,
+            granted=period.granted,
+        )
+        for period, plan in subscription_queries.periods_of(session, of_account(session, account_id).row.id)
+    ]
 
 
 def _begin(
@@ -215,7 +253,7 @@ def _change(session: Session, account_id: int, change: Callable[[Standing], Stan
 def _bring_up_to_date(session: Session, account_id: int, now: datetime) -> None:
     """Lock the account, which reservations read the plan under, and its subscription; renew what is due."""
     accounts.get(session, account_id)
-    account_queries.lock(session, [account_id])
+    posting.lock(session, [account_id])
     renewals.move_on(session, subscription_queries.lock(session, [account_id]), now)
     # Whoever holds the most that an account can hold must be able to cancel and to pay all the same.
     renewals.grant_or_wait(session, account_id, now)

@@ -52,7 +52,7 @@ class Plan(Base):
 class Subscription(Base):
     """An account's plan. Periods are counted from `anchor_date` in the account's time zone.
 
-    The row says how things stood at its last turn; `billing.store.subscriptions` says how they stand at an instant.
+    The row says how things stood at its last turn; `billing.plans.subscribed` says how they stand at an instant.
     """
 
     __tablename__ = "subscriptions"

@@ -13,7 +13,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from billing.jobs.states import OPEN
-from billing.ledger import account_queries
+from billing.ledger import accounts
 from billing.reports.revenue_queries import FIGURES, SOURCE, STANDING
 from billing.reports.tables import AuditRun
 
@@ -224,7 +224,7 @@ def freeze(session: Session, findings: Sequence[Finding]) -> list[int]:
     """
     serious = {rule.name for rule in RULES if rule.freezes}
     reasons = {finding.account_id: f"audit: {finding.rule}" for finding in findings if finding.rule in serious}
-    return account_queries.freeze(session, reasons)
+    return accounts.freeze_all(session, reasons)
 
 
 def note(session: Session, findings: Sequence[Finding], frozen: Sequence[int], *, now: datetime) -> None:

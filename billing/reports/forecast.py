@@ -1,6 +1,6 @@
 """What the clock would do to an account: its renewals, resets and expiries up to a day, and nothing is written.
 
-The same rules decide here that decide when the time has come (`billing.domain.subscriptions`).
+The same rules decide here that decide when the time has come (`billing.plans.lifecycle`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from datetime import date, datetime
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog_queries
+from billing.catalog import catalog
 from billing.errors import InvalidRequest
-from billing.jobs import job_queries
+from billing.jobs import reserving
 from billing.ledger import accounts
 from billing.money import CREDITS_MAX
 from billing.periods import add_months, starts_at
-from billing.plans import limits, subscription_queries
+from billing.plans import limits, renewals, subscriptions
 from billing.plans.lifecycle import Standing, Status, turns
-from billing.plans.subscription_queries import TO_GRANT, Subscribed
+from billing.plans.subscribed import Subscribed
 from billing.plans.tables import Plan
 
 MONTHS_MAX = 1_200
@@ -69,9 +69,10 @@ def simulate(session: Session, account_id: int, *, months: int, now: datetime) -
         raise InvalidRequest(f"The number of months is 1 to {MONTHS_MAX}.", code="invalid_months")
     zone = accounts.zone(account)
     until = starts_at(add_months(now.astimezone(zone).date(), months), zone)
-    known = catalog_queries.limit_types(session)
+    known = catalog.limit_types(session)
     changes = [*_waiting(session, account_id, until), *_expiries(session, account_id, until)]
-    for subscribed in subscription_queries.of_accounts(session, [account_id]):
+    subscribed = subscriptions.find(session, account_id)
+    if subscribed is not None:
         changes += _turns(subscribed, until)
     balance, reserved, full = account.balance, account.reserved, False
     expected = []
@@ -126,13 +127,13 @@ def _event(before: Standing, after: Standing) -> str:
 
 def _waiting(session: Session, account_id: int, until: datetime) -> list[_Change]:
     return [
-        _Change(period.starts_at, "grant", plan, period.period_end, granted=period.credits)
-        for period, _, plan in subscription_queries.periods(session, TO_GRANT, until, [account_id])
+        _Change(period.starts_at, "grant", period.plan, period.period_end, granted=period.credits)
+        for period in renewals.owed(session, account_id, until)
     ]
 
 
 def _expiries(session: Session, account_id: int, until: datetime) -> list[_Change]:
     return [
         _Change(at, "expiry", released=credits)
-        for at, credits in job_queries.holds_by_deadline(session, account_id, until)
+        for at, credits in reserving.holds_by_deadline(session, account_id, until)
     ]

@@ -14,11 +14,10 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog, catalog_queries, changing, pricing
+from billing.catalog import catalog, changing, pricing
 from billing.catalog.fields import DefaultsFields, Fields, ImagePriceFields, ModelFields, OperationFields
-from billing.catalog.pricing import Price, Usage, Work
-from billing.catalog.tables import ANY
-from billing.errors import InvalidRequest, PriceNotConfigured
+from billing.catalog.pricing import ANY, Price, Usage, Work
+from billing.errors import InvalidRequest
 from billing.jobs.tables import CreditUsageLog, GenerationJob
 from billing.reports import repricing_queries
 from billing.reports.repricing_queries import PricedBy, Span
@@ -136,21 +135,10 @@ def _proposed_prices(
     """The price of each (operation, model, size, quality) as if the proposal were made; None where there is none."""
     with session.begin_nested() as savepoint:
         _propose(session, proposal, force=force)
-        prices = {each: _price(session, *each) for each in wanted}
+        prices = {each: catalog.price_of_past(session, *each) for each in wanted}
         savepoint.rollback()
     session.expire_all()
     return prices
-
-
-def _price(session: Session, operation_type: str, model_name: str, size: str, quality: str) -> Price | None:
-    # Neither has to be active any more: what was used was used.
-    operation, model = catalog_queries.operation(session, operation_type), catalog_queries.model(session, model_name)
-    if operation is None or model is None:
-        return None
-    try:
-        return catalog.price_of(session, operation, model, size=size, quality=quality)
-    except PriceNotConfigured:
-        return None
 
 
 def _propose(session: Session, proposal: Proposal, *, force: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog_queries
+from billing.catalog import catalog
 from billing.errors import InvalidRequest
 from billing.money import percent
 from billing.reports import revenue_queries
@@ -127,7 +127,7 @@ def report(session: Session, first: date, last: date, *, by: By, account_ids: Se
     if by is not By.DAY:
         rows.sort(key=lambda row: -row.figures.revenue_usd)
     deferred = Deferred(
-        revenue_queries.unspent_credits(session, last=last), catalog_queries.defaults(session).default_credit_price_usd
+        revenue_queries.unspent_credits(session, last=last), catalog.defaults(session).default_credit_price_usd
     )
     return Report(first, last, by, rows, total(row.figures for row in rows), deferred)
 

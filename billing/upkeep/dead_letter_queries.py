@@ -1,8 +1,9 @@
-"""Messages that could not be understood, set aside with their reason. Bodies are encrypted: they may hold prompts."""
+"""Queries over messages that were set aside."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -10,42 +11,17 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from billing.upkeep.tables import DeadMessage
-from config.secrets import encrypt
-
-BODY_MAX_CHARACTERS = 1_100_000
-"""A request has 1,000,000 bytes at most, and is kept whole, so that it can be worked on after all."""
 
 
-def set_aside(
-    session: Session,
-    *,
-    message_id: str | None,
-    task_name: str | None,
-    code: str,
-    reason: str,
-    body: str,
-    job_id: UUID | None = None,
-) -> None:
+def keep(session: Session, values: dict[str, Any]) -> None:
     """Keep a message that cannot be worked on; the same message again is counted, not kept twice."""
-    statement = insert(DeadMessage).values(
-        message_id=message_id,
-        job_id=job_id,
-        task_name=(task_name or "")[:200] or None,
-        code=code,
-        reason=reason,
-        body_encrypted=encrypt(body[:BODY_MAX_CHARACTERS]),
-    )
+    statement = insert(DeadMessage).values(**values)
+    # The same message again is set aside again, also after it was worked on once.
+    anew = {name: statement.excluded[name] for name in ("code", "reason", "body_encrypted")}
     session.execute(
         statement.on_conflict_do_update(
             index_elements=["message_id"],
-            # The same message again is set aside again, also after it was worked on once.
-            set_={
-                "times_seen": DeadMessage.times_seen + 1,
-                "code": code,
-                "reason": reason,
-                "body_encrypted": statement.excluded.body_encrypted,
-                "redriven_at": None,
-            },
+            set_={"times_seen": DeadMessage.times_seen + 1, "redriven_at": None, **anew},
         )
     )
 

@@ -18,7 +18,7 @@ from celery.worker.consumer import Consumer
 from kombu.exceptions import DecodeError
 
 from config.database import utc_now
-from tasks.messages import dead_letters
+from tasks.messages import setting_aside
 
 LIMIT_MIN_S = 60
 ETA_MAX = timedelta(minutes=5)
@@ -83,7 +83,7 @@ class CarefulConsumer(Consumer):
 
     def _set_aside(self, message: Any, code: str, reason: str) -> None:
         headers = message.headers if isinstance(message.headers, dict) else {}
-        kept = dead_letters.set_aside(
+        kept = setting_aside.set_aside(
             message_id=name_of(message.body, headers.get("id")),
             task_name=headers.get("task"),
             code=code,
@@ -138,4 +138,4 @@ def name_of(body: Any, given: object) -> str:
     """What a message is known by: the id that it was given, or else a digest of what it says."""
     if isinstance(given, str) and given:
         return given
-    return hashlib.sha256(dead_letters.as_text(body).encode()).hexdigest()
+    return hashlib.sha256(setting_aside.as_text(body).encode()).hexdigest()

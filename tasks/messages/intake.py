@@ -15,7 +15,7 @@ from billing.jobs import requests
 from billing.jobs.requests import Submission
 from config.database import DatabaseAway
 from tasks import pipeline
-from tasks.messages import dead_letters
+from tasks.messages import setting_aside
 
 HIDDEN = "'(not shown)'"
 
@@ -46,7 +46,7 @@ def take_in(args: tuple[Any, ...], kwargs: dict[str, Any], *, message_id: str | 
         submission = with_key(requests.parse(kwargs), message_id)
         return [job.job_id for job in pipeline.submit_many([submission])]
     except BillingError as error:
-        kept = dead_letters.set_aside(
+        kept = setting_aside.set_aside(
             message_id=message_id,
             task_name="generation.submit",
             code=error.code,

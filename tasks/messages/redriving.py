@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from uuid import UUID
 
-from billing.errors import InvalidRequest, UnknownThing
-from billing.jobs import job_queries, requests
-from billing.upkeep import dead_letter_queries
-from billing.upkeep.tables import DeadMessage
+from billing.errors import InvalidRequest
+from billing.jobs import recovery, requests
+from billing.upkeep import dead_letters
+from billing.upkeep.dead_letters import Kept
 from config.database import database_now, transaction
-from config.secrets import decrypt
 from tasks import pipeline
 from tasks.messages import intake
 
@@ -24,21 +23,19 @@ def redrive(dead_id: int) -> list[UUID]:
     jobs are looked at again. Raises UnknownThing, or a BillingError when it still cannot be done; then it stays aside.
     """
     with transaction() as session:
-        message = dead_letter_queries.find(session, dead_id)
-    if message is None:
-        raise UnknownThing("dead message", dead_id)
+        message = dead_letters.open_letter(session, dead_id)
     args, kwargs = _parts(message)
     jobs = _submit(message, kwargs) if message.task_name == SUBMIT else _look_again(message, args)
     with transaction() as session:
-        dead_letter_queries.mark_redriven(session, dead_id, now=database_now(session))
+        dead_letters.mark_redriven(session, dead_id, now=database_now(session))
     return jobs
 
 
-def _parts(message: DeadMessage) -> tuple[list[object], dict[str, object]]:
+def _parts(message: Kept) -> tuple[list[object], dict[str, object]]:
     body: object = None
-    if message.body_encrypted is not None:
+    if message.body is not None:
         try:
-            body = json.loads(decrypt(message.body_encrypted))
+            body = json.loads(message.body)
         except (ValueError, RecursionError):
             body = None
     if isinstance(body, list) and len(body) >= 2 and isinstance(body[0], list) and isinstance(body[1], dict):
@@ -49,19 +46,19 @@ def _parts(message: DeadMessage) -> tuple[list[object], dict[str, object]]:
     )
 
 
-def _submit(message: DeadMessage, kwargs: dict[str, object]) -> list[UUID]:
+def _submit(message: Kept, kwargs: dict[str, object]) -> list[UUID]:
     submission = intake.with_key(requests.parse(kwargs), message.message_id)
     return [job.job_id for job in pipeline.submit_many([submission])]
 
 
-def _look_again(message: DeadMessage, args: list[object]) -> list[UUID]:
+def _look_again(message: Kept, args: list[object]) -> list[UUID]:
     given = args[0] if args and isinstance(args[0], list) else []
     try:
         job_ids = [UUID(str(job_id)) for job_id in given]
     except ValueError:
         job_ids = []
     with transaction() as session:
-        known = job_queries.look_again(session, job_ids, now=database_now(session))
+        known = recovery.look_again(session, job_ids, now=database_now(session))
     if not known:
         raise InvalidRequest(f"Message {message.id} names no job that is still open.", code="not_redrivable")
     return known

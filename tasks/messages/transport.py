@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import OutOfMemoryError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from tasks.messages import dead_letters
+from tasks.messages import setting_aside
 from tasks.messages.consumer import name_of
 
 ROOM_TRIES = 60
@@ -106,7 +106,7 @@ def shape_problem(item: Any) -> str | None:
 
 
 def _set_aside(item: Any, problem: str) -> None:
-    dead_letters.set_aside(
+    setting_aside.set_aside(
         message_id=name_of(item, None),
         task_name=None,
         code="not_a_message",

@@ -29,11 +29,11 @@ class Provider(Protocol):
         ...
 
     def means(self, connection: Connection) -> Means:
-        """How the outcome of a lost call can be found out, over this connection."""
+        """How an unknown call can be resolved, over this connection."""
         ...
 
-    def find_out(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery | None:
-        """What became of a lost call, by `means`; None when the provider cannot tell, or not yet.
+    def ask(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery | None:
+        """What became of an unknown call, by `means`; None when the provider cannot tell, or not yet.
 
         Raises ProviderError only for what proves that the work was not done: whatever else goes wrong is None.
         """

@@ -67,7 +67,7 @@ class OpenAIProvider:
         """RESEND where the server does the work of one key once, else WAIT: OpenAI itself promises nothing of keys."""
         return Means.RESEND if connection.honours_keys else Means.WAIT
 
-    def find_out(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery | None:
+    def ask(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery | None:
         """Send the same request again under the same key: what was done before comes back, None when it does not.
 
         Never raises ProviderError: that the second request was refused does not prove that the first was not executed.

@@ -1,7 +1,8 @@
 """Runware's HTTP API: images, by one POST of one task. There is no SDK in between.
 
-Every task carries an id of our own, under which Runware keeps what came of it: a lost call is looked up, not guessed
-at. The forms are those of https://runware.ai/docs/platform/introduction (tasks), .../errors and .../task-details.
+Every task carries an id of our own, under which Runware keeps what came of it: an unknown call is looked up, not
+guessed at. The forms are those of https://runware.ai/docs/platform/introduction (tasks), .../errors and
+.../task-details.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class RunwareProvider:
         """LOOK_UP, over any connection: Runware keeps every task under its id, which is ours."""
         return Means.LOOK_UP
 
-    def find_out(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery | None:
+    def ask(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery | None:
         """Look up what became of the task of this attempt; Runware does no work for that.
 
         By getTaskDetails (https://runware.ai/docs/platform/task-details), which gives the whole answer to any task that

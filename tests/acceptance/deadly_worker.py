@@ -1,6 +1,7 @@
 """The billing worker, except that some jobs kill whoever works on them: `python -m tests.acceptance.deadly_worker`.
 
-A job kills by its prompt: "[[deadly NAME]]", where NAME is the step of `billing.charging` at which its worker ends.
+A job kills by its prompt: "[[deadly NAME]]", where NAME is the step of `billing.jobs.reserving` or of
+`billing.jobs.settling` at which its worker ends.
 """
 
 from __future__ import annotations
@@ -8,18 +9,19 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing.jobs import charging, job_queries
+from billing.jobs import job_queries, reserving, settling
 from workers import processes
 
 
-def deadly(name: str) -> Callable[..., Any]:
+def deadly(module: ModuleType, name: str) -> Callable[..., Any]:
     """The step of this name, which ends its process over a deadly job."""
-    step = getattr(charging, name)
+    step = getattr(module, name)
 
     def run(session: Session, job_ids: Sequence[UUID], **given: Any) -> Any:
         if any(f"[[deadly {name}]]" in job.params.get("prompt", "") for job in job_queries.find(session, job_ids)):
@@ -30,6 +32,7 @@ def deadly(name: str) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    for each in ("check", "reserve", "settle", "refund"):
-        setattr(charging, each, deadly(each))
+    for module, names in ((reserving, ("check", "reserve")), (settling, ("settle", "refund"))):
+        for each in names:
+            setattr(module, each, deadly(module, each))
     processes.run_billing()

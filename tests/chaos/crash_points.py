@@ -21,7 +21,7 @@ from celery import Celery
 from sqlalchemy import text
 from sqlalchemy.orm import sessionmaker
 
-from billing.jobs import requests
+from billing.jobs import requests, submitting
 from billing.jobs.states import TERMINAL
 from billing.ledger import accounts
 from billing.reports import audit
@@ -260,7 +260,7 @@ class Run:
             self.cell.send("generation.submit", "requests", **request)
             return
         with self.cell.transaction() as session:
-            requests.submit(session, [requests.parse(request)], now=utc_now(), deadline=HOUR, publish_by=HOUR)
+            submitting.submit(session, [requests.parse(request)], now=utc_now(), deadline=HOUR, publish_by=HOUR)
 
     def _go_on(self, *, until: float) -> None:
         seen, still = None, 0

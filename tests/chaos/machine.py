@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from billing.jobs import calling, recovery, requests, unknown_calls
+from billing.jobs import calling, recovery, submitting, unknown_calls
 from billing.jobs.policy import Means
 from billing.ledger import accounts
 from config.database import transaction
@@ -95,7 +95,7 @@ class Machine(Driver):
     @happens(pick=picks, reserved=st.booleans(), crash=crashes)
     def cancel(self, pick: int, reserved: bool, crash: bool) -> None:
         job_id = one([UNHEARD_OF, *self.ids, *self._living, *self._living], pick)
-        service = recovery.release_if_reserved if reserved else requests.cancel
+        service = recovery.release_if_reserved if reserved else submitting.cancel
         rules = self.model.release_if_reserved if reserved else self.model.cancel
         self.step(lambda s: service(s, job_id, now=self.now), lambda: rules(job_id), crash=crash)
 
@@ -217,7 +217,9 @@ class Machine(Driver):
     @happens(pick=picks)
     def wait_out(self, pick: int) -> None:
         job_id, wait = one(self._lost, pick), timedelta(seconds=UNKNOWN_WAIT)
-        self.step(lambda s: calling.wait_out(s, job_id, unknown_wait=wait), lambda: self.model.wait_out(job_id))
+        self.step(
+            lambda s: unknown_calls.stop_asking(s, job_id, unknown_wait=wait), lambda: self.model.wait_out(job_id)
+        )
 
     @some("asked")
     @happens(pick=picks, crash=crashes)
@@ -230,7 +232,9 @@ class Machine(Driver):
             return
         told = (model_world.refusal if deed.failure else model_world.delivery)(deed, used)
         self.step(
-            lambda s: unknown_calls.learn(s, claim, told, Means.LOOK_UP, now=self.now, publish_by=PUBLISH).state,
+            lambda s: (
+                unknown_calls.resolve_by_answer(s, claim, told, Means.LOOK_UP, now=self.now, publish_by=PUBLISH).state
+            ),
             lambda: self.model.learn(claim.job_id, claim.attempt, deed.failure, used, deed.words),
             crash=crash,
         )
@@ -271,7 +275,9 @@ class Machine(Driver):
         else:
             found, used = ("not_executed", None) if used is None else ("executed", used if said else None)
         content = model_books.result(deed.words)
-        given = unknown_calls.Found(unknown_calls.Outcome(found), "a ticket", "anna", model_world.usage(used), content)
+        given = unknown_calls.Resolution(
+            unknown_calls.Outcome(found), "a ticket", "anna", model_world.usage(used), content
+        )
         self.step(
             lambda s: unknown_calls.resolve(s, job_id, given, now=self.now, publish_by=PUBLISH).state,
             lambda: self.model.resolve(job_id, found, used, deed.words),

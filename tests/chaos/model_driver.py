@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from sqlalchemy.orm import Session
 
 from billing.errors import BillingError
-from billing.jobs import calling, charging, recovery, requests
+from billing.jobs import calling, recovery, requests, reserving, settling, submitting, unknown_calls
 from billing.jobs.calling import Claim
 from billing.jobs.policy import RetryBudget
 from billing.jobs.recovery import Patience, Recovered
@@ -27,6 +27,7 @@ from tests.chaos.model import ASK_AGAIN, ATTEMPTS, DEADLINE, LEASE, PUBLISH_BY, 
 from tests.chaos.model_records import EPOCH, Used, Wanted
 from tests.chaos.model_world import Deed, Flight
 
+STEPS = {"check": reserving, "reserve": reserving, "settle": settling, "refund": settling}
 UNHEARD_OF = UUID(int=0)
 PUBLISHED = {"started": "check", "called": "call", "asked": "ask", "settled": "settle", "refunded": "refund"}
 """What recovery publishes again, and the step that each sort of it goes to."""
@@ -118,7 +119,7 @@ class Driver(RuleBasedStateMachine):
 
         def act(session: Session) -> list[tuple[UUID, bool]]:
             given = [requests.parse(each) for each in data]
-            made = requests.submit(session, given, now=self.now, deadline=DEADLINE_IN, publish_by=PUBLISH)
+            made = submitting.submit(session, given, now=self.now, deadline=DEADLINE_IN, publish_by=PUBLISH)
             return [(each.job_id, each.created) for each in made]
 
         submitted = self.step(act, lambda: self.model.submit(wanted), crash=crash)
@@ -133,7 +134,7 @@ class Driver(RuleBasedStateMachine):
             for job_id in ids:
                 self._ask(job_id, crash=crash)
             return
-        service, rules = getattr(charging, step), getattr(self.model, step)
+        service, rules = getattr(STEPS[step], step), getattr(self.model, step)
         given = {"publish_by": PUBLISH} if step == "reserve" else {}
         done = self.step(lambda s: service(s, ids, now=self.now, **given), lambda: rules(ids), crash=crash)
         if step == "check" and done:
@@ -187,7 +188,7 @@ class Driver(RuleBasedStateMachine):
         made: list[Claim] = []
 
         def act(session: Session) -> int:
-            claim = calling.ask(session, job_id, now=self.now, patience=timedelta(seconds=ASK_AGAIN))
+            claim = unknown_calls.ask(session, job_id, now=self.now, patience=timedelta(seconds=ASK_AGAIN))
             made.extend([claim] if claim else [])
             return claim.attempt if claim else 0
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import uuid4
 
 import click
 
 from billing.ledger import accounts
-from billing.ledger.tables import Account
+from billing.ledger.accounts import AccountView
 from billing.reports import forecast
 from billing.reports.forecast import Expected
-from config.database import database_now, transaction, utc_now
+from config.database import database_now, transaction
 from workers import bootstrap
 from workers.commands.output import as_json, console, print_json, table
 
@@ -44,10 +43,10 @@ def create(name: str, email: str | None, time_zone: str, credits: int | None, as
                 credits,
                 idempotency_key=f"opening:{account.id}",
                 description="Opening credits",
-                now=utc_now(),
+                now=database_now(session),
             )
-            session.refresh(account)
-    _show(account, as_json)
+        opened = accounts.view(session, account.id)
+    _show(opened, as_json)
 
 
 @group.command()
@@ -57,7 +56,7 @@ def show(account_id: int, as_json: bool) -> None:
     """Show an account's balance, what its open jobs reserve, and what is available."""
     bootstrap.connect("accounts")
     with transaction() as session:
-        account = accounts.get(session, account_id)
+        account = accounts.view(session, account_id)
     _show(account, as_json)
 
 
@@ -71,10 +70,10 @@ def list_(limit: int, as_json: bool) -> None:
         found = accounts.newest(session, limit=limit)
     if as_json:
         for account in found:
-            print_json(_facts(account))
+            print_json(vars(account))
         return
     columns = ["id", "name", "balance", "reserved", "available", "frozen", "e-mail", "time zone"]
-    console().print(table("Accounts", columns, [list(_facts(account).values()) for account in found], left=2))
+    console().print(table("Accounts", columns, [list(vars(account).values()) for account in found], left=2))
 
 
 @group.command("top-up")
@@ -92,8 +91,8 @@ def top_up(account_id: int, credits: int, idempotency_key: str | None, descripti
     if idempotency_key is not None and not idempotency_key.strip():
         raise click.UsageError("The idempotency key is empty: without a key, each repetition adds the credits again.")
     bootstrap.connect("accounts")
-    now = utc_now()
     with transaction() as session:
+        now = database_now(session)
         row = accounts.top_up(
             session,
             account_id,
@@ -208,22 +207,9 @@ def _any_credits(expected: Sequence[Expected], name: str) -> bool:
     return any(getattr(each, f"credits_{name}") for each in expected)
 
 
-def _facts(account: Account) -> dict[str, Any]:
-    return {
-        "id": account.id,
-        "name": account.name,
-        "balance": account.balance,
-        "reserved": account.reserved,
-        "available": account.available,
-        "frozen_reason": account.frozen_reason,
-        "billing_email": account.billing_email,
-        "time_zone": account.time_zone,
-    }
-
-
-def _show(account: Account, as_json: bool) -> None:
+def _show(account: AccountView, as_json: bool) -> None:
     if as_json:
-        print_json(_facts(account))
+        print_json(vars(account))
         return
     click.echo(f"Account {account.id}: {account.name}")
     for name in ("balance", "reserved", "available"):

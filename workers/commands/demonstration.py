@@ -16,14 +16,14 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import click
 
-from billing.jobs import call_queries, job_queries
+from billing.jobs import story
 from billing.jobs.requests import Submission
-from billing.jobs.tables import GenerationJob
+from billing.jobs.story import JobView, Receipt
 from billing.ledger import accounts
-from billing.ledger.tables import Account
+from billing.ledger.accounts import AccountView
 from billing.reports import audit, revenue_reports
 from billing.reports.revenue_reports import By, Report
-from config.database import transaction, utc_now
+from config.database import database_now, transaction
 from tasks import pipeline
 from workers.commands.output import console, table, usd
 from workers.commands.submit import read_requests, wait_for
@@ -81,9 +81,9 @@ def run(home: Path, *, path: str | None, faults: bool, seed: int) -> int:
         return _report(home, job_ids, [customer.id for customer in customers], seconds=time.monotonic() - began)
 
 
-def recomputed_charge(job: GenerationJob, usage: dict[str, int]) -> int:
+def recomputed_charge(receipt: Receipt) -> int:
     """What a job should have been charged, in credits: design rules in plain Decimal, apart from the pricing module."""
-    price = job.price or {}
+    price, usage = receipt.price, receipt.usage
     least = Decimal(price["min_credits"])
     if price["image"] is not None:
         due = max(least, usage["images"] * Decimal(price["image"]["credits"])) if usage["images"] else Decimal(0)
@@ -91,23 +91,28 @@ def recomputed_charge(job: GenerationJob, usage: dict[str, int]) -> int:
         tokens = Decimal(sum(count for name, count in usage.items() if name.endswith("_tokens")))
         rounding = {"up": ROUND_CEILING, "down": ROUND_FLOOR, "nearest": ROUND_HALF_UP}[price["rounding"]]
         due = max(least, (tokens / price["tokens_per_credit"]).to_integral_value(rounding=rounding))
-    return min(int(due), job.credits_reserved)
+    return min(int(due), receipt.credits_reserved)
 
 
-def _open_accounts() -> list[Account]:
+def _open_accounts() -> list[AccountView]:
     opened = []
     with transaction() as session:
         for name, credits in CUSTOMERS:
             account = accounts.create(session, name)
             key = f"opening:{account.id}"
             accounts.top_up(
-                session, account.id, credits, idempotency_key=key, description="Opening credits", now=utc_now()
+                session,
+                account.id,
+                credits,
+                idempotency_key=key,
+                description="Opening credits",
+                now=database_now(session),
             )
-            opened.append(account)
+            opened.append(accounts.view(session, account.id))
     return opened
 
 
-def _requests(path: Path, customers: list[Account]) -> list[Submission]:
+def _requests(path: Path, customers: list[AccountView]) -> list[Submission]:
     """The requests of the file, dealt out to the customers; the ids make a run with the same seed repeatable."""
     with path.open(encoding="utf-8") as lines:
         found = read_requests(lines, customers[0].id)
@@ -125,23 +130,23 @@ def _send(submissions: list[Submission]) -> list[UUID]:
 
 
 def _report(home: Path, job_ids: list[UUID], account_ids: list[int], *, seconds: float) -> int:
-    today = utc_now().date()
     with transaction(isolation="REPEATABLE READ", read_only=True) as session:
-        jobs = job_queries.find(session, job_ids)
-        delivered = call_queries.delivered(session, job_ids)
-        customers = [accounts.get(session, account_id) for account_id in account_ids]
+        now = database_now(session)
+        jobs = list(story.views(session, job_ids).values())
+        receipts = story.receipts(session, job_ids)
+        customers = [accounts.view(session, account_id) for account_id in account_ids]
         # It may have begun before midnight.
-        earned = revenue_reports.report(session, today - timedelta(days=1), today, by=By.MODEL, account_ids=account_ids)
-        findings = audit.audit(session, now=utc_now())
-    settled = [job for job in jobs if job.state == "settled"]
-    wrong = [job for job in settled if recomputed_charge(job, delivered[job.id].usage or {}) != job.credits_charged]
+        first = now.date() - timedelta(days=1)
+        earned = revenue_reports.report(session, first, now.date(), by=By.MODEL, account_ids=account_ids)
+        findings = audit.audit(session, now=now)
+    wrong = [receipt for receipt in receipts if recomputed_charge(receipt) != receipt.credits_charged]
     charged = Counter(dict.fromkeys(account_ids, 0))
-    for job in settled:
-        charged[job.account_id] += job.credits_charged or 0
+    for receipt in receipts:
+        charged[receipt.account_id] += receipt.credits_charged
     console().print(_outcomes(jobs))
     console().print(_balances(customers, charged))
     console().print(_margins(earned))
-    _say(f"{len(settled)} charges were computed again from their recorded usage: {len(wrong)} differ.")
+    _say(f"{len(receipts)} charges were computed again from their recorded usage: {len(wrong)} differ.")
     kept = [c for c, (_, credits) in zip(customers, CUSTOMERS, strict=True) if c.balance != credits - charged[c.id]]
     _say(f"Failed jobs have their credits back: {'no, see the balances' if kept else 'yes'}.")
     for finding in findings:
@@ -149,13 +154,13 @@ def _report(home: Path, job_ids: list[UUID], account_ids: list[int], *, seconds:
     _say(f"The audit: {'the books balance' if not findings else f'{len(findings)} findings'}.")
     _say(
         f"Look around: export {instance.FOLDER_VARIABLE}={home}, run `creditmill up --simulator` in another terminal, "
-        f"and tell one job's story: creditmill jobs show {jobs[0].id}"
+        f"and tell one job's story: creditmill jobs show {jobs[0].job_id}"
     )
     _say(f"Done in {seconds:.0f} s.")
     return 1 if wrong or kept or findings or any(customer.reserved for customer in customers) else 0
 
 
-def _outcomes(jobs: list[GenerationJob]) -> object:
+def _outcomes(jobs: list[JobView]) -> object:
     counted = Counter((job.state, job.error_code or "") for job in jobs)
     attempts = Counter[tuple[str, str]]()
     credits = Counter[tuple[str, str]]()
@@ -166,7 +171,7 @@ def _outcomes(jobs: list[GenerationJob]) -> object:
     return table("Outcomes", ["state", "why", "jobs", "provider calls", "credits charged"], rows, left=2)
 
 
-def _balances(customers: list[Account], charged: Counter[int]) -> object:
+def _balances(customers: list[AccountView], charged: Counter[int]) -> object:
     rows = [
         (f"{account.id} {account.name}", charged[account.id], account.balance, account.reserved, account.available)
         for account in customers

@@ -9,12 +9,11 @@ from uuid import UUID
 import click
 
 from billing.errors import InvalidRequest, NotCancellable
-from billing.jobs import job_queries, quotes, recovery, requests, story, unknown_calls
+from billing.jobs import quotes, recovery, story, submitting, unknown_calls
 from billing.jobs.states import State
-from billing.jobs.tables import GenerationJob
-from billing.jobs.unknown_calls import Found, Open, Outcome
-from billing.upkeep import dead_letter_queries
-from config.database import transaction, utc_now
+from billing.jobs.unknown_calls import Outcome, Resolution
+from billing.upkeep import dead_letters
+from config.database import database_now, transaction
 from tasks import pipeline
 from tasks.messages import redriving
 from tasks.runtime import runtime
@@ -42,15 +41,15 @@ def list_(account_id: int | None, state: str | None, limit: int, as_json: bool) 
     """
     bootstrap.connect("jobs")
     with transaction() as session:
-        found = job_queries.newest(session, account_id=account_id, state=state, limit=limit)
+        found = story.newest(session, account_id=account_id, state=state, limit=limit)
     if as_json:
         for job in found:
-            print_json(facts(job))
+            print_json(vars(job))
         return
     columns = ["job", "account", "operation", "model", "state", "reserved", "charged", "cost", "error"]
     rows = [
         (
-            *(job.id, job.account_id, job.operation_type, job.model_name, job.state),
+            *(job.job_id, job.account_id, job.operation, job.model, job.state),
             *(job.credits_reserved, job.credits_charged, usd(job.cost_usd, 6), job.error_code or ""),
         )
         for job in found
@@ -68,11 +67,11 @@ def show(job_id: UUID, content: bool, as_json: bool) -> None:
     with transaction() as session:
         told = story.tell(session, job_id)
     if as_json:
-        whole = facts(told.job) | {"timeline": [vars(entry) for entry in told.entries]}
+        whole = vars(told.job) | {"timeline": [vars(entry) for entry in told.entries]}
         print_json(whole | ({"content": told.content} if content else {}))
         return
     job = told.job
-    click.echo(f"Job {job.id}: {job.operation_type} with {job.model_name} for account {job.account_id}: {job.state}")
+    click.echo(f"Job {job.job_id}: {job.operation} with {job.model} for account {job.account_id}: {job.state}")
     if job.error_message:
         click.echo(f"  {job.error_message} [{job.error_code}]")
     rows = [
@@ -97,13 +96,12 @@ def show(job_id: UUID, content: bool, as_json: bool) -> None:
 def cancel(job_id: UUID) -> None:
     """Cancel a job that was not sent to its provider yet; its credits are released."""
     bootstrap.connect("jobs")
-    now = utc_now()
     try:
         with transaction() as session:
-            requests.cancel(session, job_id, now=now)
+            submitting.cancel(session, job_id, now=database_now(session))
     except NotCancellable:
         with transaction() as session:
-            recovery.release_if_reserved(session, job_id, now=now)
+            recovery.release_if_reserved(session, job_id, now=database_now(session))
     click.echo(f"Job {job_id} is cancelled.")
 
 
@@ -118,8 +116,8 @@ def unknown(limit: int, as_json: bool) -> None:
     """
     bootstrap.publisher("jobs")
     with transaction() as session:
-        waiting = unknown_calls.unresolved(session, limit=limit, unknown_wait=runtime().unknown_wait)
-    found = [_open_facts(each) for each in waiting]
+        waiting = unknown_calls.oldest(session, limit=limit, unknown_wait=runtime().unknown_wait)
+    found = [vars(each) for each in waiting]
     if as_json:
         for each in found:
             print_json(each)
@@ -159,7 +157,7 @@ def resolve(
                 --usage '{"input_tokens": 900, "output_tokens": 300}' --content result.json
     """
     bootstrap.publisher("jobs")
-    found = Found(
+    said = Resolution(
         outcome=Outcome(outcome),
         evidence=evidence,
         actor=actor(),
@@ -167,11 +165,11 @@ def resolve(
         content=None if content is None else _json_object(content.read(), "--content"),
     )
     with transaction() as session:
-        job = unknown_calls.resolve(session, job_id, found, now=utc_now(), publish_by=runtime().publish_by)
+        job = unknown_calls.resolve(session, job_id, said, now=database_now(session), publish_by=runtime().publish_by)
     if job.state == State.GENERATED:
         pipeline.settle([job_id])
     if as_json:
-        print_json(facts(job))
+        print_json(vars(job))
     else:
         click.echo(f"Job {job_id} is {job.state}.")
 
@@ -187,9 +185,8 @@ def dead(limit: int, as_json: bool) -> None:
     """
     bootstrap.connect("jobs")
     with transaction() as session:
-        found = dead_letter_queries.newest(session, limit=limit)
-    names = ("id", "created_at", "task_name", "code", "reason", "job_id", "times_seen")
-    facts = [{name: getattr(message, name) for name in names} for message in found]
+        found = dead_letters.newest(session, limit=limit)
+    facts = [vars(letter) for letter in found]
     if as_json:
         for each in facts:
             print_json(each)
@@ -225,46 +222,6 @@ def _json_object(given: str, name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidRequest(f"{name} must be a JSON object.", code="invalid_json")
     return found
-
-
-def _open_facts(found: Open) -> dict[str, Any]:
-    return {
-        "job_id": found.job.id,
-        "account_id": found.job.account_id,
-        "model": found.job.model_name,
-        "provider": found.call.provider,
-        "attempt": found.call.attempt,
-        "failure": found.call.failure,
-        "provider_request_id": found.call.provider_request_id,
-        "idempotency_key": found.call.idempotency_key,
-        "called_at": found.call.started_at,
-        "times_asked": found.call.asked,
-        "given_up_at": found.given_up_at,
-        "credits_reserved": found.job.credits_reserved,
-        "worst_cost_usd": found.worst_cost_usd,
-    }
-
-
-def facts(job: GenerationJob) -> dict[str, Any]:
-    """A job as programs read it; its prompt is not part of it."""
-    return {
-        "job_id": job.id,
-        "account_id": job.account_id,
-        "operation": job.operation_type,
-        "model": job.model_name,
-        "state": job.state,
-        "credits_estimated": job.credits_estimated,
-        "credits_reserved": job.credits_reserved,
-        "credits_charged": job.credits_charged,
-        "credits_overrun": job.credits_overrun,
-        "cost_usd": job.cost_usd,
-        "attempts": job.attempts,
-        "idempotency_key": job.idempotency_key,
-        "error_code": job.error_code,
-        "error_message": job.error_message,
-        "created_at": job.created_at,
-        "finished_at": job.finished_at,
-    }
 
 
 COMMANDS = [jobs, submit]

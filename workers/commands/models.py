@@ -10,14 +10,14 @@ from typing import Any
 import click
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog, catalog_queries, changing, history, margins, price_sync
+from billing.catalog import changing, history, margins, price_sync, views
 from billing.catalog.margins import Margin
 from billing.catalog.price_sync import Comparison
-from billing.catalog.tables import ANY, AIModelConfig
+from billing.catalog.pricing import ANY
 from billing.errors import InvalidRequest
 from billing.reports import repricing
 from billing.reports.repricing import Proposal
-from config.database import transaction, utc_now
+from config.database import database_now, transaction
 from workers import bootstrap
 from workers.commands.assignments import acting, fields_argument, force_option, poor_margins, show_changes, warn_of
 from workers.commands.output import as_json, console, plain, print_json, table, usd
@@ -42,7 +42,7 @@ def list_(as_json: bool) -> None:
     """
     bootstrap.connect("models")
     with transaction() as session:
-        found = [_facts(session, model) for model in catalog_queries.models(session)]
+        found = views.models(session, today=database_now(session).date())
     if as_json:
         for facts in found:
             print_json(facts)
@@ -69,7 +69,7 @@ def show(name: str, as_json: bool) -> None:
     """
     bootstrap.connect("models")
     with transaction() as session:
-        facts = _facts(session, changing.model_named(session, name))
+        facts = _facts(session, name)
     _show(facts, as_json)
 
 
@@ -87,7 +87,8 @@ def add(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     """
     bootstrap.connect("models")
     with acting() as session:
-        facts = _facts(session, changing.add_model(session, name, fields, force=force))
+        changing.add_model(session, name, fields, force=force)
+        facts = _facts(session, name)
         poor = poor_margins(session, model=name)
     _show(facts, as_json)
     warn_of(poor)
@@ -109,7 +110,8 @@ def set_(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     """
     bootstrap.connect("models")
     with acting() as session:
-        facts = _facts(session, changing.set_model(session, name, fields, force=force))
+        changing.set_model(session, name, fields, force=force)
+        facts = _facts(session, name)
         poor = poor_margins(session, model=name)
     _show(facts, as_json)
     warn_of(poor)
@@ -138,7 +140,7 @@ def price(name: str, size: str, quality: str, remove: bool, fields: dict[str, st
             changing.remove_image_price(session, name, size, quality)
         else:
             changing.set_image_price(session, name, size, quality, fields, force=force)
-        facts = _facts(session, changing.model_named(session, name))
+        facts = _facts(session, name)
         poor = poor_margins(session, model=name)
     _show(facts, as_json)
     warn_of(poor)
@@ -200,10 +202,10 @@ def reprice(
     """
     bootstrap.connect("models")
     proposal = Proposal(model=model, operation=operation, size=size, quality=quality, fields=fields)
-    begin, end = since.replace(tzinfo=UTC), until.replace(tzinfo=UTC) if until else utc_now()
-    if end < begin:
-        raise InvalidRequest("The span ends before it begins.", code="invalid_span")
     with transaction(isolation="REPEATABLE READ") as session:
+        begin, end = since.replace(tzinfo=UTC), until.replace(tzinfo=UTC) if until else database_now(session)
+        if end < begin:
+            raise InvalidRequest("The span ends before it begins.", code="invalid_span")
         found = repricing.reprice(session, since=begin, until=end, proposal=proposal, force=force)
     whole = repricing.total(found)
     if as_json:
@@ -238,7 +240,7 @@ def sync(yes: bool, force: bool, as_json: bool) -> None:
     """
     bootstrap.connect("models")
     with transaction() as session:
-        compared = price_sync.compare(session, now=utc_now())
+        compared = price_sync.compare(session, now=database_now(session))
     wanted = [change for change in compared.changes if force or change.objection is None]
     if not as_json:
         _show_comparison(compared)
@@ -271,23 +273,8 @@ def history_(name: str, as_json: bool) -> None:
     show_changes(changes, as_json)
 
 
-def _facts(session: Session, model: AIModelConfig) -> dict[str, Any]:
-    columns = [column.name for column in AIModelConfig.__table__.columns if column.name != "updated_by"]
-    return {
-        **{name: getattr(model, name) for name in columns},
-        "cost_per_image": model.cost_per_image,
-        "display_with_pricing": model.get_display_with_pricing(),
-        "image_prices": [
-            {
-                "size": row.size,
-                "quality": row.quality,
-                "cost_per_image_usd": row.cost_per_image_usd,
-                "credits_per_image": row.credits_per_image,
-            }
-            for row in catalog_queries.image_prices(session, model.model_name)
-        ],
-        "warning": catalog.deprecation_warning(session, model, today=utc_now().date()),
-    }
+def _facts(session: Session, name: str) -> dict[str, Any]:
+    return views.model(session, name, today=database_now(session).date())
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> None:

@@ -7,7 +7,7 @@ import os
 import click
 
 from billing.reports import audit
-from config.database import transaction, utc_now
+from config.database import database_now, transaction
 from config.providers import PROVIDERS, configured_providers, set_connection
 from config.secrets import new_secret_key
 from workers import bootstrap
@@ -21,7 +21,7 @@ def audit_(as_json: bool) -> None:
     """Check the books; exits with 0 only when they balance."""
     bootstrap.connect("audit")
     with transaction(isolation="REPEATABLE READ", read_only=True) as session:
-        findings = audit.audit(session, now=utc_now())
+        findings = audit.audit(session, now=database_now(session))
     if as_json:
         print_json({"balanced": not findings, "findings": [vars(finding) for finding in findings]})
     elif findings:

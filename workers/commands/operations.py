@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from billing.catalog import catalog_queries, changing, history
-from billing.catalog.tables import BillingConfiguration, CreditCostConfig
-from config.database import Base, transaction
+from billing.catalog import changing, history, views
+from config.database import transaction
 from workers import bootstrap
 from workers.commands.assignments import acting, fields_argument, force_option, poor_margins, show_changes, warn_of
 from workers.commands.output import as_json, console, plain, print_json, table
@@ -32,7 +31,7 @@ def list_(as_json: bool) -> None:
     """
     bootstrap.connect("operations")
     with transaction() as session:
-        found = [_facts(operation) for operation in catalog_queries.operations(session)]
+        found = views.operations(session)
     if as_json:
         for facts in found:
             print_json(facts)
@@ -56,7 +55,8 @@ def add(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     """
     bootstrap.connect("operations")
     with acting() as session:
-        facts = _facts(changing.add_operation(session, name, fields, force=force))
+        changing.add_operation(session, name, fields, force=force)
+        facts = views.operation(session, name)
         poor = poor_margins(session, operation=name)
     _show(facts, as_json)
     warn_of(poor)
@@ -76,7 +76,8 @@ def set_(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     """
     bootstrap.connect("operations")
     with acting() as session:
-        facts = _facts(changing.set_operation(session, name, fields, force=force))
+        changing.set_operation(session, name, fields, force=force)
+        facts = views.operation(session, name)
         poor = poor_margins(session, operation=name)
     _show(facts, as_json)
     warn_of(poor)
@@ -94,8 +95,9 @@ def defaults(fields: dict[str, str], force: bool, as_json: bool) -> None:
     """
     bootstrap.connect("operations")
     with acting() as session:
-        row = changing.set_defaults(session, fields, force=force) if fields else catalog_queries.defaults(session)
-        facts = _columns(row, BillingConfiguration)
+        if fields:
+            changing.set_defaults(session, fields, force=force)
+        facts = views.defaults(session)
         poor = poor_margins(session) if fields else []
     _show(facts, as_json)
     warn_of(poor)
@@ -118,15 +120,6 @@ def history_(name: str, as_json: bool) -> None:
             changing.operation_named(session, name)
             changes = history.changes(session, history.OPERATION, name)
     show_changes(changes, as_json)
-
-
-def _facts(operation: CreditCostConfig) -> dict[str, Any]:
-    return _columns(operation, CreditCostConfig)
-
-
-def _columns(row: Base, table: type[Base]) -> dict[str, Any]:
-    names = [column.name for column in table.__table__.columns if column.name not in ("id", "updated_by")]
-    return {name: getattr(row, name) for name in names}
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> None:

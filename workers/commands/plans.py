@@ -7,9 +7,8 @@ from typing import Any
 import click
 
 from billing.catalog import history
-from billing.plans import limit_queries, plans
-from billing.plans.tables import Plan
-from config.database import transaction, utc_now
+from billing.plans import plans
+from config.database import database_now, transaction
 from workers import bootstrap
 from workers.commands.assignments import acting, fields_argument, show_changes
 from workers.commands.output import as_json, console, plain, print_json, table
@@ -30,7 +29,7 @@ def list_(as_json: bool) -> None:
     """
     bootstrap.connect("plans")
     with transaction() as session:
-        found = [_facts(plan) for plan in limit_queries.plans(session)]
+        found = [vars(plan) for plan in plans.all_plans(session)]
     if as_json:
         for facts in found:
             print_json(facts)
@@ -64,7 +63,7 @@ def set_(slug: str, fields: dict[str, str], as_json: bool) -> None:
     """
     bootstrap.connect("plans")
     with acting() as session:
-        facts = _facts(plans.set_plan(session, slug, fields))
+        facts = vars(plans.view(plans.set_plan(session, slug, fields)))
     if as_json:
         print_json(facts)
         return
@@ -83,7 +82,7 @@ def usage(account_id: int, as_json: bool) -> None:
     """
     bootstrap.connect("plans")
     with transaction() as session:
-        found = plans.standing(session, account_id, now=utc_now())
+        found = plans.usage(session, account_id, now=database_now(session))
     if as_json:
         for each in found:
             print_json(vars(each))
@@ -112,11 +111,6 @@ def history_(slug: str, as_json: bool) -> None:
         plans.named(session, slug)
         changes = history.changes(session, history.PLAN, slug)
     show_changes(changes, as_json)
-
-
-def _facts(plan: Plan) -> dict[str, Any]:
-    names = ("slug", "name", "price", "included_credits", "billing_interval", "is_active", "limits")
-    return {name: getattr(plan, name) for name in names}
 
 
 def _limits(facts: dict[str, Any]) -> str:

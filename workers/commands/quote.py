@@ -8,7 +8,7 @@ import click
 
 from billing.errors import BillingError, InvalidRequest
 from billing.jobs import quotes, requests
-from config.database import transaction, utc_now
+from config.database import database_now, transaction
 from workers import bootstrap
 from workers.commands.output import json_line
 from workers.commands.submit import json_lines, source
@@ -49,11 +49,11 @@ def _quote(account_id: int | None, data: Any) -> dict[str, Any]:
         raise InvalidRequest("A request must be a JSON object.")
     with transaction() as session:
         if "params" not in data:
-            return vars(quotes.quote_usage(session, data, now=utc_now()))
+            return vars(quotes.quote_usage(session, data, now=database_now(session)))
         if account_id is None:
             raise InvalidRequest("A request is quoted for an account: give --account.", code="no_account")
         submission = requests.parse({**data, "account_id": account_id})
-        return quotes.quote(session, submission, now=utc_now()).facts()
+        return quotes.quote(session, submission, now=database_now(session)).facts()
 
 
 COMMANDS = [quote]

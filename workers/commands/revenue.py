@@ -17,7 +17,7 @@ from rich.progress import Progress
 from billing.errors import InvalidRequest
 from billing.reports import revenue, revenue_reports
 from billing.reports.revenue_reports import SHOWN, By, Figures, Report, Row
-from config.database import transaction, utc_now
+from config.database import database_now, transaction
 from workers import bootstrap
 from workers.commands.output import as_json, console, print_json, printable, table, usd
 
@@ -63,11 +63,11 @@ def report(
         raise click.UsageError("Choose one of --json, --csv and --chart.")
     if chart is not None and chart.suffix.lower() != ".png":
         raise click.UsageError("The chart is a PNG: let its name end in .png.")
-    until = last.date() if last is not None else utc_now().date()
-    since = first.date() if first is not None else until.replace(day=1)
-    _check_span(since, until)
     bootstrap.connect("revenue")
     with transaction(isolation="REPEATABLE READ", read_only=True) as session:
+        until = last.date() if last is not None else database_now(session).date()
+        since = first.date() if first is not None else until.replace(day=1)
+        _check_span(since, until)
         found = revenue_reports.report(session, since, until, by=By(by))
     if as_json:
         _print_json(found)
@@ -98,7 +98,7 @@ def rebuild(first: datetime | None, last: datetime | None, as_json: bool) -> Non
     """
     bootstrap.connect("revenue")
     with transaction() as session:
-        whole = revenue.days(session)
+        whole, now = revenue.days(session), database_now(session)
     since = first.date() if first is not None else whole and whole[0]
     until = last.date() if last is not None else whole and whole[1]
     if since is not None and until is not None:
@@ -109,7 +109,7 @@ def rebuild(first: datetime | None, last: datetime | None, as_json: bool) -> Non
     with Progress(console=stderr, disable=not stderr.is_terminal, transient=True) as progress:
         for begin, end in progress.track(months, description="Computing roll-ups anew"):
             with transaction(isolation="REPEATABLE READ") as session:
-                rows += revenue.rebuild(session, begin, end, now=utc_now())
+                rows += revenue.rebuild(session, begin, end, now=now)
     if as_json:
         print_json({"from": since, "to": until, "rollups": rows})
     elif months:

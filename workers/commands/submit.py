@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from billing.errors import BillingError, InvalidRequest
-from billing.jobs import job_queries, requests
-from billing.jobs.requests import Submission, Submitted
+from billing.jobs import requests, story, submitting
+from billing.jobs.requests import Submission
 from billing.jobs.states import TERMINAL, State
-from billing.jobs.tables import GenerationJob
-from config.database import transaction, utc_now
+from billing.jobs.story import JobView
+from billing.jobs.submitting import Submitted
+from config.database import database_now, transaction
 from tasks import pipeline
 from workers import bootstrap
 from workers.commands.output import json_line
@@ -55,7 +56,7 @@ def submit(source: TextIO, account_id: int, wait: bool, timeout: float) -> None:
     finally:
         # Also when the wait is cut short: whoever has the ids need not submit again.
         with transaction() as session:
-            finished = {job.id: job for job in job_queries.find(session, job_ids)}
+            finished = story.views(session, job_ids)
         for line, job in submitted:
             click.echo(json_line({"line": line, **_outcome(job, finished[job.job_id])}))
     if any(job.state != State.SETTLED for job in finished.values()):
@@ -64,7 +65,7 @@ def submit(source: TextIO, account_id: int, wait: bool, timeout: float) -> None:
 
 def wait_for(
     job_ids: Sequence[UUID], *, timeout_s: float, watch: Callable[[], None] = lambda: None
-) -> dict[UUID, GenerationJob]:
+) -> dict[UUID, JobView]:
     """Wait until these jobs are terminal, with a progress bar on a terminal; raises ClickException on time-out.
 
     `watch` is called between looks, for whoever waits for something else as well.
@@ -76,7 +77,7 @@ def wait_for(
         task = progress.add_task("Generating", total=len(set(job_ids)))
         while True:
             with transaction() as session:
-                jobs = {job.id: job for job in job_queries.find(session, job_ids)}
+                jobs = story.views(session, job_ids)
             done = sum(job.state in TERMINAL for job in jobs.values())
             progress.update(task, completed=done)
             if done == len(jobs):
@@ -99,7 +100,7 @@ def read_requests(source: TextIO, account_id: int) -> list[tuple[int, Submission
                 raise InvalidRequest("A request must be a JSON object.")
             submission = requests.parse({**data, "account_id": account_id})
             with transaction() as session:
-                examined = requests.examine(session, submission, now=utc_now())
+                examined = submitting.examine(session, submission, now=database_now(session))
         except BillingError as error:
             error.message = f"line {number}: {error.message}"
             raise
@@ -130,9 +131,9 @@ def json_lines(source: TextIO) -> list[tuple[int, Any]]:
     return found
 
 
-def _outcome(accepted: Submitted, job: GenerationJob) -> dict[str, Any]:
+def _outcome(accepted: Submitted, job: JobView) -> dict[str, Any]:
     return {
-        "job_id": job.id,
+        "job_id": job.job_id,
         "state": job.state,
         "created": accepted.created,
         "credits_reserved": job.credits_reserved,

@@ -8,10 +8,10 @@ from typing import Any
 import click
 from sqlalchemy.orm import Session
 
-from billing.plans import subscription_queries, subscriptions
+from billing.plans import subscriptions
 from billing.plans.lifecycle import Standing, Status
-from billing.plans.subscription_queries import Subscribed
-from billing.plans.tables import SubscriptionPeriod
+from billing.plans.subscribed import Subscribed
+from billing.plans.subscriptions import PeriodView
 from config.database import database_now, transaction
 from workers import bootstrap
 from workers.commands.assignments import acting
@@ -183,18 +183,7 @@ def periods_(account_id: int, as_json: bool) -> None:
     with transaction() as session:
         subscribed = subscriptions.of_account(session, account_id)
         sentence = _sentence(subscribed, subscribed.at(database_now(session)))
-        found: list[dict[str, Any]] = [
-            {
-                "period_start": period.period_start,
-                "period_end": period.period_end,
-                "plan": plan.slug,
-                "status": period.status,
-                "credits": period.credits,
-                "credits_withheld": period.credits_withheld,
-                "granted": period.granted,
-            }
-            for period, plan in subscription_queries.periods_of(session, subscribed.row.id)
-        ]
+        found = [dict(vars(period)) for period in subscriptions.periods(session, account_id)]
     if as_json:
         for facts in found:
             print_json(facts)
@@ -212,17 +201,16 @@ def periods_(account_id: int, as_json: bool) -> None:
 
 def _standing(session: Session, account_id: int, now: datetime) -> Standing | None:
     """How the subscription stands before a command changes it; None without one. For the words of the answer only."""
-    found = subscription_queries.of_accounts(session, [account_id])
-    return found[0].at(now) if found else None
+    found = subscriptions.find(session, account_id)
+    return None if found is None else found.at(now)
 
 
 def _paid_out(session: Session, account_id: int) -> int:
     """All credits that were granted for periods which began past due."""
-    periods = subscription_queries.periods_of(session, subscriptions.of_account(session, account_id).row.id)
-    return sum(period.credits for period, _ in periods if _is_paid_out(period))
+    return sum(period.credits for period in subscriptions.periods(session, account_id) if _is_paid_out(period))
 
 
-def _is_paid_out(period: SubscriptionPeriod) -> bool:
+def _is_paid_out(period: PeriodView) -> bool:
     return period.granted and period.status == Status.PAST_DUE
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import redis
 from kombu.exceptions import KombuError
-from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from billing import schema
 from billing.catalog import catalog, margins
-from billing.jobs import job_queries
-from billing.jobs.recovery import LATE
+from billing.jobs import recovery
 from billing.reports import audit
-from billing.upkeep import dead_letter_queries, periodic_runs
+from billing.upkeep import dead_letters, periodic_runs
 from billing.upkeep.tables import PeriodicRun
 from config import database
 from config.database import database_now, transaction, utc_now
@@ -77,9 +75,9 @@ def _database() -> list[Check]:
 def _clock() -> Check:
     before = utc_now()
     with transaction() as session:
-        theirs: datetime = session.scalars(text("SELECT clock_timestamp()")).one()
+        theirs = database_now(session)
     middle = before + (utc_now() - before) / 2
-    apart = abs((theirs.astimezone(UTC) - middle).total_seconds())
+    apart = abs((theirs - middle).total_seconds())
     if apart > CLOCK_S:
         return Check("clock", False, f"This machine and the database are {apart:.1f} s apart: set both by NTP.")
     return Check("clock", True, "This machine's clock agrees with the database's.")
@@ -101,15 +99,15 @@ def _keys() -> list[Check]:
 
 def _set_aside() -> Check:
     with transaction() as session:
-        count = dead_letter_queries.count(session)
+        count = dead_letters.count(session)
     were = "message was" if count == 1 else "messages were"
     sentence = f"{count} {were} set aside: run `creditmill jobs dead`." if count else "No message was set aside."
     return Check("messages", True, sentence)
 
 
 def _models() -> Check:
-    today = utc_now().date()
     with transaction() as session:
+        today = database_now(session).date()
         near = [catalog.deprecation_warning(session, model, today=today) for model in catalog.active_models(session)]
         poor = sum(margin.problem is not None for margin in margins.check(session))
         orphaned = catalog.types_without_default(session)
@@ -126,7 +124,7 @@ def _models() -> Check:
 
 def _overdue() -> Check:
     with transaction() as session:
-        count, since = job_queries.overdue(session, before=utc_now() - LATE)
+        count, since = recovery.overdue(session, now=database_now(session))
     if not count:
         return Check("jobs", True, "No job waits longer than it should.")
     waits = "job waits" if count == 1 else "jobs wait"

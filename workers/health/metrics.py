@@ -12,11 +12,10 @@ import redis
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from sqlalchemy.orm import Session
 
-from billing.jobs import job_queries
-from billing.jobs.recovery import LATE
-from billing.ledger import account_queries
+from billing.jobs import recovery
+from billing.ledger import accounts
 from billing.reports import audit
-from billing.upkeep import dead_letter_queries
+from billing.upkeep import dead_letters
 from config.database import database_now, transaction
 from config.settings import Settings
 from workers.health.broker import broker_client, messages_by_queue
@@ -52,14 +51,12 @@ def exposition(figures: list[Figure]) -> str:
 
 def _database(session: Session) -> Iterator[Figure]:
     now = database_now(session)
-    for state, count in job_queries.count_unfinished(session).items():
+    for state, count in recovery.count_unfinished(session).items():
         yield Figure("creditmill_jobs", "Jobs that are not finished, by state.", count, {"state": state})
-    late, _ = job_queries.overdue(session, before=now - LATE)
+    late, _ = recovery.overdue(session, now=now)
     yield Figure("creditmill_jobs_overdue", "Jobs that recovery should have looked at five minutes ago.", late)
-    yield Figure("creditmill_dead_messages", "Messages that were set aside.", dead_letter_queries.count(session))
-    yield Figure(
-        "creditmill_accounts_frozen", "Accounts that may start no new jobs.", account_queries.count_frozen(session)
-    )
+    yield Figure("creditmill_dead_messages", "Messages that were set aside.", dead_letters.count(session))
+    yield Figure("creditmill_accounts_frozen", "Accounts that may start no new jobs.", accounts.count_frozen(session))
     last = audit.last_run(session)
     if last is not None:
         yield Figure("creditmill_audit_findings", "Findings of the last periodic audit.", last.findings)

@@ -44,7 +44,7 @@ STEPS = {
     "generation.call_provider",
     "generation.settle_charge",
     "generation.refund_credits",
-    "generation.find_out",
+    "generation.ask_provider",
 }
 BASE64 = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from billing.catalog import catalog, catalog_queries
 from billing.catalog.pricing import ImagePrice, TokenRates, Usage
 from billing.errors import InvalidRequest, PriceNotConfigured
-from billing.jobs import charging, quotes, requests
+from billing.jobs import quotes, requests, reserving, submitting
 from billing.plans.tables import PlanLimitUsage
 from config.database import transaction
 from tests.catalogue import EMBEDDING, TOKEN_IMAGE, a_settled_job, change, sql
@@ -65,7 +65,7 @@ def image_price(name, size, quality):
 def examined(**given):
     with transaction() as session:
         data = {"account_id": an_account(), "operation": "clustering", "params": {"prompt": "x"}, **given}
-        return requests.examine(session, requests.parse(data), now=NOON)
+        return submitting.examine(session, requests.parse(data), now=NOON)
 
 
 # --- The price of an image ---
@@ -295,7 +295,7 @@ def test_a_job_that_waited_past_its_models_last_day_is_rejected_and_holds_nothin
     change("set_model", "gpt-4o", deprecation_date=str(TODAY))
 
     with transaction() as session:
-        assert charging.reserve(session, [job_id], now=NOON, publish_by=MINUTE) == []
+        assert reserving.reserve(session, [job_id], now=NOON, publish_by=MINUTE) == []
 
     assert (the_job(job_id).state, the_job(job_id).error_code) == ("rejected", "model_deprecated")
     assert the_account(account_id).reserved == 0

@@ -12,9 +12,10 @@ from sqlalchemy.exc import IntegrityError
 from billing.catalog import changing
 from billing.catalog.pricing import Usage
 from billing.errors import BillingError
-from billing.jobs import calling, charging
+from billing.jobs import calling, job_queries, reserving
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure, RetryBudget
+from billing.jobs.states import State
 from billing.ledger import account_queries
 from billing.plans import plans, renewals
 from billing.plans.renewals import Worked
@@ -55,7 +56,7 @@ def at_once(*calls):
 
 def reserve(*job_ids):
     with transaction() as session:
-        return charging.reserve(session, job_ids, now=NOON, publish_by=MINUTE)
+        return reserving.reserve(session, job_ids, now=NOON, publish_by=MINUTE)
 
 
 def units():
@@ -111,14 +112,14 @@ def test_opening_a_period_does_not_block_reservations_nor_they_it():
     job_id = a_queued_job(account_id, "idea_generation")
 
     with transaction() as session:
-        charging.store.lock(session, [job_id], {charging.State.QUEUED})
+        job_queries.lock(session, [job_id], {State.QUEUED})
         account_queries.lock(session, [account_id])
         # In another session, while this one holds the account: with a stronger lock it would wait, and then deadlock.
         with transaction() as other:
             other.execute(text("SET LOCAL lock_timeout = '2s'"))
             renewals.reset_limits(other, NOON, opened := Worked())
             assert (opened.periods, opened.blocked, opened.finished) == (1, {}, True)
-        assert charging.reserve(session, [job_id], now=NOON, publish_by=MINUTE) == [job_id]
+        assert reserving.reserve(session, [job_id], now=NOON, publish_by=MINUTE) == [job_id]
 
     assert units() == [("content_ideas", 0, 1)]
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from billing.jobs import calling, charging
+from billing.jobs import calling, settling
 from billing.jobs.policy import Failure
 from billing.reports import audit, revenue
 from config.database import transaction, utc_now
@@ -248,7 +248,7 @@ def test_a_usage_is_quoted_with_cost_and_margin(run):
 def test_a_jobs_story_has_each_step_with_credits_and_cost(run):
     job_id = a_generated_job(an_account())
     with transaction() as session:
-        charging.settle(session, [job_id], now=NOON)
+        settling.settle(session, [job_id], now=NOON)
 
     code, out, _ = run("jobs", "show", job_id, "--json", "--content")
 
@@ -316,7 +316,9 @@ def test_an_unknown_outcome_is_listed_and_resolved_with_its_evidence(run, home):
     job_id = a_reserved_job(account_id)
     a_claim(job_id)
     with transaction() as session:
-        calling.lose(session, [the_job(job_id)], Failure.WORKER_LOST, now=NOON, look_after=timedelta(minutes=10))
+        calling.mark_unknown(
+            session, [the_job(job_id)], Failure.WORKER_LOST, now=NOON, look_after=timedelta(minutes=10)
+        )
     (home / "result.json").write_text('{"text": "bread"}')
     usage = '{"input_tokens": 100, "output_tokens": 400}'
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from config.database import transaction
 from tasks import periodic
-from tasks.messages import dead_letters
+from tasks.messages import setting_aside
 from tests.factories import a_claim, a_generated_job, a_queued_job, a_reserved_job, an_account, rows, the_account
 
 
@@ -59,7 +59,7 @@ def test_messages_are_counted_where_they_wait_and_where_they_were_set_aside(figu
     with redis.Redis.from_url(broker_url) as client:
         client.lpush("billing", "a", "b")
         client.hset("unacked", "tag", "message")
-    dead_letters.set_aside(message_id="m", task_name=None, code="no_task", reason="No.", body="x")
+    setting_aside.set_aside(message_id="m", task_name=None, code="no_task", reason="No.", body="x")
 
     found = figures()
 

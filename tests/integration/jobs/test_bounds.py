@@ -6,7 +6,7 @@ import pytest
 
 from billing.catalog import changing
 from billing.errors import TooManyOpenJobs
-from billing.jobs import charging, requests
+from billing.jobs import requests, settling, submitting
 from config.database import transaction
 from tests.factories import HOUR, MINUTE, NOON, a_generated_job, a_queued_job, an_account, rows
 
@@ -21,7 +21,7 @@ def bound(**fields):
 def submit(account_id, count):
     data = {"account_id": account_id, "operation": "clustering", "params": {"prompt": "bread", "max_output_tokens": 16}}
     with transaction() as session:
-        return requests.submit(session, [requests.parse(data)] * count, now=NOON, deadline=HOUR, publish_by=MINUTE)
+        return submitting.submit(session, [requests.parse(data)] * count, now=NOON, deadline=HOUR, publish_by=MINUTE)
 
 
 def jobs():
@@ -67,7 +67,7 @@ def test_a_finished_job_makes_room_for_another():
     account_id = an_account()
     job_id = a_generated_job(account_id)
     with transaction() as session:
-        charging.settle(session, [job_id], now=NOON)
+        settling.settle(session, [job_id], now=NOON)
 
     assert len(submit(account_id, 1)) == 1
 

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from billing.catalog.pricing import Usage
-from billing.jobs import calling, charging
+from billing.jobs import calling, reserving, settling, unknown_calls
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure, RetryBudget, Verdict
 from billing.reports import audit
@@ -44,17 +44,17 @@ def _the_books_balance(db):
 
 def reserve(*job_ids):
     with transaction() as session:
-        return charging.reserve(session, job_ids, now=NOON, publish_by=MINUTE)
+        return reserving.reserve(session, job_ids, now=NOON, publish_by=MINUTE)
 
 
 def settle(*job_ids):
     with transaction() as session:
-        return charging.settle(session, job_ids, now=NOON)
+        return settling.settle(session, job_ids, now=NOON)
 
 
 def refund(*job_ids):
     with transaction() as session:
-        return charging.refund(session, job_ids, now=NOON)
+        return settling.refund(session, job_ids, now=NOON)
 
 
 def fail(claim, failure, usage=None):
@@ -127,7 +127,7 @@ def test_check_rejects_what_clearly_cannot_be_paid_and_holds_nothing():
     jobs = a_queued_job(rich), a_queued_job(poor)
 
     with transaction() as session:
-        assert charging.check(session, jobs, now=NOON) == [jobs[0]]
+        assert reserving.check(session, jobs, now=NOON) == [jobs[0]]
 
     assert [the_job(job).state for job in jobs] == ["queued", "rejected"]
     assert books(rich) == (1000, 0)
@@ -139,7 +139,7 @@ def test_check_sees_a_plan_limit_and_writes_nothing():
     refused, fits = a_queued_job(account_id, "idea_generation"), a_queued_job(account_id, "image_prompt_extraction")
 
     with transaction() as session:
-        assert charging.check(session, [refused, fits], now=NOON) == [fits]
+        assert reserving.check(session, [refused, fits], now=NOON) == [fits]
 
     assert the_job(refused).error_code == "plan_limit_reached"
     assert rows("SELECT count(*) FROM plan_limit_usage") == [(0,)]
@@ -279,7 +279,7 @@ def test_a_late_refusal_after_paid_work_takes_the_place_of_the_guess():
     claim = a_claim(job_id)
     fail(claim, Failure.TIMED_OUT)
     with transaction() as session:
-        calling.expose(session, the_job(job_id))
+        unknown_calls.expose(session, the_job(job_id))
 
     fail(claim, Failure.CONTENT_POLICY, usage=Usage(output_tokens=100))
 
@@ -348,8 +348,8 @@ def test_a_late_result_after_the_refund_charges_nobody_and_is_counted_as_exposur
     assert fail(claim, Failure.TIMED_OUT) is Verdict.UNKNOWN
     with transaction() as session:
         job = the_job(job_id)
-        calling.expose(session, job)
-        charging.release(session, [job], {job_id: charging.Release("outcome_unknown", "gone")}, now=NOON)
+        unknown_calls.expose(session, job)
+        settling.release(session, [job], {job_id: settling.Release("outcome_unknown", "gone")}, now=NOON)
 
     with transaction() as session:
         assert not calling.succeed(session, claim, a_delivery(), now=NOON, publish_by=MINUTE)
@@ -369,7 +369,7 @@ def test_a_late_refusal_withdraws_the_exposure():
     claim = a_claim(job_id)
     fail(claim, Failure.TIMED_OUT)
     with transaction() as session:
-        calling.expose(session, the_job(job_id))
+        unknown_calls.expose(session, the_job(job_id))
     assert the_job(job_id).cost_usd > 0
 
     assert fail(claim, Failure.RATE_LIMITED) is None

@@ -7,7 +7,8 @@ from threading import Barrier
 
 import pytest
 
-from billing.jobs import calling, charging
+from billing.jobs import calling, job_queries, reserving, settling, unknown_calls
+from billing.jobs.states import State
 from billing.plans import plans, subscriptions
 from billing.reports import audit
 from config.database import transaction
@@ -55,7 +56,7 @@ def at_once(*calls):
 
 def race(*job_ids):
     """Reserve the jobs side by side; returns the one that won and the one that lost."""
-    won = at_once(*(reserving(job_id) for job_id in job_ids))
+    won = at_once(*(to_reserve(job_id) for job_id in job_ids))
 
     assert sorted(len(ids) for ids in won) == [0, 1]
     jobs = [the_job(job_id) for job_id in job_ids]
@@ -67,12 +68,12 @@ def units(account_id):
     return rows("SELECT amount_used, amount_reserved FROM plan_limit_usage WHERE account_id = :id", id=account_id)
 
 
-def reserving(*job_ids):
-    return lambda session: charging.reserve(session, job_ids, now=NOON, publish_by=MINUTE)
+def to_reserve(*job_ids):
+    return lambda session: reserving.reserve(session, job_ids, now=NOON, publish_by=MINUTE)
 
 
-def settling(*job_ids):
-    return lambda session: charging.settle(session, job_ids, now=NOON)
+def to_settle(*job_ids):
+    return lambda session: settling.settle(session, job_ids, now=NOON)
 
 
 def test_two_jobs_race_for_the_last_credits_and_the_loser_holds_nothing_of_the_plan():
@@ -107,10 +108,10 @@ def test_a_refund_releases_credits_and_units_together_while_another_job_waits_fo
         waiting = a_queued_job(account_id, "idea_generation")
 
         def give_back(session, holder=holder):
-            jobs = charging.store.lock(session, [holder], {charging.State.RESERVED})
-            return charging.release(session, jobs, {holder: charging.Release("gone", "gone")}, now=NOON)
+            jobs = job_queries.lock(session, [holder], {State.RESERVED})
+            return settling.release(session, jobs, {holder: settling.Release("gone", "gone")}, now=NOON)
 
-        _, reserved = at_once(give_back, reserving(waiting))
+        _, reserved = at_once(give_back, to_reserve(waiting))
 
         # Whoever came first: the two kinds of hold are never apart.
         held = LAST_CREDITS if reserved else 0
@@ -132,7 +133,7 @@ def test_one_job_reserved_by_many_at_once_holds_once():
     account_id = an_account(1000)
     job_id = a_queued_job(account_id)
 
-    assert at_once(*[reserving(job_id)] * 8) == [[job_id]] * 8
+    assert at_once(*[to_reserve(job_id)] * 8) == [[job_id]] * 8
     assert the_account(account_id).reserved == 11
 
 
@@ -140,7 +141,7 @@ def test_one_job_settled_by_many_at_once_is_charged_once():
     account_id = an_account(1000)
     job_id = a_generated_job(account_id)
 
-    settled = at_once(*[settling(job_id)] * 8)
+    settled = at_once(*[to_settle(job_id)] * 8)
 
     assert sorted(settled) == [[]] * 7 + [[job_id]]
     assert the_account(account_id).balance == 995
@@ -161,13 +162,13 @@ def test_a_result_and_its_refund_race_and_one_of_them_counts():
         job_id = a_reserved_job(account_id)
         claim = a_claim(job_id)
         with transaction() as session:
-            calling.lose(session, [the_job(job_id)], calling.Failure.WORKER_LOST, now=NOON, look_after=MINUTE)
+            calling.mark_unknown(session, [the_job(job_id)], calling.Failure.WORKER_LOST, now=NOON, look_after=MINUTE)
 
         def give_up(session, job_id=job_id):
-            jobs = charging.store.lock(session, [job_id], {charging.State.UNKNOWN})
+            jobs = job_queries.lock(session, [job_id], {State.UNKNOWN})
             for job in jobs:
-                calling.expose(session, job)
-            return charging.release(session, jobs, {job_id: charging.Release("gone", "gone")}, now=NOON)
+                unknown_calls.expose(session, job)
+            return settling.release(session, jobs, {job_id: settling.Release("gone", "gone")}, now=NOON)
 
         def deliver(session, claim=claim):
             return calling.succeed(session, claim, a_delivery(), now=NOON, publish_by=MINUTE)

@@ -18,14 +18,14 @@ from sqlalchemy.orm import Session
 
 from billing.catalog.pricing import Usage
 from billing.errors import InvalidRequest
-from billing.jobs import call_queries, calling, charging, job_queries, recovery, unknown_calls
+from billing.jobs import call_queries, calling, job_queries, recovery, reserving, settling, unknown_calls
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure, Means, RetryBudget, Verdict
 from billing.jobs.states import State
 from billing.ledger import account_queries, accounts
 from billing.plans import limits, plans
 from billing.reports import audit, revenue
-from billing.upkeep import worker_loss_queries
+from billing.upkeep import worker_losses
 from config import database
 from config.database import DatabaseAway, transaction
 from config.providers import set_connection
@@ -33,7 +33,7 @@ from config.settings import Settings
 from tasks import calls, generation, periodic, pipeline, runtime
 from tasks.app import app
 from tasks.calls import call_job
-from tasks.messages import consumer, intake, worker_losses
+from tasks.messages import consumer, giving_up, intake
 from tasks.runtime import Runtime
 from tests.catalogue import a_settled_job, sql
 from tests.factories import (
@@ -85,7 +85,7 @@ def fail(claim, failure=Failure.RATE_LIMITED, usage=None):
 def lose(claim):
     with transaction() as session:
         jobs = job_queries.lock(session, [claim.job_id], {State.CALLING})
-        calling.lose(session, jobs, Failure.WORKER_LOST, now=NOON, look_after=MINUTE)
+        calling.mark_unknown(session, jobs, Failure.WORKER_LOST, now=NOON, look_after=MINUTE)
 
 
 def succeed(claim, delivery=None):
@@ -418,7 +418,7 @@ def test_a_job_is_charged_for_the_call_that_delivered_for_it_and_not_for_a_late_
 
     with transaction() as session:
         read_rows_as_they_lie(session)
-        assert charging.settle(session, [job_id], now=NOON) == [job_id]
+        assert settling.settle(session, [job_id], now=NOON) == [job_id]
 
     assert (the_job(job_id).credits_charged, the_account(account_id).balance) == (5, 995)
     assert rows("SELECT content FROM generation_results") == [({"text": "a b c"},)]
@@ -433,7 +433,7 @@ def test_a_job_is_charged_for_the_call_that_delivered_for_it_and_not_for_a_faile
 
     with transaction() as session:
         read_rows_as_they_lie(session)
-        assert charging.settle(session, [job_id], now=NOON) == [job_id]
+        assert settling.settle(session, [job_id], now=NOON) == [job_id]
 
     assert (the_job(job_id).credits_charged, the_account(account_id).balance) == (5, 995)
 
@@ -443,7 +443,7 @@ def test_a_late_delivery_keeps_no_result():
     claim = a_claim(job_id)
     fail(claim, Failure.CONTENT_POLICY)
     with transaction() as session:
-        assert charging.refund(session, [job_id], now=NOON) == [job_id]
+        assert settling.refund(session, [job_id], now=NOON) == [job_id]
 
     assert not succeed(claim)
 
@@ -454,7 +454,7 @@ def test_jobs_settled_side_by_side_leave_a_continuous_ledger():
     account_id = an_account(1000)
     jobs = [a_generated_job(account_id) for _ in range(16)]
 
-    settled = at_once(*[lambda session, job=job: charging.settle(session, [job], now=NOON) for job in jobs])
+    settled = at_once(*[lambda session, job=job: settling.settle(session, [job], now=NOON) for job in jobs])
 
     assert settled == [[job] for job in jobs]
     assert findings() == []
@@ -568,7 +568,7 @@ def test_a_lost_call_is_asked_about_once_within_the_time_that_an_answer_takes():
 
     def ask(now):
         with transaction() as session:
-            return calling.ask(session, claim.job_id, now=now, patience=MINUTE) is not None
+            return unknown_calls.ask(session, claim.job_id, now=now, patience=MINUTE) is not None
 
     assert [ask(NOON), ask(NOON + SECOND), ask(NOON + MINUTE)] == [True, False, True]
     assert rows("SELECT asked FROM provider_calls") == [(2,)]
@@ -581,7 +581,7 @@ def test_only_a_call_of_unknown_outcome_is_exposed(end):
     before = rows("SELECT c::text FROM provider_calls c")
 
     with transaction() as session:
-        calling.expose(session, the_job(claim.job_id))
+        unknown_calls.expose(session, the_job(claim.job_id))
 
     assert rows("SELECT c::text FROM provider_calls c") == before
 
@@ -592,7 +592,7 @@ def test_what_is_known_of_an_exposed_call_is_not_replaced_by_a_guess():
     sql("UPDATE provider_calls SET exposure = true, cost_usd = 0.001")
 
     with transaction() as session:
-        calling.expose(session, the_job(claim.job_id))
+        unknown_calls.expose(session, the_job(claim.job_id))
 
     assert rows("SELECT cost_usd FROM provider_calls") == [(Decimal("0.001"),)]
 
@@ -602,7 +602,7 @@ def test_a_check_that_comes_late_rejects_nothing():
     job_id = a_reserved_job(an_account(11))
 
     with transaction() as session:
-        assert charging.check(session, [job_id], now=NOON) == [job_id]
+        assert reserving.check(session, [job_id], now=NOON) == [job_id]
 
     assert the_job(job_id).state == "reserved"
 
@@ -614,7 +614,7 @@ def test_a_refund_that_comes_twice_releases_once():
 
     for expected in ([job_id], []):
         with transaction() as session:
-            assert charging.refund(session, [job_id], now=NOON) == expected
+            assert settling.refund(session, [job_id], now=NOON) == expected
 
     assert the_account(account_id).reserved == 0
 
@@ -624,7 +624,7 @@ def test_a_job_between_two_tries_is_not_refunded():
     fail(a_claim(job_id))
 
     with transaction() as session:
-        assert charging.refund(session, [job_id], now=NOON) == []
+        assert settling.refund(session, [job_id], now=NOON) == []
 
 
 def test_a_verdict_over_a_call_that_is_still_being_made_refunds_nothing():
@@ -633,7 +633,7 @@ def test_a_verdict_over_a_call_that_is_still_being_made_refunds_nothing():
 
     with transaction() as session:
         session.execute(text("UPDATE generation_jobs SET error_code = 'refused'"))
-        assert charging.refund(session, [job_id], now=NOON) == []
+        assert settling.refund(session, [job_id], now=NOON) == []
 
 
 def test_a_decision_from_a_stale_count_of_units_is_refused_by_the_books(monkeypatch):
@@ -642,10 +642,10 @@ def test_a_decision_from_a_stale_count_of_units_is_refused_by_the_books(monkeypa
     a_reserved_job(account_id, "idea_generation")
     job_id = a_queued_job(account_id, "idea_generation")
     stale = limits.Allowance("content_ideas", date(2026, 11, 1), allowed=1, remaining=1)
-    monkeypatch.setattr(charging.limits, "allowances", lambda *_, **__: {(account_id, "content_ideas"): stale})
+    monkeypatch.setattr(reserving.limits, "allowances", lambda *_, **__: {(account_id, "content_ideas"): stale})
 
     with pytest.raises(AssertionError, match="allowance"), transaction() as session:
-        charging.reserve(session, [job_id], now=NOON, publish_by=MINUTE)
+        reserving.reserve(session, [job_id], now=NOON, publish_by=MINUTE)
 
     assert (the_job(job_id).state, the_account(account_id).reserved) == ("queued", 11)
 
@@ -660,8 +660,8 @@ def test_a_release_locks_accounts_in_their_order_before_it_changes_any():
     def release(session):
         locked = job_queries.lock(session, jobs, {State.RESERVED})
         last = sorted(locked, key=lambda job: job.account_id, reverse=True)
-        reasons = {job.id: charging.Release("gone", "gone") for job in last}
-        return charging.release(session, last, reasons, now=NOON)
+        reasons = {job.id: settling.Release("gone", "gone") for job in last}
+        return settling.release(session, last, reasons, now=NOON)
 
     with ThreadPoolExecutor(1) as pool:
         with transaction() as session:
@@ -699,11 +699,11 @@ def test_a_repeated_request_is_answered_although_the_bound_is_lower_by_now():
 def test_losses_in_a_row_are_added_up_and_forgotten_at_the_end():
     def count():
         with transaction() as session:
-            return worker_loss_queries.count(session, "a job", now=NOON)
+            return worker_losses.count(session, "a job", now=NOON)
 
     assert [count(), count(), count()] == [1, 2, 3]
     with transaction() as session:
-        worker_loss_queries.forget(session, ["a job"])
+        worker_losses.forget(session, ["a job"])
     assert count() == 1
 
 
@@ -724,7 +724,7 @@ def test_units_that_open_jobs_hold_are_not_given_away_again():
     second = a_queued_job(account_id, "idea_generation")
 
     with transaction() as session:
-        assert charging.reserve(session, [second], now=NOON, publish_by=MINUTE) == []
+        assert reserving.reserve(session, [second], now=NOON, publish_by=MINUTE) == []
 
     assert the_job(second).error_code == "plan_limit_reached"
 
@@ -735,7 +735,7 @@ def test_a_batch_cannot_hold_more_units_than_are_left():
     jobs = [a_queued_job(account_id, "idea_generation") for _ in range(3)]
 
     with transaction() as session:
-        assert len(charging.reserve(session, jobs, now=NOON, publish_by=MINUTE)) == 1
+        assert len(reserving.reserve(session, jobs, now=NOON, publish_by=MINUTE)) == 1
 
 
 # --- Commit first, then call; commit first, then publish ---
@@ -881,7 +881,7 @@ def test_a_step_is_tried_again_while_the_database_is_away(db, monkeypatch):
             raise OperationalError("SELECT", {}, Exception("the server closed the connection"))
         return job_ids
 
-    monkeypatch.setattr(charging, "settle", be_away_once)
+    monkeypatch.setattr(settling, "settle", be_away_once)
     job_id = uuid4()
 
     assert generation.settle_charge.apply(([str(job_id)],)).get() == [str(job_id)]
@@ -894,11 +894,11 @@ def test_a_message_that_ends_worker_after_worker_is_given_up(worker):
     task = generation.call_provider
     task.push_request(id="m-1", args=([str(job_id)],), kwargs={}, delivery_info={"redelivered": True})
     try:
-        for _ in range(worker_losses.LOSSES_MAX):
-            worker_losses.begin(task, [[str(job_id)]])
+        for _ in range(giving_up.LOSSES_MAX):
+            giving_up.begin(task, [[str(job_id)]])
         assert the_job(job_id).state == "reserved"
         with pytest.raises(Ignore):
-            worker_losses.begin(task, [[str(job_id)]])
+            giving_up.begin(task, [[str(job_id)]])
     finally:
         task.pop_request()
 
@@ -984,14 +984,14 @@ def test_what_was_delivered_and_given_up_is_our_exposure():
 
 
 def resolve(job_id, outcome, **given):
-    found = unknown_calls.Found(unknown_calls.Outcome(outcome), "Ticket 4711", "anna", **given)
+    found = unknown_calls.Resolution(unknown_calls.Outcome(outcome), "Ticket 4711", "anna", **given)
     with transaction() as session:
         return unknown_calls.resolve(session, job_id, found, now=NOON, publish_by=MINUTE)
 
 
 def learn(claim, told):
     with transaction() as session:
-        return unknown_calls.learn(session, claim, told, Means.LOOK_UP, now=NOON, publish_by=MINUTE)
+        return unknown_calls.resolve_by_answer(session, claim, told, Means.LOOK_UP, now=NOON, publish_by=MINUTE)
 
 
 def everything_about_calls():
@@ -1010,7 +1010,7 @@ def test_only_jobs_of_unknown_outcome_are_listed_to_be_resolved(claim):
     a_generated_job(an_account(1000))
 
     with transaction() as session:
-        listed = unknown_calls.unresolved(session, limit=10, unknown_wait=HOUR)
+        listed = unknown_calls.oldest(session, limit=10, unknown_wait=HOUR)
 
     assert [each.job.id for each in listed] == [claim.job_id]
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from billing.catalog.pricing import Usage
 from billing.errors import BillingError
-from billing.jobs import charging, quotes, requests
+from billing.jobs import quotes, requests, reserving, settling
 from config.database import transaction
 from tests.factories import (
     NOON,
@@ -44,7 +44,7 @@ def quote_usage(**data):
 
 def settle(job_id):
     with transaction() as session:
-        charging.settle(session, [job_id], now=NOON)
+        settling.settle(session, [job_id], now=NOON)
 
 
 def everything():
@@ -185,7 +185,7 @@ def test_the_quote_says_what_the_reservation_then_decides(opening, limit, operat
     job_id = a_queued_job(account_id, operation)
 
     with transaction() as session:
-        reserved = charging.reserve(session, [job_id], now=NOON, publish_by=timedelta(minutes=1))
+        reserved = reserving.reserve(session, [job_id], now=NOON, publish_by=timedelta(minutes=1))
 
     assert quoted["accepted"] == (reserved == [job_id])
     assert [(quoted.get("error"), quoted.get("message"))] == rows(

@@ -11,7 +11,7 @@ from sqlalchemy import text, update
 from sqlalchemy.exc import OperationalError
 
 from billing.errors import NotCancellable, UnknownThing
-from billing.jobs import calling, charging, recovery
+from billing.jobs import calling, recovery, settling
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure, RetryBudget
 from billing.jobs.recovery import Patience, Recovered
@@ -96,7 +96,7 @@ def test_a_claim_past_its_lease_becomes_unknown_and_keeps_its_hold():
 
     done = recover(NOON + MINUTE)
 
-    assert done.lost == [job_id]
+    assert done.unknown == [job_id]
     assert (the_job(job_id).state, the_job(job_id).error_code) == ("unknown", "outcome_unknown")
     assert the_account(account_id).reserved == 11
     assert rows("SELECT outcome, failure FROM provider_calls") == [("unknown", "worker_lost")]
@@ -138,7 +138,7 @@ def test_a_verdict_whose_refund_was_lost_is_refunded():
 
     assert done.refunded == [job_id]
     with transaction() as session:
-        assert charging.refund(session, done.refunded, now=NOON) == [job_id]
+        assert settling.refund(session, done.refunded, now=NOON) == [job_id]
 
 
 def test_a_worker_lost_between_two_tries_is_replaced_since_nothing_was_executed():

@@ -10,11 +10,11 @@ from sqlalchemy.exc import DBAPIError
 
 from billing.catalog.pricing import Usage
 from billing.errors import BillingError
-from billing.jobs import calling, charging, recovery, unknown_calls
+from billing.jobs import calling, recovery, settling, unknown_calls
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure, RetryBudget
 from billing.jobs.recovery import Patience, Recovered
-from billing.jobs.unknown_calls import Found, Outcome
+from billing.jobs.unknown_calls import Outcome, Resolution
 from billing.reports import audit
 from config.database import transaction
 from tests.factories import (
@@ -60,7 +60,7 @@ def claim(account_id):
 
 
 def resolve(job_id, outcome, *, evidence="Ticket 4711", usage=None, content=None):
-    found = Found(Outcome(outcome), evidence, "anna", usage, content)
+    found = Resolution(Outcome(outcome), evidence, "anna", usage, content)
     with transaction() as session:
         return unknown_calls.resolve(session, job_id, found, now=NOON + MINUTE, publish_by=MINUTE)
 
@@ -83,7 +83,7 @@ def test_what_was_delivered_is_charged(account_id, claim):
 
     assert (job.state, job.cost_usd) == ("generated", COST)
     with transaction() as session:
-        assert charging.settle(session, [claim.job_id], now=NOON) == [claim.job_id]
+        assert settling.settle(session, [claim.job_id], now=NOON) == [claim.job_id]
     assert (the_account(account_id).balance, the_account(account_id).reserved) == (995, 0)
     assert call() == ("succeeded", False, COST)
     assert rows("SELECT content FROM generation_results") == [(RESULT,)]
@@ -184,7 +184,7 @@ def test_what_is_known_already_cannot_be_resolved(account_id):
 
 def test_unknown_jobs_are_listed_with_what_they_may_cost(claim):
     with transaction() as session:
-        (found,) = unknown_calls.unresolved(session, limit=5, unknown_wait=HOUR)
+        (found,) = unknown_calls.oldest(session, limit=5, unknown_wait=HOUR)
 
     assert (found.job.id, found.call.failure, found.worst_cost_usd) == (claim.job_id, "timed_out", WORST)
     assert found.given_up_at == NOON + HOUR

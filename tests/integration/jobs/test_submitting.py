@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from billing.errors import BillingError, IdempotencyConflict, InvalidRequest, NotCancellable, UnknownThing
-from billing.jobs import requests
+from billing.jobs import requests, submitting
 from billing.ledger import accounts
 from config.database import transaction
 from tests.factories import HOUR, MINUTE, NOON, a_queued_job, a_reserved_job, an_account, rows, the_account, the_job
@@ -20,7 +20,7 @@ PLANTED = "planted-prompt"
 def submit(*data):
     with transaction() as session:
         parsed = [requests.parse(each) for each in data]
-        return requests.submit(session, parsed, now=NOON, deadline=HOUR, publish_by=MINUTE)
+        return submitting.submit(session, parsed, now=NOON, deadline=HOUR, publish_by=MINUTE)
 
 
 def a_request(account_id, operation="clustering", **given):
@@ -142,7 +142,7 @@ def test_a_queued_job_can_be_cancelled_and_a_repeat_is_quiet():
 
     for _ in range(2):
         with transaction() as session:
-            requests.cancel(session, job_id, now=NOON)
+            submitting.cancel(session, job_id, now=NOON)
 
     assert the_job(job_id).state == "cancelled"
 
@@ -152,7 +152,7 @@ def test_a_reserved_job_is_not_cancelled_as_if_it_held_nothing():
     job_id = a_reserved_job(account_id)
 
     with pytest.raises(NotCancellable), transaction() as session:
-        requests.cancel(session, job_id, now=NOON)
+        submitting.cancel(session, job_id, now=NOON)
     assert the_account(account_id).reserved == 11
 
 

@@ -9,8 +9,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from billing.jobs import call_queries, calling, charging, recovery
-from billing.jobs import unknown_calls as resolving
+from billing.jobs import call_queries, calling, recovery, settling, unknown_calls
 from billing.jobs.calling import Attempt, Refusal
 from billing.jobs.policy import Failure, Means, RetryBudget
 from billing.jobs.recovery import Patience, Recovered
@@ -18,7 +17,7 @@ from billing.reports import audit
 from config.database import transaction
 from config.providers import set_connection
 from config.settings import Settings
-from tasks import unknown_calls as lost_calls
+from tasks import unknown_calls as asking
 from tasks.providers.base import ProviderError
 from tasks.runtime import Runtime
 from tests.factories import (
@@ -52,7 +51,7 @@ class Oracle:
     def means(self, connection):
         return self._means
 
-    def find_out(self, claim, connection, *, timeout_s):
+    def ask(self, claim, connection, *, timeout_s):
         self.asked.append((claim.job_id, claim.attempt, claim.idempotency_key))
         if isinstance(self.told, Refusal):
             raise ProviderError(self.told)
@@ -102,7 +101,9 @@ def recover(now):
 
 def learn(job_id, told, *, attempt=1, now=LATER):
     with transaction() as session:
-        return resolving.learn(session, Attempt(job_id, attempt), told, Means.LOOK_UP, now=now, publish_by=MINUTE)
+        return unknown_calls.resolve_by_answer(
+            session, Attempt(job_id, attempt), told, Means.LOOK_UP, now=now, publish_by=MINUTE
+        )
 
 
 def test_recovery_has_an_unknown_outcome_asked_for_with_growing_waits_until_it_is_given_up(job_id):
@@ -116,10 +117,10 @@ def test_recovery_has_an_unknown_outcome_asked_for_with_growing_waits_until_it_i
 def test_what_the_provider_delivered_is_charged(account_id, job_id):
     oracle = Oracle(told=a_delivery())
 
-    assert lost_calls.find_out(job_id, runtime(oracle)) == "generated"
+    assert asking.ask_about_job(job_id, runtime(oracle)) == "generated"
 
     with transaction() as session:
-        charging.settle(session, [job_id], now=LATER)
+        settling.settle(session, [job_id], now=LATER)
     assert oracle.asked == [(job_id, 1, f"creditmill-{job_id}")]
     assert (the_account(account_id).balance, the_account(account_id).reserved) == (995, 0)
     assert rows("SELECT outcome, actor FROM resolutions") == [("delivered", "recovery")]
@@ -128,7 +129,7 @@ def test_what_the_provider_delivered_is_charged(account_id, job_id):
 def test_what_the_provider_refused_is_refunded_and_costs_nothing(account_id, job_id):
     oracle = Oracle(told=Refusal(Failure.CONTENT_POLICY))
 
-    assert lost_calls.find_out(job_id, runtime(oracle)) == "ended"
+    assert asking.ask_about_job(job_id, runtime(oracle)) == "ended"
 
     job = the_job(job_id)
     assert (job.state, job.error_code, job.cost_usd) == ("refunded", "content_policy", 0)
@@ -139,7 +140,7 @@ def test_what_the_provider_refused_is_refunded_and_costs_nothing(account_id, job
 def test_without_an_answer_the_job_stays_unknown_and_holds_its_credits(account_id, job_id):
     oracle = Oracle(told=None)
 
-    assert lost_calls.find_out(job_id, runtime(oracle)) == "unknown"
+    assert asking.ask_about_job(job_id, runtime(oracle)) == "unknown"
 
     assert the_job(job_id).state == "unknown"
     assert the_account(account_id).reserved > 0
@@ -150,18 +151,18 @@ def test_a_call_is_asked_about_by_one_worker_at_a_time(job_id):
     oracle = Oracle(told=None)
 
     for _ in range(3):
-        lost_calls.find_out(job_id, runtime(oracle))
+        asking.ask_about_job(job_id, runtime(oracle))
 
     assert len(oracle.asked) == 1
 
 
 def test_it_is_asked_again_when_the_first_asker_must_be_gone(job_id):
     with transaction() as session:
-        assert calling.ask(session, job_id, now=NOON, patience=MINUTE)
+        assert unknown_calls.ask(session, job_id, now=NOON, patience=MINUTE)
     with transaction() as session:
-        assert calling.ask(session, job_id, now=NOON + MINUTE - SECOND, patience=MINUTE) is None
+        assert unknown_calls.ask(session, job_id, now=NOON + MINUTE - SECOND, patience=MINUTE) is None
     with transaction() as session:
-        assert calling.ask(session, job_id, now=NOON + MINUTE, patience=MINUTE)
+        assert unknown_calls.ask(session, job_id, now=NOON + MINUTE, patience=MINUTE)
 
 
 @pytest.mark.parametrize("means", [Means.WAIT, Means.RESEND], ids=["cannot tell", "was another server"])
@@ -170,7 +171,7 @@ def test_a_provider_that_cannot_tell_is_not_asked_and_recovery_waits(job_id, mea
     oracle = Oracle(means=means, told=a_delivery())
     recover(LATER)
 
-    assert lost_calls.find_out(job_id, runtime(oracle)) == "unknown"
+    assert asking.ask_about_job(job_id, runtime(oracle)) == "unknown"
 
     assert oracle.asked == []
 
@@ -182,14 +183,14 @@ def test_a_request_is_sent_again_to_the_very_server_that_it_was_sent_to(job_id):
     with transaction() as session:
         session.execute(text("UPDATE global_integration_settings SET updated_at = :noon"), {"noon": NOON - HOUR})
 
-    assert lost_calls.find_out(job_id, runtime(Oracle(means=Means.RESEND, told=a_delivery()))) == "generated"
+    assert asking.ask_about_job(job_id, runtime(Oracle(means=Means.RESEND, told=a_delivery()))) == "generated"
 
 
 def test_a_provider_whose_key_or_adapter_is_missing_is_asked_later(job_id):
     recover(LATER)
     due = the_job(job_id).next_at
 
-    assert lost_calls.find_out(job_id, runtime(None)) == "unknown"
+    assert asking.ask_about_job(job_id, runtime(None)) == "unknown"
 
     assert the_job(job_id).next_at == due
 
@@ -200,9 +201,9 @@ def test_however_late_recovery_is_it_asks_before_it_gives_up(job_id):
 
 
 def test_a_late_failure_does_not_change_what_was_found_out(account_id, job_id):
-    found = resolving.Found(resolving.Outcome.EXECUTED, "It is on the invoice", "anna")
+    found = unknown_calls.Resolution(unknown_calls.Outcome.EXECUTED, "It is on the invoice", "anna")
     with transaction() as session:
-        resolving.resolve(session, job_id, found, now=LATER, publish_by=MINUTE)
+        unknown_calls.resolve(session, job_id, found, now=LATER, publish_by=MINUTE)
         claim = calling._claim_of(the_job(job_id), call_queries.latest(session, job_id, 1))
     before = rows("SELECT outcome, exposure, cost_usd FROM provider_calls")
 
@@ -217,7 +218,7 @@ def test_a_late_failure_does_not_change_what_was_found_out(account_id, job_id):
 def test_a_worker_that_comes_back_with_a_proven_failure_ends_the_wait(account_id):
     claim = a_claim(a_reserved_job(account_id))
     with transaction() as session:
-        calling.lose(session, [the_job(claim.job_id)], Failure.WORKER_LOST, now=NOON, look_after=MINUTE)
+        calling.mark_unknown(session, [the_job(claim.job_id)], Failure.WORKER_LOST, now=NOON, look_after=MINUTE)
     with transaction() as session:
         budget = RetryBudget(attempts=4, wait_max=MINUTE)
         calling.fail(session, claim, Refusal(Failure.OVERLOADED), now=NOON, budget=budget, look_after=MINUTE)
@@ -232,8 +233,8 @@ def test_a_job_that_is_not_unknown_is_not_asked_about(account_id):
     oracle = Oracle(told=a_delivery())
     claimed = a_claim(a_reserved_job(account_id)).job_id
 
-    assert lost_calls.find_out(claimed, runtime(oracle)) == "unknown"
-    assert lost_calls.find_out(uuid4(), runtime(oracle)) == "unknown"
+    assert asking.ask_about_job(claimed, runtime(oracle)) == "unknown"
+    assert asking.ask_about_job(uuid4(), runtime(oracle)) == "unknown"
     assert oracle.asked == []
 
 
@@ -241,7 +242,7 @@ def test_the_same_answer_twice_changes_nothing(account_id, job_id):
     learn(job_id, a_delivery())
     learn(job_id, a_delivery())
     with transaction() as session:
-        charging.settle(session, [job_id], now=LATER)
+        settling.settle(session, [job_id], now=LATER)
     learn(job_id, a_delivery())
 
     assert the_account(account_id).balance == 995

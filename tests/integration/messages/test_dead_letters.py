@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from billing.upkeep import dead_letter_queries
+from billing.upkeep import dead_letters
 from config.database import transaction
-from tasks.messages import dead_letters, intake
+from tasks.messages import intake, setting_aside
 from tests.factories import NOON, a_queued_job, an_account, rows, the_job
 
 PLANTED = "planted-prompt"
@@ -78,7 +78,7 @@ def test_a_message_that_is_set_aside_once_more_can_be_worked_on_once_more(publis
     kwargs = request(an_account(1000))
     intake.take_in((), kwargs, message_id="m-1")
     with transaction() as session:
-        dead_letter_queries.mark_redriven(session, numbers(publisher)[0], now=NOON)
+        dead_letters.mark_redriven(session, numbers(publisher)[0], now=NOON)
     assert numbers(publisher) == []
 
     intake.take_in((), kwargs, message_id="m-1")
@@ -89,7 +89,7 @@ def test_a_message_that_is_set_aside_once_more_can_be_worked_on_once_more(publis
 
 def test_a_failed_steps_jobs_are_looked_at_again_at_once(publisher):
     job_id = a_queued_job(an_account(1000))
-    dead_letters.set_aside(
+    setting_aside.set_aside(
         message_id="m-2",
         task_name="generation.check_balance",
         code="task_failed",
@@ -117,7 +117,7 @@ def test_a_failed_steps_jobs_are_looked_at_again_at_once(publisher):
     ids=["no JSON", "no parts", "no task", "no such job", "no id", "no arguments"],
 )
 def test_what_cannot_be_sent_again_stays_aside(publisher, task, body):
-    dead_letters.set_aside(message_id="m-3", task_name=task, code="undecodable", reason="Why not.", body=body)
+    setting_aside.set_aside(message_id="m-3", task_name=task, code="undecodable", reason="Why not.", body=body)
 
     code, _, err = publisher("jobs", "redrive", numbers(publisher)[0])
 

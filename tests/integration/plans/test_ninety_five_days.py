@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import make_url
 
 from billing.errors import BillingError
-from billing.jobs import calling, charging
+from billing.jobs import calling, reserving, settling
 from billing.plans import plans, subscriptions
 from billing.plans.renewals import Worked
 from billing.reports import audit, revenue
@@ -148,13 +148,13 @@ def act(at: datetime, account_id: int, kind: str) -> None:
 def _generate(at: datetime, account_id: int, operation: str) -> None:
     job_id = a_queued_job(account_id, operation, now=at)
     with transaction() as session:
-        if not charging.reserve(session, [job_id], now=at, publish_by=MINUTE):
+        if not reserving.reserve(session, [job_id], now=at, publish_by=MINUTE):
             return
     claim = a_claim(job_id, now=at)
     with transaction() as session:
         assert calling.succeed(session, claim, a_delivery(), now=at, publish_by=MINUTE)
     with transaction() as session:
-        assert charging.settle(session, [job_id], now=at) == [job_id]
+        assert settling.settle(session, [job_id], now=at) == [job_id]
 
 
 def beat(at: datetime) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from billing.catalog import history
 from billing.errors import BillingError
-from billing.jobs import charging
+from billing.jobs import job_queries, reserving, settling
+from billing.jobs.states import State
 from billing.plans import plans, subscriptions
 from config.database import transaction
 from tests.factories import NOON, a_generated_job, a_queued_job, a_reserved_job, an_account, rows, the_job
@@ -32,7 +33,7 @@ def usage(account_id, *, now=NOON):
     with transaction() as session:
         return [
             (each.limit_type, each.allowed, each.used, each.reserved, each.remaining, each.percentage_used)
-            for each in plans.standing(session, account_id, now=now)
+            for each in plans.usage(session, account_id, now=now)
         ]
 
 
@@ -135,7 +136,7 @@ def test_moving_to_another_plan_keeps_the_period_and_what_was_used_in_it():
     assert moved.anchor_date == date(2026, 11, 5)
     assert usage(account_id) == [("content_ideas", 3, 0, 1, 2, 0)]
     with transaction() as session:
-        assert charging.reserve(session, [second], now=NOON, publish_by=timedelta(minutes=1)) == [second]
+        assert reserving.reserve(session, [second], now=NOON, publish_by=timedelta(minutes=1)) == [second]
     with pytest.raises(BillingError, match="since 2026-11-05"):
         subscribe(account_id, "pro", anchor=date(2026, 11, 6))
 
@@ -148,7 +149,7 @@ def test_the_usage_of_a_plan_is_what_jobs_used_and_hold():
 
     done = a_generated_job(account_id, "idea_generation")
     with transaction() as session:
-        charging.settle(session, [done], now=NOON)
+        settling.settle(session, [done], now=NOON)
     a_reserved_job(account_id, "image_generation", params={"prompt": "dogs", "n": 3})
 
     assert usage(account_id) == [("content_ideas", 4, 1, 0, 3, 25), ("images_basic", 10, 0, 3, 7, 0)]
@@ -164,9 +165,9 @@ def test_a_limit_that_was_lowered_below_what_is_used_refuses_and_still_releases(
     late = a_queued_job(account_id, "idea_generation")
 
     with transaction() as session:
-        assert charging.reserve(session, [late], now=NOON, publish_by=timedelta(minutes=1)) == []
-        jobs = charging.store.lock(session, [held], {charging.State.RESERVED})
-        charging.release(session, jobs, {held: charging.Release("gone", "gone")}, now=NOON)
+        assert reserving.reserve(session, [late], now=NOON, publish_by=timedelta(minutes=1)) == []
+        jobs = job_queries.lock(session, [held], {State.RESERVED})
+        settling.release(session, jobs, {held: settling.Release("gone", "gone")}, now=NOON)
 
     assert the_job(late).error_code == "plan_limit_reached"
     assert usage(account_id) == [("content_ideas", 0, 0, 0, 0, 0)]

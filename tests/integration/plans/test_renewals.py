@@ -10,10 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from billing.errors import BillingError
-from billing.jobs import charging
+from billing.jobs import reserving, settling
 from billing.money import CREDITS_MAX
 from billing.periods import add_months
-from billing.plans import limits, renewals
+from billing.plans import limits, renewals, subscription_queries
 from billing.plans.renewals import Worked
 from billing.reports import audit
 from config.database import transaction
@@ -140,7 +140,7 @@ def test_a_grant_that_was_made_cannot_be_made_again_by_the_database_itself():
 def test_a_grant_that_loses_its_race_undoes_everything_it_did(monkeypatch):
     a_plan()
     account_id = a_subscriber()
-    monkeypatch.setattr(renewals.store, "mark", lambda *_, **__: 0)
+    monkeypatch.setattr(subscription_queries, "mark", lambda *_, **__: 0)
 
     with transaction() as session:
         renewals.renew(session, noon("2026-12-20"), worked := Worked())
@@ -157,7 +157,7 @@ def test_a_period_that_was_granted_is_left_as_it_is():
 
     with transaction() as session:
         (row,) = session.execute(text(f"SELECT {columns} FROM subscription_periods")).mappings()
-        renewals.store.add_periods(session, [dict(row) | {"credits": 900, "status": "past_due"}])
+        subscription_queries.add_periods(session, [dict(row) | {"credits": 900, "status": "past_due"}])
 
     assert periods(account_id) == before
 
@@ -237,7 +237,7 @@ def test_a_job_over_the_boundary_counts_in_the_period_in_which_it_was_reserved()
 
     tick(after)
     with transaction() as session:
-        charging.settle(session, [job_id], now=after)
+        settling.settle(session, [job_id], now=after)
 
     assert usage(account_id) == [("2026-11-01", 1, 0), ("2026-12-01", 0, 0)]
     assert the_job(job_id).limit_period_start == date(2026, 11, 1)
@@ -264,9 +264,9 @@ def test_the_plan_that_takes_over_holds_from_its_first_instant_even_without_a_ti
     job_id = a_queued_job(account_id, "idea_generation", now=noon("2026-11-30"))
     later = a_queued_job(account_id, "idea_generation", now=noon("2026-12-01"))
     with transaction() as session:
-        assert charging.reserve(session, [job_id], now=noon("2026-11-30"), publish_by=MINUTE) == []
+        assert reserving.reserve(session, [job_id], now=noon("2026-11-30"), publish_by=MINUTE) == []
     with transaction() as session:
-        assert charging.reserve(session, [later], now=noon("2026-12-01"), publish_by=MINUTE) == [later]
+        assert reserving.reserve(session, [later], now=noon("2026-12-01"), publish_by=MINUTE) == [later]
         assert [each[:2] for each in limits.current(session, account_id, now=noon("2026-12-01"))] == [
             ("content_ideas", 2)
         ]
@@ -280,9 +280,9 @@ def test_a_job_is_not_refused_for_credits_that_a_late_tick_still_owes():
     jobs = [a_queued_job(account_id, now=january + number * MINUTE) for number in range(3)]
 
     with transaction() as session:
-        assert set(charging.check(session, jobs, now=january)) == set(jobs)
+        assert set(reserving.check(session, jobs, now=january)) == set(jobs)
     with transaction() as session:
-        assert set(charging.reserve(session, jobs, now=january, publish_by=MINUTE)) == set(jobs[:2])
+        assert set(reserving.reserve(session, jobs, now=january, publish_by=MINUTE)) == set(jobs[:2])
 
     assert (the_job(jobs[2]).state, the_job(jobs[2]).error_code) == ("rejected", "insufficient_credits")
     assert ledger(account_id) == [
@@ -326,12 +326,12 @@ def test_a_job_is_not_refused_while_somebody_holds_the_subscription_that_owes_it
     assert the_job(job_id).state == "queued"
 
     with transaction() as session:
-        assert charging.reserve(session, [job_id], now=december, publish_by=MINUTE) == [job_id]
+        assert reserving.reserve(session, [job_id], now=december, publish_by=MINUTE) == [job_id]
 
 
 def reserve_soon(session, job_id, now):
     session.execute(text("SET LOCAL lock_timeout = '100ms'"))
-    charging.reserve(session, [job_id], now=now, publish_by=MINUTE)
+    reserving.reserve(session, [job_id], now=now, publish_by=MINUTE)
 
 
 # --- what operators do ---

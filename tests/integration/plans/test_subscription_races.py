@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from billing.errors import BillingError
-from billing.jobs import charging
+from billing.jobs import reserving
 from billing.ledger import accounts
 from billing.plans import plans, renewals, subscriptions
 from billing.plans.renewals import Worked
@@ -256,7 +256,7 @@ def test_many_operators_ticks_and_reservations_at_once_come_to_their_end():
 
     def reserving(batch, _):
         with transaction() as session:
-            charging.reserve(session, batch, now=BOUNDARY, publish_by=MINUTE)
+            reserving.reserve(session, batch, now=BOUNDARY, publish_by=MINUTE)
 
     def operating(some, _):
         for account_id in some:
@@ -292,7 +292,7 @@ def test_limits_that_are_opened_and_reserved_at_once_do_not_deadlock():
 
     def reserve():
         with transaction() as session:
-            return len(charging.reserve(session, jobs, now=later, publish_by=MINUTE))
+            return len(reserving.reserve(session, jobs, now=later, publish_by=MINUTE))
 
     with ThreadPoolExecutor(2) as pool:
         # Whoever comes to the middle account's row waits there for us, with what it has opened before.

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from billing.jobs import charging
+from billing.jobs import reserving, settling
 from billing.ledger import accounts
 from billing.reports import audit, revenue
 from config.database import transaction
@@ -38,7 +38,7 @@ def _books(db):
     a_generated_job(account_id)
     for operation in ("idea_generation", "clustering"):
         with transaction() as session:
-            charging.settle(session, [a_generated_job(account_id, operation)], now=NOON)
+            settling.settle(session, [a_generated_job(account_id, operation)], now=NOON)
     with transaction() as session:
         revenue.roll_up(session, now=NOON)
 
@@ -202,8 +202,8 @@ def test_a_frozen_account_finishes_what_it_began_and_starts_nothing_new():
     refused = a_queued_job(1)
 
     with transaction() as session:
-        assert charging.reserve(session, [refused], now=NOON, publish_by=HOUR) == []
-        settled = charging.settle(session, [job_id for (job_id,) in open_before], now=NOON)
+        assert reserving.reserve(session, [refused], now=NOON, publish_by=HOUR) == []
+        settled = settling.settle(session, [job_id for (job_id,) in open_before], now=NOON)
 
     assert [(job_id,) for job_id in settled] == open_before
     assert rows("SELECT error_code FROM generation_jobs WHERE id = :id", id=refused) == [("account_frozen",)]

@@ -499,7 +499,7 @@ def happened(account_id, before, at):
     assert len(ledger) - len(old_ledger) <= 1
     granted = sum(amount for when, amount, _ in ledger[len(old_ledger) :] if when == at)
     with transaction() as session:
-        limits = {each.limit_type: each.allowed for each in plans.standing(session, account_id, now=at)}
+        limits = {each.limit_type: each.allowed for each in plans.usage(session, account_id, now=at)}
     assert [name for name, end in opened[len(old_opened) :]] == (sorted(limits) if begun else [])
     return {
         "at": at,

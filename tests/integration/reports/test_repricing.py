@@ -13,7 +13,7 @@ from sqlalchemy import text
 from billing.catalog import changing
 from billing.catalog.pricing import Usage
 from billing.errors import BillingError
-from billing.jobs import calling, charging
+from billing.jobs import calling, settling
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure, RetryBudget
 from billing.reports import repricing
@@ -186,7 +186,7 @@ def test_what_failed_attempts_cost_stays():
     claim = a_claim(job_id, again=1)
     with transaction() as session:
         calling.succeed(session, claim, a_delivery(USAGE), now=NOON, publish_by=MINUTE)
-        charging.settle(session, [job_id], now=NOON)
+        settling.settle(session, [job_id], now=NOON)
 
     found = whole(model="gpt-5.1", output_cost_per_1m="20")
 

@@ -16,10 +16,10 @@ from sqlalchemy import text
 
 from billing import schema
 from billing.catalog.pricing import Usage
-from billing.jobs import calling, charging, job_queries, unknown_calls
+from billing.jobs import calling, job_queries, reserving, settling, unknown_calls
 from billing.jobs.policy import Failure
 from billing.jobs.states import State
-from billing.jobs.unknown_calls import Found, Outcome
+from billing.jobs.unknown_calls import Outcome, Resolution
 from billing.reports import audit, revenue
 from config import database
 from config.database import transaction
@@ -50,12 +50,12 @@ def a_lost_job(account_id, now=NOON) -> UUID:
     claim = a_claim(job_id, now=now)
     with transaction() as session:
         (job,) = job_queries.lock(session, [job_id], {State.CALLING})
-        calling.lose(session, [job], Failure.WORKER_LOST, now=now, look_after=MINUTE)
+        calling.mark_unknown(session, [job], Failure.WORKER_LOST, now=now, look_after=MINUTE)
     with transaction() as session:
         (job,) = job_queries.lock(session, [claim.job_id], {State.UNKNOWN})
-        calling.expose(session, job)
-        reasons = {job_id: charging.Release("unknown_outcome", "Nobody knows.")}
-        charging.release(session, [job], reasons, now=now)
+        unknown_calls.expose(session, job)
+        reasons = {job_id: settling.Release("unknown_outcome", "Nobody knows.")}
+        settling.release(session, [job], reasons, now=now)
     return job_id
 
 
@@ -85,7 +85,7 @@ def test_a_day_adds_up_to_its_jobs():
     a_settled_job(account_id, operation="image_generation", params=image, usage=Usage(images=1))
     with transaction() as session:
         poor = a_queued_job(an_account(1))
-        charging.reserve(session, [poor], now=NOON, publish_by=DAY)
+        reserving.reserve(session, [poor], now=NOON, publish_by=DAY)
 
     assert roll_up() == 7
     told = rows(
@@ -174,7 +174,7 @@ def test_a_cost_that_is_known_weeks_later_counts_on_the_day_of_its_job():
     assert rolled()[key][4] == rolled()[key][5] > 0
 
     with transaction() as session:
-        evidence = Found(Outcome.NOT_EXECUTED, evidence="the provider's log", actor="anna")
+        evidence = Resolution(Outcome.NOT_EXECUTED, evidence="the provider's log", actor="anna")
         unknown_calls.resolve(session, job_id, evidence, now=NOON + 40 * DAY, publish_by=MINUTE)
     roll_up()
 
@@ -315,9 +315,9 @@ def test_a_tick_ends_however_much_there_is(monkeypatch):
 def test_a_transaction_that_commits_late_is_not_skipped():
     early, late = a_generated_job(an_account()), a_generated_job(an_account())
     with transaction() as first:
-        charging.settle(first, [early], now=NOON)
+        settling.settle(first, [early], now=NOON)
         with transaction() as second:
-            charging.settle(second, [late], now=NOON)
+            settling.settle(second, [late], now=NOON)
         # The second has the newer ids, and is rolled up while the first is not there yet.
         assert roll_up() == 2
         assert {key[1] for key in rolled()} == {2}
@@ -388,7 +388,7 @@ def test_ticks_and_rebuilds_while_jobs_are_settled_are_exact():
     def settle(job_ids):
         for job_id in job_ids:
             with transaction() as session:
-                charging.settle(session, [job_id], now=NOON)
+                settling.settle(session, [job_id], now=NOON)
 
     def tick():
         while not done.is_set():

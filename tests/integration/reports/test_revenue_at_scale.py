@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 from sqlalchemy import text
 
-from billing.jobs import charging
+from billing.jobs import settling
 from billing.reports import revenue
 from config import database
 from config.database import transaction
@@ -171,7 +171,7 @@ def test_what_counting_costs_the_settling_of_jobs():
             sql(f"ALTER TABLE {table} {'ENABLE' if counting else 'DISABLE'} TRIGGER {trigger}")
         with transaction() as session:
             began = time.perf_counter()
-            assert len(charging.settle(session, jobs, now=NOON)) == 500
+            assert len(settling.settle(session, jobs, now=NOON)) == 500
             taken[counting].append(time.perf_counter() - began)
             assert session.scalar(text("SELECT count(*) FROM revenue_changes")) == (1000 if counting else 0)
             # The same jobs are settled again.

@@ -79,7 +79,7 @@ class Caller:
         return caught.value.refusal
 
     def found_out(self, claim: Claim) -> Delivery | None:
-        return self.provider.find_out(claim, self.connection, timeout_s=20)
+        return self.provider.ask(claim, self.connection, timeout_s=20)
 
     def executed(self, claim: Claim) -> list[int | None]:
         """The images of each time that the job's work was done, None for other work."""

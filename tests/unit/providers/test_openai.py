@@ -80,7 +80,7 @@ class Wire:
         return self.provider.call(a_claim(api, **params), self.connection, timeout_s=30)
 
     def found_out(self, api: str = "responses") -> Delivery | None:
-        return self.provider.find_out(a_claim(api), self.connection, timeout_s=30)
+        return self.provider.ask(a_claim(api), self.connection, timeout_s=30)
 
     def refused(self, api: str = "responses", **params: Any) -> Refusal:
         with pytest.raises(ProviderError) as caught:

@@ -76,7 +76,7 @@ class Wire:
         return caught.value.refusal
 
     def found_out(self) -> Delivery | None:
-        return self.provider.find_out(CLAIM, self.connection, timeout_s=30)
+        return self.provider.ask(CLAIM, self.connection, timeout_s=30)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         request.read()

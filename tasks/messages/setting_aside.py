@@ -7,7 +7,7 @@ from uuid import UUID
 
 import structlog
 
-from billing.upkeep import dead_letter_queries
+from billing.upkeep import dead_letters
 from config.database import DATABASE_TROUBLE, transaction
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ def set_aside(
     name = _name(task_name) if isinstance(task_name, str) else None
     try:
         with transaction() as session:
-            dead_letter_queries.set_aside(
+            dead_letters.set_aside(
                 session,
                 message_id=known_as,
                 task_name=name,

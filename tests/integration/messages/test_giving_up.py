@@ -14,7 +14,7 @@ from billing.jobs import recovery
 from billing.reports import audit
 from config.database import transaction
 from tasks import generation, pipeline
-from tasks.messages import intake, worker_losses
+from tasks.messages import giving_up, intake
 from tests.factories import (
     MINUTE,
     NOON,
@@ -50,16 +50,16 @@ def a_task(name="generation.reserve_credits", *, message_id="m-1", redelivered=T
 
 def lose(task, args, times):
     for _ in range(times):
-        worker_losses.begin(task, args)
+        giving_up.begin(task, args)
 
 
 def test_a_job_is_given_up_after_its_message_has_cost_four_workers(account_id):
     job_id = a_queued_job(account_id)
     task, args = a_task(), [[str(job_id)]]
-    lose(task, args, worker_losses.LOSSES_MAX)
+    lose(task, args, giving_up.LOSSES_MAX)
 
     with pytest.raises(Ignore):
-        worker_losses.begin(task, args)
+        giving_up.begin(task, args)
 
     assert (the_job(job_id).state, the_job(job_id).error_code) == ("rejected", "worker_lost")
     assert rows("SELECT code, job_id FROM dead_messages") == [("worker_lost", job_id)]
@@ -69,9 +69,9 @@ def test_work_that_ends_is_forgotten(account_id):
     job_id = a_queued_job(account_id)
     task, args = a_task(), [[str(job_id)]]
 
-    for _ in range(3 * worker_losses.LOSSES_MAX):
-        worker_losses.begin(task, args)
-        worker_losses.end(task)
+    for _ in range(3 * giving_up.LOSSES_MAX):
+        giving_up.begin(task, args)
+        giving_up.end(task)
 
     assert the_job(job_id).state == "queued"
     assert rows("SELECT count(*) FROM worker_losses") == [(0,)]
@@ -80,26 +80,26 @@ def test_work_that_ends_is_forgotten(account_id):
 def test_other_messages_about_the_same_job_are_no_losses_of_this_one(account_id):
     args = [[str(a_queued_job(account_id))]]
 
-    for number in range(3 * worker_losses.LOSSES_MAX):
-        worker_losses.begin(a_task(message_id=f"m-{number}"), args)
+    for number in range(3 * giving_up.LOSSES_MAX):
+        giving_up.begin(a_task(message_id=f"m-{number}"), args)
 
 
 def test_losses_of_a_day_ago_are_forgotten(account_id):
-    worker_losses.begin(a_task(), [[str(a_queued_job(account_id))]])
-    worker_losses.forget_old()
+    giving_up.begin(a_task(), [[str(a_queued_job(account_id))]])
+    giving_up.forget_old()
     assert rows("SELECT count(*) FROM worker_losses") == [(1,)]
     with transaction() as session:
         session.execute(text("UPDATE worker_losses SET last_at = last_at - interval '25 hours'"))
 
-    worker_losses.forget_old()
+    giving_up.forget_old()
 
     assert rows("SELECT count(*) FROM worker_losses") == [(0,)]
 
 
 def test_a_step_that_is_tried_again_later_did_not_kill_its_worker(account_id, monkeypatch):
     ended = []
-    monkeypatch.setattr(worker_losses, "was_delivered_before", lambda task: True)
-    monkeypatch.setattr(worker_losses, "end", lambda task: ended.append(task.name))
+    monkeypatch.setattr(giving_up, "was_delivered_before", lambda task: True)
+    monkeypatch.setattr(giving_up, "end", lambda task: ended.append(task.name))
 
     generation.settle_charge.on_retry(OperationalError("x", {}, Exception()), "m", [], {}, None)
 
@@ -108,11 +108,11 @@ def test_a_step_that_is_tried_again_later_did_not_kill_its_worker(account_id, mo
 
 def test_a_deadly_request_that_cannot_be_kept_goes_back_into_the_queue(monkeypatch, db):
     task = a_task("generation.submit", message_id="wire-1", kwargs={"account_id": 1})
-    lose(task, [], worker_losses.LOSSES_MAX)
-    monkeypatch.setattr(worker_losses.dead_letters, "set_aside", lambda **_: False)
+    lose(task, [], giving_up.LOSSES_MAX)
+    monkeypatch.setattr(giving_up.dead_letters, "set_aside", lambda **_: False)
 
     with pytest.raises(Reject) as caught:
-        worker_losses.begin(task, [])
+        giving_up.begin(task, [])
 
     assert caught.value.requeue
 
@@ -123,7 +123,7 @@ def test_a_batch_is_split_so_that_the_others_go_on(account_id, monkeypatch):
     jobs = [a_queued_job(account_id), a_reserved_job(account_id), a_generated_job(account_id)]
 
     with pytest.raises(Ignore):
-        worker_losses.begin(a_task(), [[str(job_id) for job_id in jobs]])
+        giving_up.begin(a_task(), [[str(job_id) for job_id in jobs]])
 
     tasks = sorted(each.tasks[0].task if hasattr(each, "tasks") else each.task for each in sent)
     assert tasks == ["generation.call_provider", "generation.check_balance", "generation.settle_charge"]
@@ -131,8 +131,8 @@ def test_a_batch_is_split_so_that_the_others_go_on(account_id, monkeypatch):
 
 
 def test_a_message_that_came_for_the_first_time_is_not_counted():
-    assert not worker_losses.was_delivered_before(a_task(redelivered=False))
-    assert worker_losses.was_delivered_before(a_task())
+    assert not giving_up.was_delivered_before(a_task(redelivered=False))
+    assert giving_up.was_delivered_before(a_task())
 
 
 def give_up(job_id):
@@ -177,10 +177,10 @@ def test_giving_up_twice_changes_nothing(account_id):
 
 def test_a_request_that_kills_its_worker_is_set_aside(db):
     task = a_task("generation.submit", message_id="wire-1", kwargs={"account_id": 1})
-    lose(task, [], worker_losses.LOSSES_MAX)
+    lose(task, [], giving_up.LOSSES_MAX)
 
     with pytest.raises(Ignore):
-        worker_losses.begin(task, [])
+        giving_up.begin(task, [])
 
     assert rows("SELECT message_id, code FROM dead_messages") == [("wire-1", "worker_lost")]
 
@@ -189,9 +189,9 @@ def test_while_the_database_is_away_the_work_goes_on_uncounted(monkeypatch, acco
     def away(*_, **__):
         raise OperationalError("SELECT", {}, Exception("away"))
 
-    monkeypatch.setattr(worker_losses.losses, "count", away)
+    monkeypatch.setattr(giving_up.losses, "count", away)
 
-    worker_losses.begin(a_task(), [[str(uuid4())]])
+    giving_up.begin(a_task(), [[str(uuid4())]])
 
 
 def test_a_request_goes_back_into_the_queue_while_the_database_is_away(monkeypatch, db):
@@ -216,10 +216,10 @@ def test_a_refusal_that_cannot_be_kept_goes_back_into_the_queue(monkeypatch, db)
 
 def test_a_losing_message_of_a_job_in_flight_never_charges(account_id):
     """A redelivered settle message of a job that was given up does nothing."""
-    from billing.jobs import charging
+    from billing.jobs import settling
 
     job_id = a_generated_job(account_id)
     give_up(job_id)
     with transaction() as session:
-        assert charging.settle(session, [job_id], now=NOON + MINUTE) == []
+        assert settling.settle(session, [job_id], now=NOON + MINUTE) == []
     assert the_account(account_id).balance == 1000

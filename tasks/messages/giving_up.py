@@ -7,7 +7,6 @@ is forgotten. So what a stopping worker handed back unworked costs nothing, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,10 +15,10 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 
 from billing.jobs import recovery
-from billing.upkeep import worker_loss_queries
+from billing.upkeep import worker_losses
 from config.database import DATABASE_TROUBLE, database_now, transaction
 from tasks import pipeline
-from tasks.messages import dead_letters
+from tasks.messages import setting_aside
 
 LOSSES_MAX = 3
 """How many workers a message may cost, after the first, before it is given up."""
@@ -40,7 +39,7 @@ def begin(task: Task, args: Sequence[Any]) -> None:
     subject = _subject(task)
     try:
         with transaction() as session:
-            lost = worker_loss_queries.count(session, subject, now=database_now(session))
+            lost = worker_losses.count(session, subject, now=database_now(session))
         if lost <= LOSSES_MAX:
             return
         _give_up(task, args, jobs)
@@ -55,7 +54,7 @@ def end(task: Task) -> None:
     """Forget the count: the work came to its end."""
     try:
         with transaction() as session:
-            worker_loss_queries.forget(session, [_subject(task)])
+            worker_losses.forget(session, [_subject(task)])
     except DATABASE_TROUBLE as error:
         log.warning("loss_not_forgotten", error=type(error).__name__)
 
@@ -68,7 +67,7 @@ def was_delivered_before(task: Task) -> bool:
 def forget_old() -> None:
     """Forget messages that nobody has delivered for a day."""
     with transaction() as session:
-        worker_loss_queries.forget_before(session, database_now(session) - timedelta(days=1))
+        worker_losses.forget_old(session, now=database_now(session))
 
 
 def _give_up(task: Task, args: Sequence[Any], jobs: Sequence[UUID]) -> None:
@@ -78,7 +77,7 @@ def _give_up(task: Task, args: Sequence[Any], jobs: Sequence[UUID]) -> None:
         # Somebody else works on the job, or it has ended: there is nothing to give up but this message.
         log.warning("message_dropped", task_name=task.name, jobs=[str(job_id) for job_id in jobs])
         return
-    kept = dead_letters.set_aside(
+    kept = setting_aside.set_aside(
         message_id=task.request.id,
         task_name=task.name,
         code="worker_lost",

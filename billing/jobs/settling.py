@@ -1,0 +1,186 @@
+"""How a job's hold ends: it is settled at what was used, or released.
+
+Jobs are locked before accounts, and a repeat changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from billing.catalog import pricing
+from billing.catalog.pricing import Price, Usage
+from billing.jobs import call_queries, job_queries, usage_queries
+from billing.jobs.states import Event, State
+from billing.jobs.tables import GenerationJob, GenerationResult, ProviderCall
+from billing.ledger import posting
+from billing.ledger.posting import Change
+from billing.plans import limits
+from billing.plans.limits import LimitChange
+from billing.plans.units import LimitUnit, used_units
+
+
+@dataclass(frozen=True)
+class Release:
+    """Why a job's hold is released, in a code and a sentence, and the platform's cost that nobody pays for, in USD."""
+
+    code: str
+    message: str
+
+
+def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    """Charge each generated job for its recorded usage and release the rest of its hold; returns those settled."""
+    jobs = job_queries.lock(session, job_ids, {State.GENERATED})
+    owners = posting.lock(session, {job.account_id for job in jobs})
+    delivered = call_queries.delivered(session, [job.id for job in jobs])
+    results = call_queries.results(session, [job.id for job in jobs])
+    balances = {account_id: account.balance for account_id, account in owners.items()}
+    books, moves, ledger, log = _Books(), [], [], []
+    for job in jobs:
+        usage = _usage(delivered[job.id])
+        price = Price.from_json(job.price or {})
+        charge = pricing.charge(usage, price, held=job.credits_reserved)
+        balances[job.account_id] -= charge.credits
+        books.changes[job.account_id].balance -= charge.credits
+        books.changes[job.account_id].reserved -= job.credits_reserved
+        limit_used = _limit_used(job, usage, results.get(job.id))
+        books.release_units(job, used=limit_used)
+        moves.append(
+            {
+                "id": job.id,
+                "credits_charged": charge.credits,
+                "credits_overrun": charge.overrun,
+                "limit_used": limit_used,
+                "finished_at": now,
+            }
+        )
+        ledger.append(_deduction(job, charge.credits, balances[job.account_id], now))
+        log.append(_usage_row(job, usage, price, charge.credits, now))
+    moved = job_queries.move(session, Event.SETTLE, moves)
+    assert len(moved) == len(moves), "a locked job left its state"
+    books.post(session)
+    posting.record(session, ledger)
+    usage_queries.log_usage(session, log)
+    return [job.id for job in jobs]
+
+
+def refund(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
+    """Release the holds of jobs whose last call failed for good; returns the jobs refunded now.
+
+    The failed call wrote its verdict on the job (`error_code`); without one, the job is left alone.
+    """
+    jobs = job_queries.lock(session, job_ids, {State.CALLING})
+    verdicts = {job.id: verdict for job in jobs if (verdict := verdict_on(session, job)) is not None}
+    return release(session, [job for job in jobs if job.id in verdicts], verdicts, now=now)
+
+
+def verdict_on(session: Session, job: GenerationJob) -> Release | None:
+    """Why the last call of an open job failed for good; None when it did not."""
+    if job.error_code is None:
+        return None
+    call = call_queries.latest(session, job.id, job.attempts)
+    failed = call is not None and call.outcome == "failed"
+    return Release(job.error_code, job.error_message or "") if failed else None
+
+
+def release(
+    session: Session,
+    jobs: Sequence[GenerationJob],
+    reasons: dict[UUID, Release],
+    *,
+    now: datetime,
+    event: Event = Event.REFUND,
+) -> list[UUID]:
+    """Give the held credits and plan-limit units of these locked, open jobs back; returns the jobs released.
+
+    What was delivered is refunded only by the event that says so: a write-off.
+    """
+    posting.lock(session, {job.account_id for job in jobs})
+    books, moves = _Books(), []
+    for job in jobs:
+        books.changes[job.account_id].reserved -= job.credits_reserved
+        books.release_units(job, used=0)
+        moves.append(
+            {
+                "id": job.id,
+                "error_code": reasons[job.id].code,
+                "error_message": reasons[job.id].message,
+                "lease_until": None,
+                "finished_at": now,
+            }
+        )
+    moved = job_queries.move(session, event, moves)
+    assert len(moved) == len(moves), "a locked job left its state"
+    books.post(session)
+    return [job.id for job in jobs]
+
+
+class _Books:
+    """What one batch does to accounts and plan limits; the caller holds the accounts' locks, which guard both."""
+
+    def __init__(self) -> None:
+        self.changes: dict[int, Change] = defaultdict(Change)
+        self.units: dict[limits.LimitKey, LimitChange] = defaultdict(LimitChange)
+
+    def release_units(self, job: GenerationJob, *, used: int) -> None:
+        """Give the units back that a job holds of its plan limit, but for those that it used."""
+        if job.limit_type is not None and job.limit_period_start is not None:
+            change = self.units[(job.account_id, job.limit_type, job.limit_period_start)]
+            change.used += used
+            change.reserved -= job.limit_reserved
+
+    def post(self, session: Session) -> None:
+        """Write all of it by one statement."""
+        posting.post(session, self.changes, beside=[limits.counted(self.units)])
+
+
+def _usage(call: ProviderCall) -> Usage:
+    assert call.usage is not None, "a call that succeeded has its usage"
+    return Usage.from_json(call.usage)
+
+
+def _limit_used(job: GenerationJob, usage: Usage, result: GenerationResult | None) -> int:
+    if job.limit_period_start is None:
+        return 0
+    words = result.content.get("text") if result is not None else None
+    return used_units(LimitUnit(job.limit_unit or LimitUnit.REQUESTS), usage, words, held=job.limit_reserved)
+
+
+def _deduction(job: GenerationJob, credits: int, balance_after: int, now: datetime) -> dict[str, Any]:
+    return {
+        "account_id": job.account_id,
+        "transaction_type": "deduction",
+        "amount": -credits,
+        "balance_after": balance_after,
+        "description": f"{job.operation_type} with {job.model_name}",
+        "job_id": job.id,
+        "idempotency_key": f"settle:{job.id}",
+        "created_at": now,
+    }
+
+
+def _usage_row(job: GenerationJob, usage: Usage, price: Price, credits: int, now: datetime) -> dict[str, Any]:
+    return {
+        "account_id": job.account_id,
+        "job_id": job.id,
+        "operation_type": job.operation_type,
+        "model_used": job.model_name,
+        "credits_used": credits,
+        "cost_usd": job.cost_usd,
+        "price_per_credit_usd": price.price_per_credit_usd,
+        "revenue_usd": pricing.revenue(credits, price),
+        "tokens_input": usage.input_tokens,
+        "tokens_input_cached": usage.cached_input_tokens,
+        "tokens_output": usage.output_tokens,
+        "tokens_reasoning": usage.reasoning_tokens,
+        "images": usage.images,
+        "related_object_type": job.related_object_type,
+        "related_object_id": job.related_object_id,
+        "created_at": now,
+    }

@@ -1,0 +1,109 @@
+"""Messages that cannot be worked on, set aside with their reason. Their bodies may hold prompts, and are encrypted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from billing.errors import UnknownThing
+from billing.upkeep import dead_letter_queries
+from billing.upkeep.tables import DeadMessage
+from config.secrets import decrypt, encrypt
+
+BODY_MAX_CHARACTERS = 1_100_000
+"""A request has 1,000,000 bytes at most, and is kept whole, so that it can be worked on after all."""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that was set aside, and why; never what it says."""
+
+    id: int
+    created_at: datetime
+    task_name: str | None
+    code: str
+    reason: str
+    job_id: UUID | None
+    times_seen: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A message that was set aside, with what it says; `body` is None when it is not kept any more."""
+
+    id: int
+    message_id: str | None
+    task_name: str | None
+    body: str | None = field(repr=False)
+
+
+def set_aside(
+    session: Session,
+    *,
+    message_id: str | None,
+    task_name: str | None,
+    code: str,
+    reason: str,
+    body: str,
+    job_id: UUID | None = None,
+) -> None:
+    """Keep a message that cannot be worked on; the same message again is counted, not kept twice."""
+    dead_letter_queries.keep(
+        session,
+        {
+            "message_id": message_id,
+            "job_id": job_id,
+            "task_name": (task_name or "")[:200] or None,
+            "code": code,
+            "reason": reason,
+            "body_encrypted": encrypt(body[:BODY_MAX_CHARACTERS]),
+        },
+    )
+
+
+def of_job(session: Session, job_id: UUID) -> DeadLetter | None:
+    """The message that asked for this job, if it was set aside."""
+    found = dead_letter_queries.of_job(session, job_id)
+    return None if found is None else _letter(found)
+
+
+def count(session: Session) -> int:
+    """How many messages are set aside."""
+    return dead_letter_queries.count(session)
+
+
+def newest(session: Session, *, limit: int) -> list[DeadLetter]:
+    """The messages that are set aside, the newest first."""
+    return [_letter(row) for row in dead_letter_queries.newest(session, limit=limit)]
+
+
+def open_letter(session: Session, dead_id: int) -> Kept:
+    """The message of this number with what it says; raises UnknownThing when there is none.
+
+    Raises ConfigurationError when this process lacks the key that it was encrypted with.
+    """
+    found = dead_letter_queries.find(session, dead_id)
+    if found is None:
+        raise UnknownThing("dead message", dead_id)
+    body = None if found.body_encrypted is None else decrypt(found.body_encrypted)
+    return Kept(found.id, found.message_id, found.task_name, body)
+
+
+def mark_redriven(session: Session, dead_id: int, *, now: datetime) -> None:
+    """Note that a message was worked on after all; the row stays as evidence, its body does not."""
+    dead_letter_queries.mark_redriven(session, dead_id, now=now)
+
+
+def _letter(row: DeadMessage) -> DeadLetter:
+    return DeadLetter(
+        id=row.id,
+        created_at=row.created_at,
+        task_name=row.task_name,
+        code=row.code,
+        reason=row.reason,
+        job_id=row.job_id,
+        times_seen=row.times_seen,
+    )
