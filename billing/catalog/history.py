@@ -8,9 +8,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from billing.catalog import history_queries
 from billing.catalog.tables import ChangeHistory
 
 MODEL = ("ai_model_config", "image_prices")
@@ -37,18 +37,13 @@ class FieldChange:
 
 def act_as(session: Session, actor: str) -> None:
     """Name whoever makes the changes of this transaction; without it, the history keeps the database's user."""
-    session.execute(text("SELECT set_config('creditmill.actor', :actor, true)"), {"actor": actor})
+    history_queries.act_as(session, actor)
 
 
 def changes(session: Session, tables: Sequence[str], name: str, *, limit: int | None = None) -> list[FieldChange]:
     """Every change of the rows of this name, field by field, the newest first; `limit` counts changed rows."""
-    statement = (
-        select(ChangeHistory)
-        .where(ChangeHistory.table_name.in_(tables), ChangeHistory.row_name == name)
-        .order_by(ChangeHistory.id.desc())
-        .limit(limit)
-    )
-    return [change for row in session.scalars(statement) for change in _fields(row)]
+    found = history_queries.changes(session, tables, name, limit=limit)
+    return [change for row in found for change in _fields(row)]
 
 
 def _fields(row: ChangeHistory) -> list[FieldChange]:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from billing.jobs.states import OPEN
 from billing.ledger import accounts
-from billing.reports.revenue_queries import FIGURES, SOURCE, STANDING
+from billing.reports import audit_queries
+from billing.reports.revenue_queries import FIGURES, ROLLED_UP, SOURCE
 from billing.reports.tables import AuditRun
 
 GRACE = timedelta(minutes=15)
@@ -199,7 +199,7 @@ RULES: Sequence[Rule] = (
         "The roll-ups, with the changes queued for them, equal the sums of their jobs, usage and exposed calls.",
         f"""SELECT 'roll-up ' || day || ' account ' || account_id || ' ' || operation_type || ' ' || model_name,
                    concat_ws('; ', {_DIFFERENCES}), account_id
-            FROM ({STANDING}) r FULL JOIN ({SOURCE}) s USING (day, account_id, operation_type, model_name)
+            FROM ({ROLLED_UP}) r FULL JOIN ({SOURCE}) s USING (day, account_id, operation_type, model_name)
             WHERE ({_DIFFER})""",  # noqa: S608
     ),
 )
@@ -210,9 +210,7 @@ def audit(session: Session, *, now: datetime) -> list[Finding]:
     given = {"late": now - GRACE, "start": "-infinity", "end": "infinity"}
     findings = []
     for rule in RULES:
-        statement = text(rule.query)
-        names = statement.compile().params
-        rows = session.execute(statement, {name: given[name] for name in names})
+        rows = audit_queries.findings(session, rule.query, given)
         findings += [Finding(rule.name, row, problem, account_id) for row, problem, account_id in rows]
     return findings
 
@@ -229,9 +227,9 @@ def freeze(session: Session, findings: Sequence[Finding]) -> list[int]:
 
 def note(session: Session, findings: Sequence[Finding], frozen: Sequence[int], *, now: datetime) -> None:
     """Keep that the audit ran, how much it found and how many accounts it froze."""
-    session.add(AuditRun(ran_at=now, findings=len(findings), accounts_frozen=len(frozen)))
+    audit_queries.note(session, AuditRun(ran_at=now, findings=len(findings), accounts_frozen=len(frozen)))
 
 
 def last_run(session: Session) -> AuditRun | None:
     """The latest run of the periodic audit."""
-    return session.scalar(select(AuditRun).order_by(AuditRun.ran_at.desc(), AuditRun.id.desc()).limit(1))
+    return audit_queries.last_run(session)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from datetime import date, datetime
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from billing.reports import revenue_queries
@@ -34,7 +33,7 @@ def rebuild(session: Session, first: date, last: date, *, now: datetime) -> int:
     moment, after any tick that was under way, and a change is either in the sources or stays queued, never both.
     """
     # Neither of the two takes the snapshot.
-    assert session.scalar(text("SHOW transaction_isolation")) == "repeatable read", "a rebuild needs one snapshot"
+    assert revenue_queries.is_one_snapshot(session), "a rebuild needs one snapshot"
     revenue_queries.lock_rollups(session)
     return revenue_queries.replace(session, first, last, now=now)
 

@@ -50,8 +50,8 @@ SOURCE = f"""
 """  # noqa: S608 - names of our own columns
 """What the roll-ups of the jobs finished from `:start` up to `:end` have to say."""
 
-_STANDING = f"SELECT {_KEY}, {_FIGURES} FROM revenue_rollups UNION ALL SELECT {_KEY}, {_FIGURES} FROM revenue_changes"  # noqa: S608
-STANDING = f"SELECT {_KEY}, {_SUMS} FROM ({_STANDING}) standing GROUP BY {_KEY} HAVING NOT ({_NO_SUM})"  # noqa: S608
+_COUNTED = f"SELECT {_KEY}, {_FIGURES} FROM revenue_rollups UNION ALL SELECT {_KEY}, {_FIGURES} FROM revenue_changes"  # noqa: S608
+ROLLED_UP = f"SELECT {_KEY}, {_SUMS} FROM ({_COUNTED}) counted GROUP BY {_KEY} HAVING NOT ({_NO_SUM})"  # noqa: S608
 """What the roll-ups say together with the changes that are still queued: always what SOURCE says."""
 
 # Taken by deleting them: a transaction that commits late has older ids, and whoever remembered the newest id that was
@@ -92,6 +92,11 @@ _SPAN = text(
 def lock_rollups(session: Session) -> None:
     """Let others who write the roll-ups wait until this transaction ends; readers go on. Takes no snapshot."""
     session.execute(text("LOCK TABLE revenue_rollups IN SHARE ROW EXCLUSIVE MODE"))
+
+
+def is_one_snapshot(session: Session) -> bool:
+    """Whether this transaction reads one snapshot throughout; asking takes none."""
+    return session.scalar(text("SHOW transaction_isolation")) == "repeatable read"
 
 
 def take_changes(session: Session, *, limit: int, now: datetime) -> int:
@@ -137,7 +142,7 @@ def sums(
     assert by in KEY
     statement = text(
         f"""
-        SELECT {by} AS key, {_SUMS} FROM ({_STANDING}) standing
+        SELECT {by} AS key, {_SUMS} FROM ({_COUNTED}) counted
         WHERE day BETWEEN :first AND :last AND (CAST(:accounts AS bigint[]) IS NULL OR account_id = ANY (:accounts))
         GROUP BY {by} HAVING NOT ({_NO_SUM}) ORDER BY {by}
         """  # noqa: S608

@@ -215,15 +215,15 @@ class Machine(Driver):
 
     @some("_lost")
     @happens(pick=picks)
-    def wait_out(self, pick: int) -> None:
+    def stop_asking(self, pick: int) -> None:
         job_id, wait = one(self._lost, pick), timedelta(seconds=UNKNOWN_WAIT)
         self.step(
-            lambda s: unknown_calls.stop_asking(s, job_id, unknown_wait=wait), lambda: self.model.wait_out(job_id)
+            lambda s: unknown_calls.stop_asking(s, job_id, unknown_wait=wait), lambda: self.model.stop_asking(job_id)
         )
 
     @some("asked")
     @happens(pick=picks, crash=crashes)
-    def learn(self, pick: int, crash: bool) -> None:
+    def resolve_by_answer(self, pick: int, crash: bool) -> None:
         """The provider tells what became of a lost call: that it delivered, or that it did nothing."""
         flight, claim = one(self.asked, pick)
         deed, used = flight.deed, flight.deed.used(flight.body)
@@ -235,7 +235,7 @@ class Machine(Driver):
             lambda s: (
                 unknown_calls.resolve_by_answer(s, claim, told, Means.LOOK_UP, now=self.now, publish_by=PUBLISH).state
             ),
-            lambda: self.model.learn(claim.job_id, claim.attempt, deed.failure, used, deed.words),
+            lambda: self.model.resolve_by_answer(claim.job_id, claim.attempt, deed.failure, used, deed.words),
             crash=crash,
         )
 

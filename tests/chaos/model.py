@@ -193,7 +193,7 @@ class Model:
         if job.state != "calling" or attempt != len(job.calls):
             return None
         if unknown:
-            self._lose(job)
+            self._mark_unknown(job)
             return "unknown"
         if failure in TRY_AGAIN and attempt < ATTEMPTS:
             return "retry"
@@ -233,8 +233,8 @@ class Model:
     def _recover_calling(self, job: Job) -> str:
         if job.calls[-1].outcome is None:
             self._finish(job.calls[-1], "unknown", "worker_lost")
-            self._lose(job)
-            return "lost"
+            self._mark_unknown(job)
+            return "unknown"
         if job.error is not None:
             return self._publish_again(job, "refunded")
         job.lease = None
@@ -285,12 +285,12 @@ class Model:
         call.asked, call.asked_at = call.asked + 1, self.now
         return len(job.calls)
 
-    def wait_out(self, job_id: UUID) -> None:
+    def stop_asking(self, job_id: UUID) -> None:
         job = self.jobs[job_id]
         if job.state == "unknown":
             job.next_at = (job.calls[-1].finished or 0) + UNKNOWN_WAIT
 
-    def learn(self, job_id: UUID, attempt: int, failure: str | None, used: Used | None, words: int) -> str:
+    def resolve_by_answer(self, job_id: UUID, attempt: int, failure: str | None, used: Used | None, words: int) -> str:
         """What a provider tells of a lost call: that it delivered, or (`failure`) why it did not."""
         job = self.jobs[job_id]
         call = job.calls[attempt - 1]
@@ -375,7 +375,7 @@ class Model:
     def _finish(self, call: Call, outcome: str, failure: str | None) -> None:
         call.outcome, call.failure, call.finished = outcome, failure, self.now
 
-    def _lose(self, job: Job) -> None:
+    def _mark_unknown(self, job: Job) -> None:
         job.lease, job.error = None, "outcome_unknown"
         self._move(job, "lose", "unknown", next_at=self.now + PUBLISH_BY)
 

@@ -31,7 +31,7 @@ STEPS = {"check": reserving, "reserve": reserving, "settle": settling, "refund":
 UNHEARD_OF = UUID(int=0)
 PUBLISHED = {"started": "check", "called": "call", "asked": "ask", "settled": "settle", "refunded": "refund"}
 """What recovery publishes again, and the step that each sort of it goes to."""
-SORTS = (*PUBLISHED, "lost", "expired", "resolved", "blocked")
+SORTS = (*PUBLISHED, "unknown", "expired", "resolved", "blocked")
 PUBLISH, DEADLINE_IN = timedelta(seconds=PUBLISH_BY), timedelta(seconds=DEADLINE)
 BUDGET = RetryBudget(attempts=ATTEMPTS, wait_max=timedelta(seconds=60))
 PATIENCE = Patience(republish_after=PUBLISH, unknown_wait=timedelta(seconds=UNKNOWN_WAIT))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -78,9 +79,10 @@ def test_a_model_is_shown_with_its_image_prices(run):
 
 
 def test_a_model_that_is_taken_away_soon_says_so(run):
-    run("models", "set", "gpt-4o", "deprecation_date=2026-11-25")
+    soon = (datetime.now(UTC) + timedelta(days=20)).date()
+    run("models", "set", "gpt-4o", f"deprecation_date={soon}")
 
-    assert "takes gpt-4o away on 2026-11-25" in one(run("models", "show", "gpt-4o", "--json")[1])["warning"]
+    assert f"takes gpt-4o away on {soon}" in one(run("models", "show", "gpt-4o", "--json")[1])["warning"]
 
 
 # --- models add, set, price ---

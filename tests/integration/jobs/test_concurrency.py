@@ -183,7 +183,7 @@ def test_batches_in_any_order_do_not_deadlock():
     accounts = [an_account(10_000) for _ in range(3)]
     jobs = [a_queued_job(account) for _ in range(10) for account in accounts]
 
-    at_once(*(reserving(*batch) for batch in (jobs, jobs[::-1], jobs[::2], jobs[1::2])))
+    at_once(*(to_reserve(*batch) for batch in (jobs, jobs[::-1], jobs[::2], jobs[1::2])))
 
     assert [the_account(account).reserved for account in accounts] == [110, 110, 110]
     assert {the_job(job).state for job in jobs} == {"reserved"}

@@ -1012,7 +1012,7 @@ def test_only_jobs_of_unknown_outcome_are_listed_to_be_resolved(claim):
     with transaction() as session:
         listed = unknown_calls.oldest(session, limit=10, unknown_wait=HOUR)
 
-    assert [each.job.id for each in listed] == [claim.job_id]
+    assert [each.job_id for each in listed] == [claim.job_id]
 
 
 def test_a_lost_result_is_resolved_once(claim):

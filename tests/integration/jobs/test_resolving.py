@@ -186,5 +186,5 @@ def test_unknown_jobs_are_listed_with_what_they_may_cost(claim):
     with transaction() as session:
         (found,) = unknown_calls.oldest(session, limit=5, unknown_wait=HOUR)
 
-    assert (found.job.id, found.call.failure, found.worst_cost_usd) == (claim.job_id, "timed_out", WORST)
+    assert (found.job_id, found.failure, found.worst_cost_usd) == (claim.job_id, "timed_out", WORST)
     assert found.given_up_at == NOON + HOUR

@@ -200,11 +200,11 @@ def test_however_late_recovery_is_it_asks_before_it_gives_up(job_id):
     assert recover(NOON + HOUR + MINUTE).resolved == [job_id]
 
 
-def test_a_late_failure_does_not_change_what_was_found_out(account_id, job_id):
-    found = unknown_calls.Resolution(unknown_calls.Outcome.EXECUTED, "It is on the invoice", "anna")
+def test_a_late_failure_does_not_change_what_was_resolved(account_id, job_id):
+    resolution = unknown_calls.Resolution(unknown_calls.Outcome.EXECUTED, "It is on the invoice", "anna")
     with transaction() as session:
-        unknown_calls.resolve(session, job_id, found, now=LATER, publish_by=MINUTE)
-        claim = calling._claim_of(the_job(job_id), call_queries.latest(session, job_id, 1))
+        unknown_calls.resolve(session, job_id, resolution, now=LATER, publish_by=MINUTE)
+        claim = calling.claim_of(the_job(job_id), call_queries.latest(session, job_id, 1))
     before = rows("SELECT outcome, exposure, cost_usd FROM provider_calls")
 
     with transaction() as session:

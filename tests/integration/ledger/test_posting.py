@@ -7,7 +7,10 @@ from datetime import date, timedelta
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from billing.ledger.posting import Books, Change, LimitChange
+from billing.ledger import posting
+from billing.ledger.posting import Change
+from billing.plans import limits
+from billing.plans.limits import LimitChange
 from config.database import transaction
 from tests.factories import NOON, a_reserved_job, a_subscription, an_account, rows, the_account, the_job
 
@@ -25,12 +28,12 @@ def account_id(db):
 
 
 def post(account_id, change, limit, limit_type="content_ideas"):
-    books = Books(accounts={account_id: change}, limits={(account_id, limit_type, FIRST): limit})
+    units = limits.counted({(account_id, limit_type, FIRST): limit})
     with transaction() as session:
-        books.post(session)
+        posting.post(session, {account_id: change}, beside=[units])
 
 
-def standing(account_id):
+def books(account_id):
     account = the_account(account_id)
     return account.balance, account.reserved, *rows("SELECT amount_used, amount_reserved FROM plan_limit_usage")[0]
 
@@ -38,21 +41,21 @@ def standing(account_id):
 def test_credits_and_units_are_written_together(account_id):
     post(account_id, Change(reserved=5), LimitChange(reserved=1, allowed=2))
 
-    assert standing(account_id) == (OPENING, HELD + 5, 0, 2)
+    assert books(account_id) == (OPENING, HELD + 5, 0, 2)
 
 
 def test_units_beyond_the_allowance_write_no_credits_either(account_id):
     with pytest.raises(AssertionError, match="allowance"):
         post(account_id, Change(reserved=5), LimitChange(reserved=2, allowed=2))
 
-    assert standing(account_id) == (OPENING, HELD, 0, 1)
+    assert books(account_id) == (OPENING, HELD, 0, 1)
 
 
 def test_units_without_their_row_write_no_credits_either(account_id):
     with pytest.raises(AssertionError, match="row"):
         post(account_id, Change(reserved=5), LimitChange(reserved=1, allowed=2), limit_type="image_prompts")
 
-    assert standing(account_id) == (OPENING, HELD, 0, 1)
+    assert books(account_id) == (OPENING, HELD, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +70,13 @@ def test_credits_that_the_balance_does_not_cover_write_no_units_either(account_i
     with pytest.raises(IntegrityError, match=rule):
         post(account_id, change, LimitChange(reserved=1, allowed=2))
 
-    assert standing(account_id) == (OPENING, HELD, 0, 1)
+    assert books(account_id) == (OPENING, HELD, 0, 1)
 
 
 def test_units_are_given_back_even_when_the_plan_allows_fewer_by_now(account_id):
     post(account_id, Change(reserved=-HELD), LimitChange(reserved=-1))
 
-    assert standing(account_id) == (OPENING, 0, 0, 0)
+    assert books(account_id) == (OPENING, 0, 0, 0)
 
 
 def test_units_are_given_back_to_the_period_that_they_were_held_in(account_id):
@@ -90,6 +93,6 @@ def test_units_are_given_back_to_the_period_that_they_were_held_in(account_id):
 
 def test_nothing_is_written_for_nothing(account_id):
     with transaction() as session:
-        Books().post(session)
+        posting.post(session, {}, beside=[limits.counted({})])
 
-    assert standing(account_id) == (OPENING, HELD, 0, 1)
+    assert books(account_id) == (OPENING, HELD, 0, 1)

@@ -23,7 +23,7 @@ from workers.local.embedded.postgres import POSTGRES_MARK
 OWNER = """
 import json, signal, sys, time
 from pathlib import Path
-from workers.embedded import Postgres, Valkey
+from workers.local.embedded import Postgres, Valkey
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 postgres, valkey = Postgres(Path(sys.argv[1]) / "postgres"), Valkey(Path(sys.argv[1]) / "valkey")
 urls = [postgres.start(), valkey.start()]
@@ -396,7 +396,7 @@ def test_an_ordinary_user_can_run_both(folder):
     script = """
 import os, sys
 from pathlib import Path
-from workers.embedded import embedded_servers
+from workers.local.embedded import embedded_servers
 with embedded_servers(Path(sys.argv[1]) / "of-root"):
     pass
 os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -109,7 +109,7 @@ def test_a_step_that_is_tried_again_later_did_not_kill_its_worker(account_id, mo
 def test_a_deadly_request_that_cannot_be_kept_goes_back_into_the_queue(monkeypatch, db):
     task = a_task("generation.submit", message_id="wire-1", kwargs={"account_id": 1})
     lose(task, [], giving_up.LOSSES_MAX)
-    monkeypatch.setattr(giving_up.dead_letters, "set_aside", lambda **_: False)
+    monkeypatch.setattr(giving_up.setting_aside, "set_aside", lambda **_: False)
 
     with pytest.raises(Reject) as caught:
         giving_up.begin(task, [])
@@ -189,7 +189,7 @@ def test_while_the_database_is_away_the_work_goes_on_uncounted(monkeypatch, acco
     def away(*_, **__):
         raise OperationalError("SELECT", {}, Exception("away"))
 
-    monkeypatch.setattr(giving_up.losses, "count", away)
+    monkeypatch.setattr(giving_up.worker_losses, "count", away)
 
     giving_up.begin(a_task(), [[str(uuid4())]])
 
@@ -208,7 +208,7 @@ def test_a_request_goes_back_into_the_queue_while_the_database_is_away(monkeypat
 
 
 def test_a_refusal_that_cannot_be_kept_goes_back_into_the_queue(monkeypatch, db):
-    monkeypatch.setattr(intake.dead_letters, "set_aside", lambda **_: False)
+    monkeypatch.setattr(intake.setting_aside, "set_aside", lambda **_: False)
 
     with pytest.raises(intake.DatabaseAway):
         intake.take_in((), {"account_id": 1}, message_id="m-1")

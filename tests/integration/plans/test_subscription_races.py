@@ -254,7 +254,7 @@ def test_many_operators_ticks_and_reservations_at_once_come_to_their_end():
     ids = [a_subscriber() for _ in range(6)]
     jobs = [a_queued_job(account_id, "idea_generation") for account_id in ids * 2]
 
-    def reserving(batch, _):
+    def reserve(batch, _):
         with transaction() as session:
             reserving.reserve(session, batch, now=BOUNDARY, publish_by=MINUTE)
 
@@ -264,8 +264,8 @@ def test_many_operators_ticks_and_reservations_at_once_come_to_their_end():
                 assert operate(action, account_id, now=BOUNDARY) is None
 
     calls = [
-        renew, reset, tick, partial(operating, ids), partial(operating, ids[::-1]), partial(reserving, jobs[::2]),
-        partial(reserving, jobs[::-2]), partial(lambda _: catch_up(LIMITS, clock=lambda _: BOUNDARY)),
+        renew, reset, tick, partial(operating, ids), partial(operating, ids[::-1]), partial(reserve, jobs[::2]),
+        partial(reserve, jobs[::-2]), partial(lambda _: catch_up(LIMITS, clock=lambda _: BOUNDARY)),
     ]  # fmt: skip
     with ThreadPoolExecutor(len(calls)) as pool:
         at_once(pool, calls, ids[0])

@@ -382,7 +382,7 @@ def test_ticks_at_once_take_each_change_once():
 
 def test_ticks_and_rebuilds_while_jobs_are_settled_are_exact():
     account_ids = [an_account(10_000) for _ in range(3)]
-    settling = [[a_generated_job(account_id) for _ in range(25)] for account_id in account_ids]
+    batches = [[a_generated_job(account_id) for _ in range(25)] for account_id in account_ids]
     done = Event()
 
     def settle(job_ids):
@@ -401,7 +401,7 @@ def test_ticks_and_rebuilds_while_jobs_are_settled_are_exact():
     with ThreadPoolExecutor(6) as pool:
         others = [pool.submit(tick), pool.submit(rebuild_always), pool.submit(rebuild_always)]
         try:
-            for settled in [pool.submit(settle, job_ids) for job_ids in settling]:
+            for settled in [pool.submit(settle, job_ids) for job_ids in batches]:
                 settled.result()
         finally:
             done.set()

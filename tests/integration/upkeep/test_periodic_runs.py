@@ -442,7 +442,7 @@ DYING = """
 import os, signal, sys
 from datetime import datetime
 from sqlalchemy.engine.default import DefaultDialect
-from billing import renewals
+from billing.plans import renewals
 from config import database
 from tasks.catching_up import RENEWALS, catch_up
 

@@ -16,7 +16,7 @@ DIAGRAM = {
     ("reserved", "refund", "refunded"),  # expired, or cancelled by an operator
     ("calling", "claim", "calling"),  # the same worker, once more
     ("calling", "generate", "generated"),
-    ("calling", "lose", "unknown"),
+    ("calling", "mark_unknown", "unknown"),
     ("calling", "retry", "reserved"),
     ("calling", "refund", "refunded"),
     ("unknown", "generate", "generated"),
