@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from enum import StrEnum
+from typing import Any, Self
 
 from sqlalchemy import CheckConstraint, Integer, Numeric, Text, func, select, text
 from sqlalchemy.dialects.postgresql import insert
@@ -20,7 +21,29 @@ from config.secrets import EncryptedText
 from config.settings import ConfigurationError
 
 SINGLETON = 1
-PROVIDERS = ("openai", "anthropic", "runware", "google")
+
+
+class KnownProvider(StrEnum):
+    """The providers that a model may name: the one list of them.
+
+    `adapter` is what calls it, as `module:class`; without one, its models cannot be called yet. `simulated_path` is
+    where the simulator plays it; empty where it does not.
+    """
+
+    adapter: str
+    simulated_path: str
+
+    def __new__(cls, name: str, adapter: str = "", simulated_path: str = "") -> Self:
+        """A member that is its name and carries the rest."""
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.adapter, member.simulated_path = adapter, simulated_path
+        return member
+
+    OPENAI = "openai", "tasks.providers.openai:OpenAIProvider", "/v1"
+    ANTHROPIC = "anthropic"
+    RUNWARE = "runware", "tasks.providers.runware:RunwareProvider", "/runware/v1"
+    GOOGLE = "google"
 
 
 class GlobalIntegrationSettings(Base):
@@ -120,4 +143,6 @@ def configured_providers(session: Session) -> dict[str, str | None]:
     row = session.scalar(select(GlobalIntegrationSettings))
     if row is None:
         return {}
-    return {name: getattr(row, f"{name}_base_url") for name in PROVIDERS if getattr(row, f"{name}_api_key")}
+    return {
+        name: getattr(row, f"{name}_base_url") for name in map(str, KnownProvider) if getattr(row, f"{name}_api_key")
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 
 from celery import Celery
 from celery.exceptions import CPendingDeprecationWarning
@@ -13,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from billing import schema
 from config import database
 from config.logging import configure_logging
+from config.providers import KnownProvider
 from config.secrets import use_secret_keys
 from config.settings import ConfigurationError, Settings, load_settings
 from tasks.app import app
@@ -69,10 +71,13 @@ def worker(
 def all_providers() -> dict[str, Provider]:
     """Every provider that can be called, by name."""
     # The SDKs take a second to import: only the process that calls providers pays for it.
-    from tasks.providers.openai import OpenAIProvider
-    from tasks.providers.runware import RunwareProvider
+    return {str(known): _adapter(known) for known in KnownProvider if known.adapter}
 
-    return {"openai": OpenAIProvider(), "runware": RunwareProvider()}
+
+def _adapter(known: KnownProvider) -> Provider:
+    module, _, name = known.adapter.partition(":")
+    made: Provider = getattr(import_module(module), name)()
+    return made
 
 
 def require_schema() -> None:

@@ -15,6 +15,7 @@ from billing.catalog.price_rules import CHANGE_MAX, PER_1M, PER_CREDIT, PER_IMAG
 from billing.errors import InvalidRequest
 from billing.money import Rounding
 from config.database import Base
+from config.providers import KnownProvider
 
 CLEARED = "none"
 """Typed as a value, it empties the field."""
@@ -90,7 +91,7 @@ class NewModelFields(ModelFields):
     """What a new model is described by, beside that."""
 
     model_type: Kind
-    provider: Literal["openai", "anthropic", "runware", "google"]
+    provider: KnownProvider
     api: Literal["responses", "chat_completions", "images", "embeddings"] | None = None
 
 

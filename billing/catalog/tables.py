@@ -26,7 +26,9 @@ from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from billing.catalog import pricing
 from billing.catalog.pricing import ANY, TokenRates, Usage
+from billing.sql import in_list
 from config.database import Base
+from config.providers import KnownProvider
 
 SEEDED = FetchedValue()
 """A default that the database has from its migrations, and that the code does not repeat."""
@@ -75,7 +77,7 @@ class AIModelConfig(Base):
     __tablename__ = "ai_model_config"
     __table_args__ = (
         CheckConstraint("model_type IN ('text', 'image', 'embedding')", name="model_type"),
-        CheckConstraint("provider IN ('openai', 'anthropic', 'runware', 'google')", name="provider"),
+        CheckConstraint(in_list("provider", KnownProvider), name="provider"),
         CheckConstraint("api IN ('responses', 'chat_completions', 'images', 'embeddings')", name="api"),
         CheckConstraint(
             " AND ".join(

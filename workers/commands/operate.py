@@ -8,7 +8,7 @@ import click
 
 from billing.reports import audit
 from config.database import database_now, transaction
-from config.providers import PROVIDERS, configured_providers, set_connection
+from config.providers import KnownProvider, configured_providers, set_connection
 from config.secrets import new_secret_key
 from workers import bootstrap
 from workers.commands.output import as_json, console, print_json, table
@@ -75,7 +75,7 @@ def integrations() -> None:
 
 
 @integrations.command("set")
-@click.argument("provider", type=click.Choice(PROVIDERS))
+@click.argument("provider", type=click.Choice([str(known) for known in KnownProvider]))
 @click.option("--base-url", help="Another address than the provider's own: a compatible server, a proxy.")
 @click.option("--key-variable", help="Read the key from this environment variable instead of asking for it.")
 @click.option(
@@ -116,9 +116,9 @@ def show(as_json: bool) -> None:
     with transaction() as session:
         found = configured_providers(session)
     if as_json:
-        print_json({name: {"has_key": name in found, "base_url": found.get(name)} for name in PROVIDERS})
+        print_json({name: {"has_key": name in found, "base_url": found.get(name)} for name in map(str, KnownProvider)})
         return
-    rows = [(name, name in found, found.get(name) or "its own") for name in PROVIDERS]
+    rows = [(name, name in found, found.get(name) or "its own") for name in map(str, KnownProvider)]
     console().print(table("Providers", ["provider", "key", "address"], rows, left=3))
 
 

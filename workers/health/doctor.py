@@ -17,7 +17,7 @@ from billing.upkeep import dead_letters, periodic_runs
 from billing.upkeep.tables import PeriodicRun
 from config import database
 from config.database import database_now, transaction, utc_now
-from config.providers import PROVIDERS, configured_providers, connection_for
+from config.providers import KnownProvider, configured_providers, connection_for
 from config.settings import ConfigurationError, Settings
 from tasks.app import app
 from workers import bootstrap
@@ -93,7 +93,9 @@ def _keys() -> list[Check]:
         return [Check("keys", False, str(error))]
     if not found:
         return [Check("keys", False, "No provider has a key: run `creditmill integrations set openai`.")]
-    known = ", ".join(name + (f" at {found[name]}" if found[name] else "") for name in PROVIDERS if name in found)
+    known = ", ".join(
+        name + (f" at {found[name]}" if found[name] else "") for name in map(str, KnownProvider) if name in found
+    )
     return [Check("keys", True, f"Can be called: {known}.")]
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from billing import schema
 from config import database
 from config.database import transaction
-from config.providers import configured_providers, connection_for, forget_connection, set_connection
+from config.providers import KnownProvider, configured_providers, connection_for, forget_connection, set_connection
 from config.settings import Settings
 from workers import bootstrap, processes
 from workers.local import instance
@@ -24,8 +24,8 @@ from workers.local.signals import stop_signals
 from workers.local.supervisor import Program, Supervisor
 
 SIMULATOR_KEY = "sim-local-simulator"
-SIMULATED = {"openai": "/v1", "runware": "/runware/v1"}
-"""The providers that the simulator plays, each with its path."""
+SIMULATED = [known for known in KnownProvider if known.simulated_path]
+"""The providers that the simulator plays."""
 
 
 def run_until_stopped(home: Path, *, simulator: bool, flower: bool) -> None:
@@ -73,13 +73,15 @@ def point_to_simulator(port: int) -> None:
     """Let the adapters call the simulator on this port; raises ClickException rather than replace a real key."""
     with transaction() as session:
         current = configured_providers(session)
-        for provider, path in SIMULATED.items():
+        for provider in SIMULATED:
             if provider in current and not _is_simulated(session, provider):
                 raise click.ClickException(
                     f"This database has a real connection to {provider}, which the simulator would replace. "
                     f"Use another folder ({instance.FOLDER_VARIABLE}) or another DATABASE_URL."
                 )
-            set_connection(session, provider, api_key=SIMULATOR_KEY, base_url=f"http://127.0.0.1:{port}{path}")
+            set_connection(
+                session, provider, api_key=SIMULATOR_KEY, base_url=f"http://127.0.0.1:{port}{provider.simulated_path}"
+            )
 
 
 def forget_simulator() -> None:
