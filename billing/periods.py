@@ -12,6 +12,9 @@ from datetime import UTC, date, datetime, time
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
+FORECAST_MONTHS_MAX = 1_200
+"""How many months ahead anything is computed at most."""
+
 
 class Interval(StrEnum):
     """How long a billing period is."""

@@ -16,7 +16,7 @@ import billing.ledger.tables
 import billing.plans.tables
 import billing.reports.tables
 import billing.upkeep.tables
-import config.providers
+import config.integrations
 
 TABLES = (
     billing.catalog.tables,
@@ -25,7 +25,7 @@ TABLES = (
     billing.plans.tables,
     billing.reports.tables,
     billing.upkeep.tables,
-    config.providers,
+    config.integrations,
 )
 """The modules that define tables."""
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import (
     BigInteger,
     DateTime,
@@ -205,12 +204,19 @@ def _apart(session: Session, items: Sequence[Item], work: Callable[[Sequence[Ite
         if not is_locked(error):
             raise
         return error
-    except SoftTimeLimitExceeded:
-        # The whole task has had its time, whichever row it was at.
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with one row, the others go on
+    except Exception as error:
+        if _is_out_of_time(error):
+            # The whole task has had its time, whichever row it was at.
+            raise
+        # Whatever is wrong with one row, the others go on.
         return error
     return None
+
+
+def _is_out_of_time(error: Exception) -> bool:
+    from billiard.exceptions import SoftTimeLimitExceeded
+
+    return isinstance(error, SoftTimeLimitExceeded)
 
 
 def wait_briefly(session: Session) -> None:

@@ -18,7 +18,8 @@ from billing.jobs import calling, recovery
 from billing.jobs.calling import Claim, Delivery, Refusal
 from billing.jobs.policy import Failure, Verdict
 from config.database import database_now
-from config.providers import Connection, connection_for
+from config.integrations import connection_for
+from config.providers import Connection
 from config.settings import ConfigurationError
 from tasks.providers.base import Provider, ProviderError
 from tasks.providers.retry import TryAgain, retrying

@@ -19,7 +19,8 @@ from billing.jobs.policy import Means
 from billing.jobs.states import State
 from billing.jobs.unknown_calls import UnknownCall
 from config.database import database_now
-from config.providers import Connection, connection_for
+from config.integrations import connection_for
+from config.providers import Connection
 from config.settings import ConfigurationError
 from tasks.providers.base import Provider, ProviderError
 from tasks.runtime import Runtime

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, make_url, text
 from billing import schema
 from config import database
 from config.secrets import new_secret_key, use_secret_keys
-from workers.local.embedded import Servers, embedded_servers
+from workers.local.embedded.servers import Servers, embedded_servers
 
 SECRET_KEY = new_secret_key()
 

@@ -20,13 +20,13 @@ from billing.reports import audit
 from billing.reports.audit import Finding
 from config import database
 from config.database import transaction, utc_now
-from config.providers import set_connection
+from config.integrations import set_connection
 from tasks.app import app
 from tests.conftest import SECRET_KEY
 from workers import bootstrap
 from workers.local import machine
 from workers.local.supervisor import Supervisor
-from workers.simulator import Entry, read_journal
+from workers.simulator.journal import Entry, read_journal
 
 Found = TypeVar("Found")
 

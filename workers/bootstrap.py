@@ -1,30 +1,33 @@
-"""The composition root: what a process needs, built once: settings, logging, secrets, engine, providers."""
+"""The composition root: what a process needs, built once: settings, logging, secrets, engine, providers.
+
+Each function imports what it builds with: a command that only reads the database imports neither Celery nor Alembic.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from celery import Celery
-from celery.exceptions import CPendingDeprecationWarning
-from celery.signals import setup_logging, worker_process_init
-from sqlalchemy.exc import OperationalError
-
-from billing import schema
 from config import database
 from config.logging import configure_logging
 from config.providers import KnownProvider
 from config.secrets import use_secret_keys
 from config.settings import ConfigurationError, Settings, load_settings
-from tasks.app import app
-from tasks.messages.transport import use_careful_transport
-from tasks.providers.base import Provider
-from tasks.runtime import Runtime, use_runtime
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from tasks.providers.base import Provider
 
 
 def connect(application: str, *, pool_size: int = 5) -> Settings:
-    """Read the settings and make the database reachable; raises ConfigurationError with one sentence."""
+    """Read the settings and make the database reachable; raises ConfigurationError with one sentence.
+
+    What goes wrong meanwhile is logged; what a command has to say, it says itself.
+    """
+    configure_logging("WARNING")
     settings = load_settings()
     use_secret_keys(settings.secret_key.get_secret_value())
     url = settings.database_url.get_secret_value()
@@ -34,6 +37,10 @@ def connect(application: str, *, pool_size: int = 5) -> Settings:
 
 def set_up_tasks(settings: Settings, providers: Mapping[str, Provider] | None = None) -> Celery:
     """Point the Celery app at this process's broker and give the tasks their runtime."""
+    from tasks.app import app
+    from tasks.messages.transport import use_careful_transport
+    from tasks.runtime import Runtime, use_runtime
+
     use_careful_transport()
     app.conf.update(
         broker_url=settings.broker_url.get_secret_value(),
@@ -58,6 +65,9 @@ def worker(
     application: str, *, pool_size: int = 5, providers: Mapping[str, Provider] | None = None
 ) -> tuple[Settings, Celery]:
     """A worker process: logging of our own, and a pool of its own for every forked child."""
+    from celery.exceptions import CPendingDeprecationWarning
+    from celery.signals import setup_logging, worker_process_init
+
     settings = connect(application, pool_size=pool_size)
     configure_logging(settings.log_level, settings.log_format)
     # A reminder of a setting that celeryconfig has made its mind up about.
@@ -82,6 +92,10 @@ def _adapter(known: KnownProvider) -> Provider:
 
 def require_schema() -> None:
     """Raise ConfigurationError unless the database answers and has every migration."""
+    from sqlalchemy.exc import OperationalError
+
+    from billing import schema
+
     try:
         missing = schema.pending(database.engine())
     except OperationalError:

@@ -1,4 +1,4 @@
-"""`creditmill`: the command line. Commands are grouped by what they are about; this module puts them together.
+"""`creditmill`: the command line. It knows each command's name, place and short help, and imports what is asked for.
 
 Whatever goes wrong is one sentence on stderr: exit code 2 for bad input, 1 for something that failed.
 """
@@ -6,26 +6,111 @@ Whatever goes wrong is one sentence on stderr: exit code 2 for bad input, 1 for 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import NamedTuple
 
 import click
-from sqlalchemy.exc import DBAPIError, OperationalError
 
-from billing.errors import BillingError
-from config.database import DatabaseAway
-from config.logging import configure_logging, scrub
-from config.settings import ConfigurationError
-from workers.commands import accounts, jobs, models, operate, operations, processes, quote, revenue, subscriptions
 from workers.local import instance
-from workers.local.embedded import EmbeddedServerError
-from workers.local.supervisor import SupervisorError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-TRY_AGAIN = ("40001", "40P01", "55P03")
-"""PostgreSQL's codes for a serialization failure, a deadlock and a lock that was not available in time."""
-OUR_ERRORS = (ConfigurationError, DatabaseAway, EmbeddedServerError, SupervisorError)
 
 
-@click.group(context_settings=CONTEXT)
+class Entry(NamedTuple):
+    """Where a command is, as `module:name`, and its short help."""
+
+    place: str
+    short_help: str
+
+
+COMMANDS = {
+    "accounts": Entry(
+        "workers.commands.accounts:group",
+        "Create accounts, show them, put credits into them, freeze them, see what time will bring.",
+    ),
+    "audit": Entry("workers.commands.operate:audit_", "Check the books; exits with 0 only when they balance."),
+    "beat": Entry("workers.commands.processes:beat", "Run beat, which sends the periodic tasks."),
+    "demo": Entry(
+        "workers.commands.processes:demo",
+        "Bill real requests end to end on this machine, with faults, and check the books.",
+    ),
+    "doctor": Entry(
+        "workers.commands.operate:doctor",
+        "Check database, migrations, broker, workers, keys and clock, and say what to do about each problem.",
+    ),
+    "flower": Entry("workers.commands.processes:flower", "Run Flower, the operators' view of the queues."),
+    "integrations": Entry("workers.commands.operate:integrations", "Set and show the connections to the providers."),
+    "jobs": Entry(
+        "workers.commands.jobs:jobs",
+        "List jobs, tell the story of one, cancel one, resolve one whose outcome is not known.",
+    ),
+    "metrics": Entry(
+        "workers.commands.operate:metrics",
+        "Print the system's figures in Prometheus's text format: waiting work, set-aside messages, the last audit.",
+    ),
+    "migrate": Entry("workers.commands.processes:migrate", "Bring the database's schema up to date."),
+    "models": Entry(
+        "workers.commands.models:models",
+        "List and change models and their prices, check what they earn, try prices out.",
+    ),
+    "operations": Entry(
+        "workers.commands.operations:operations",
+        "List and change what operations cost in credits, and the platform's defaults.",
+    ),
+    "plans": Entry(
+        "workers.commands.subscriptions:group",
+        "List and change plans, subscribe accounts to them, and see what is left of their limits.",
+    ),
+    "quote": Entry(
+        "workers.commands.quote:quote",
+        "Say what requests or usages cost, without submitting them; prints one JSON line each.",
+    ),
+    "revenue": Entry(
+        "workers.commands.revenue:group", "Report what came in and what it cost, and compute the roll-ups anew."
+    ),
+    "simulator": Entry(
+        "workers.commands.processes:simulator",
+        "Run the simulated provider alone (see `creditmill simulator --help`).",
+    ),
+    "submit": Entry(
+        "workers.commands.submit:submit",
+        "Submit requests, as JSON lines from a file or stdin; prints one JSON line per job.",
+    ),
+    "up": Entry(
+        "workers.commands.processes:up",
+        "Run everything on this machine until Ctrl-C: servers, workers, beat and Flower.",
+    ),
+    "worker": Entry("workers.commands.processes:worker", "Run a worker process."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when one is asked for: the list of them needs their short helps only."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of this name, imported now."""
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name].place.partition(":")
+        found: click.Command = getattr(import_module(module), attribute)
+        return found
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with their short helps, and import none of them."""
+        limit = formatter.width - 6 - max(map(len, COMMANDS))
+        rows = [
+            (name, click.Command(name, help=entry.short_help).get_short_help_str(limit))
+            for name, entry in sorted(COMMANDS.items())
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, context_settings=CONTEXT)
 @click.version_option(package_name="creditmill")
 def creditmill() -> None:
     """Bills AI generation: reserves credits, calls the provider, settles the actual cost, refunds failures.
@@ -37,24 +122,8 @@ def creditmill() -> None:
     """
 
 
-for group in (
-    processes,
-    accounts,
-    jobs,
-    quote,
-    models,
-    operations,
-    subscriptions,
-    revenue,
-    operate,
-):
-    for command in group.COMMANDS:
-        creditmill.add_command(command)
-
-
 def main() -> None:
     """Run a command; the entry point of the `creditmill` script."""
-    configure_logging("WARNING")
     if not {"up", "demo"} & set(sys.argv[1:2]):
         # Those two run an instance of their own; all others work with the one that runs here.
         instance.join(instance.folder())
@@ -67,37 +136,24 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except BillingError as error:
-        _say(error.code, error.message)
-        sys.exit(2)
-    except OUR_ERRORS as error:
-        _say(getattr(error, "code", "environment_error"), str(error))
-        sys.exit(1)
-    except OperationalError as error:
-        _say(*_trouble(error))
-        sys.exit(1)
-    except DBAPIError as error:
-        _say(
-            "database_error",
-            f"The database refused a statement ({type(error.orig).__name__}): run `creditmill doctor`.",
-        )
-        sys.exit(1)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        _say("folder_unusable", f"{error.filename} cannot be used: {error.strerror}.")
-        sys.exit(1)
     except BrokenPipeError:
-        # Whoever read our output has seen enough.
+        # The reader of our output has seen enough.
         sys.stderr.close()
         sys.exit(141)
+    except Exception as error:
+        # What tells errors apart imports what raises them: nothing that a command without trouble needs.
+        from workers import failures
 
-
-def _trouble(error: OperationalError) -> tuple[str, str]:
-    if getattr(error.orig, "pgcode", None) in TRY_AGAIN:
-        return "try_again", "Somebody else is changing the same thing: try again."
-    return "database_unreachable", "The database cannot be reached: check DATABASE_URL, or run `creditmill doctor`."
+        told = failures.told(error)
+        if told is None:
+            raise
+        _say(told.code, told.sentence)
+        sys.exit(told.exit_code)
 
 
 def _say(code: str, sentence: str) -> None:
+    from config.logging import scrub
+
     click.echo(scrub(f"creditmill: {sentence} [{code}]"), err=True)
 
 

@@ -12,7 +12,7 @@ from billing.catalog.pricing import ImagePrice, Price
 from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig
 from billing.errors import InvalidRequest, PriceNotConfigured, UnknownThing
 from billing.money import Rounding
-from config.providers import platform_settings
+from config.integrations import platform_settings
 
 PriceOf = Callable[[str, str, str, str], Price]
 

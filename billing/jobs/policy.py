@@ -48,6 +48,17 @@ class Means(StrEnum):
     WAIT = "wait"
 
 
+class Outcome(StrEnum):
+    """What resolved a call whose outcome was unknown."""
+
+    # The work was done and its result is at hand: the customer pays for it.
+    DELIVERED = "delivered"
+    # The work was done and its result is lost: the cost is ours.
+    EXECUTED = "executed"
+    # The provider did nothing: nobody pays.
+    NOT_EXECUTED = "not_executed"
+
+
 VERDICTS: dict[Failure, Verdict] = {
     # Refused at the door: nothing was executed, so another try cannot be paid for twice.
     Failure.RATE_LIMITED: Verdict.RETRY,

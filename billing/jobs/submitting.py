@@ -25,7 +25,7 @@ from billing.jobs.requests import EmbeddingParams, ImageParams, Submission, Text
 from billing.jobs.states import Event, State
 from billing.jobs.tables import GenerationJob
 from billing.ledger import accounts
-from config.providers import platform_settings
+from config.integrations import platform_settings
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -20,24 +19,13 @@ from billing.catalog.pricing import Price, Usage, Work
 from billing.errors import InvalidRequest, UnknownThing
 from billing.jobs import call_queries, calling, job_queries, policy, settling, story
 from billing.jobs.calling import Attempt, Claim, Delivery, Refusal
-from billing.jobs.policy import Means
+from billing.jobs.policy import Means, Outcome
 from billing.jobs.settling import Release
 from billing.jobs.states import State
 from billing.jobs.story import JobView
 from billing.jobs.tables import GenerationJob, ProviderCall
 
 EVIDENCE_MAX = 2_000
-
-
-class Outcome(StrEnum):
-    """What resolved a call whose outcome was unknown."""
-
-    # The work was done and its result is at hand: the customer pays for it.
-    DELIVERED = "delivered"
-    # The work was done and its result is lost: the cost is ours.
-    EXECUTED = "executed"
-    # The provider did nothing: nobody pays.
-    NOT_EXECUTED = "not_executed"
 
 
 RELEASES = {

@@ -16,13 +16,11 @@ from billing.errors import InvalidRequest
 from billing.jobs import reserving
 from billing.ledger import accounts
 from billing.money import CREDITS_MAX
-from billing.periods import add_months, starts_at
+from billing.periods import FORECAST_MONTHS_MAX, add_months, starts_at
 from billing.plans import limits, renewals, subscriptions
 from billing.plans.lifecycle import Standing, Status, turns
 from billing.plans.subscribed import Subscribed
 from billing.plans.tables import Plan
-
-MONTHS_MAX = 1_200
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ def simulate(session: Session, account_id: int, *, months: int, now: datetime) -
     What is overdue by now is part of it. Raises UnknownThing, or InvalidRequest for an impossible number of months.
     """
     account = accounts.get(session, account_id)
-    if not 1 <= months <= MONTHS_MAX:
-        raise InvalidRequest(f"The number of months is 1 to {MONTHS_MAX}.", code="invalid_months")
+    if not 1 <= months <= FORECAST_MONTHS_MAX:
+        raise InvalidRequest(f"The number of months is 1 to {FORECAST_MONTHS_MAX}.", code="invalid_months")
     zone = accounts.zone(account)
     until = starts_at(add_months(now.astimezone(zone).date(), months), zone)
     known = catalog.limit_types(session)

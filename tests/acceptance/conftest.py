@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import emptied, fresh_database
 from tests.system import System, running_system
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 
 
 @pytest.fixture(scope="module")

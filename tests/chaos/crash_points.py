@@ -26,14 +26,14 @@ from billing.jobs.states import TERMINAL
 from billing.ledger import accounts
 from billing.reports import audit
 from config.database import make_engine, utc_now
-from config.providers import set_connection
+from config.integrations import set_connection
 from tests.chaos.crashing import PLAN, Forks, Hit, Plan
 from tests.conftest import SECRET_KEY
 from tests.factories import HOUR
 from tests.system import wait_until
 from workers.local import machine
 from workers.processes import GENERATION_QUEUES
-from workers.simulator import read_journal
+from workers.simulator.journal import read_journal
 
 OPENING = 1_000
 QUEUES = ("requests", "billing", "text", "image", "embedding", "periodic")

@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from billing.jobs import calling, recovery, submitting, unknown_calls
+from billing.jobs import calling, policy, recovery, submitting, unknown_calls
 from billing.jobs.policy import Means
 from billing.ledger import accounts
 from config.database import transaction
@@ -275,9 +275,7 @@ class Machine(Driver):
         else:
             found, used = ("not_executed", None) if used is None else ("executed", used if said else None)
         content = model_books.result(deed.words)
-        given = unknown_calls.Resolution(
-            unknown_calls.Outcome(found), "a ticket", "anna", model_world.usage(used), content
-        )
+        given = unknown_calls.Resolution(policy.Outcome(found), "a ticket", "anna", model_world.usage(used), content)
         self.step(
             lambda s: unknown_calls.resolve(s, job_id, given, now=self.now, publish_by=PUBLISH).state,
             lambda: self.model.resolve(job_id, found, used, deed.words),

@@ -20,7 +20,7 @@ from tests.chaos.storm_traffic import Ledger, Traffic, open_accounts, orders
 from tests.chaos.storm_verdict import Left, Verdict, judge, story, unfinished
 from tests.chaos.storm_watch import Watch
 from tests.chaos.storm_world import World, running_world
-from workers.local.embedded import EmbeddedServerError
+from workers.local.embedded.server import EmbeddedServerError
 
 HANDS = 5
 """Faults that may go on at once."""

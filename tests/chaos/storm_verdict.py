@@ -18,7 +18,7 @@ from tests.chaos.chaotic import QUEUES
 from tests.chaos.storm_traffic import Ledger
 from tests.chaos.storm_watch import SNAPSHOT, findings
 from tests.chaos.storm_world import World
-from workers.simulator import Entry, read_journal
+from workers.simulator.journal import Entry, read_journal
 
 KEY = "creditmill-"
 DATABASE_AWAY = ("OperationalError", "InterfaceError", "TimeoutError")

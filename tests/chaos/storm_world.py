@@ -25,14 +25,15 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from billing import schema
 from config import database
 from config.database import transaction
-from config.providers import set_connection
+from config.integrations import set_connection
 from tests.chaos import chaotic
 from tests.chaos.proxy import HOST, Proxy, Target
 from tests.conftest import SECRET_KEY
 from tests.system import forget_broker, wait_until
 from workers import bootstrap
 from workers.local import machine, supervisor
-from workers.local.embedded import Postgres, Valkey
+from workers.local.embedded.postgres import Postgres
+from workers.local.embedded.valkey import Valkey
 from workers.local.supervisor import Program, Supervisor, is_alive
 
 PACE = {

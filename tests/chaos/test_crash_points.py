@@ -21,7 +21,7 @@ from tests.chaos.crash_points import LOST, Case, Cell, Provider, Row, Run, Scena
 from tests.chaos.crashing import Forks
 from tests.conftest import SECRET_KEY, emptied, fresh_database
 from workers.local import machine
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 
 SLICE = 44
 """Crashes of an ordinary run: about 45 seconds on two cores."""

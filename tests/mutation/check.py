@@ -28,7 +28,7 @@ from rich.table import Table
 from tests.mutation.guard import Guard
 from tests.mutation.guards import GUARDS
 from tests.mutation.without import FAILURES, SERVERS, SQL
-from workers.local.embedded import Servers, embedded_servers
+from workers.local.embedded.servers import Servers, embedded_servers
 
 ROOT = Path(__file__).parents[2]
 RUN_S = 300

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from billing import schema
 from workers.local import embedded
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 
 SQL = "CREDITMILL_WITHOUT_SQL"
 FAILURES = "CREDITMILL_FAILURES_FILE"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import click
 
-from billing.ledger import accounts
-from billing.ledger.accounts import AccountView
-from billing.reports import forecast
-from billing.reports.forecast import Expected
-from config.database import database_now, transaction
-from workers import bootstrap
+from billing import periods
 from workers.commands.output import as_json, console, print_json, table
+
+if TYPE_CHECKING:
+    from billing.ledger.accounts import AccountView
+    from billing.reports.forecast import Expected
 
 
 @click.group("accounts")
@@ -33,6 +33,10 @@ def create(name: str, email: str | None, time_zone: str, credits: int | None, as
     \b
     Example:  creditmill accounts create "Corner Bakery" --credits 5000
     """
+    from billing.ledger import accounts
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     bootstrap.connect("accounts")
     with transaction() as session:
         account = accounts.create(session, name, billing_email=email, time_zone=time_zone)
@@ -54,6 +58,10 @@ def create(name: str, email: str | None, time_zone: str, credits: int | None, as
 @as_json
 def show(account_id: int, as_json: bool) -> None:
     """Show an account's balance, what its open jobs reserve, and what is available."""
+    from billing.ledger import accounts
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("accounts")
     with transaction() as session:
         account = accounts.view(session, account_id)
@@ -65,6 +73,10 @@ def show(account_id: int, as_json: bool) -> None:
 @as_json
 def list_(limit: int, as_json: bool) -> None:
     """List accounts, the newest first."""
+    from billing.ledger import accounts
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("accounts")
     with transaction() as session:
         found = accounts.newest(session, limit=limit)
@@ -88,6 +100,10 @@ def top_up(account_id: int, credits: int, idempotency_key: str | None, descripti
     \b
     Example:  creditmill accounts top-up 1 5000 --idempotency-key invoice-2026-117
     """
+    from billing.ledger import accounts
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     if idempotency_key is not None and not idempotency_key.strip():
         raise click.UsageError("The idempotency key is empty: without a key, each repetition adds the credits again.")
     bootstrap.connect("accounts")
@@ -130,6 +146,10 @@ def freeze(account_id: int, reason: str) -> None:
     \b
     Example:  creditmill accounts freeze 1 --reason "chargeback of 20 November"
     """
+    from billing.ledger import accounts
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("accounts")
     with transaction() as session:
         changed = accounts.freeze(session, account_id, reason)
@@ -144,6 +164,10 @@ def unfreeze(account_id: int) -> None:
     \b
     Example:  creditmill accounts unfreeze 1
     """
+    from billing.ledger import accounts
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("accounts")
     with transaction() as session:
         changed = accounts.unfreeze(session, account_id)
@@ -156,7 +180,7 @@ def unfreeze(account_id: int) -> None:
     "--months",
     default=14,
     show_default=True,
-    type=click.IntRange(1, forecast.MONTHS_MAX),
+    type=click.IntRange(1, periods.FORECAST_MONTHS_MAX),
     help="How many months to look ahead.",
 )
 @as_json
@@ -170,6 +194,11 @@ def simulate(account_id: int, months: int, as_json: bool) -> None:
     Example:  creditmill accounts simulate 1
               creditmill accounts simulate 1 --months 120 --json
     """
+    from billing.ledger import accounts
+    from billing.reports import forecast
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     bootstrap.connect("accounts")
     with transaction(read_only=True, isolation="REPEATABLE READ") as session:
         account = accounts.get(session, account_id)
@@ -216,6 +245,3 @@ def _show(account: AccountView, as_json: bool) -> None:
         click.echo(f"  {name:<10}{getattr(account, name):>14,} credits")
     if account.frozen_reason:
         click.echo(f"  frozen: {account.frozen_reason}")
-
-
-COMMANDS = [group]

@@ -6,16 +6,18 @@ import getpass
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from sqlalchemy.orm import Session
 
-from billing.catalog import history, margins
-from billing.catalog.history import FieldChange
-from billing.catalog.margins import Margin
-from config.database import transaction
 from workers.commands.output import console, json_line, plain, print_json, table
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from billing.catalog.history import FieldChange
+    from billing.catalog.margins import Margin
+
 
 force_option = click.option("--force", is_flag=True, help="Accept a price that looks like a slip.")
 
@@ -49,6 +51,9 @@ def actor() -> str:
 @contextmanager
 def acting() -> Iterator[Session]:
     """A transaction whose changes the history keeps under the name of the person at the keyboard."""
+    from billing.catalog import history
+    from config.database import transaction
+
     with transaction() as session:
         history.act_as(session, actor())
         yield session
@@ -79,6 +84,8 @@ def _told(value: Any) -> str:
 
 def poor_margins(session: Session, *, model: str | None = None, operation: str | None = None) -> list[Margin]:
     """What a change makes of the margins of this model or operation, or of all: those that are too small."""
+    from billing.catalog import margins
+
     return [
         margin
         for margin in margins.check(session)

@@ -22,7 +22,7 @@ from billing.jobs.story import JobView, Receipt
 from billing.ledger import accounts
 from billing.ledger.accounts import AccountView
 from billing.reports import audit, revenue_reports
-from billing.reports.revenue_reports import By, Report
+from billing.reports.figures import By, Report
 from config.database import database_now, transaction
 from tasks import pipeline
 from workers.commands.output import console, table, usd

@@ -9,18 +9,10 @@ from uuid import UUID
 import click
 
 from billing.errors import InvalidRequest, NotCancellable
-from billing.jobs import quotes, recovery, story, submitting, unknown_calls
+from billing.jobs.policy import Outcome
 from billing.jobs.states import State
-from billing.jobs.unknown_calls import Outcome, Resolution
-from billing.upkeep import dead_letters
-from config.database import database_now, transaction
-from tasks import pipeline
-from tasks.messages import redriving
-from tasks.runtime import runtime
-from workers import bootstrap
 from workers.commands.assignments import actor
 from workers.commands.output import as_json, console, print_json, table, usd
-from workers.commands.submit import submit
 
 
 @click.group()
@@ -39,6 +31,10 @@ def list_(account_id: int | None, state: str | None, limit: int, as_json: bool) 
     \b
     Example:  creditmill jobs list --state refunded
     """
+    from billing.jobs import story
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("jobs")
     with transaction() as session:
         found = story.newest(session, account_id=account_id, state=state, limit=limit)
@@ -63,6 +59,10 @@ def list_(account_id: int | None, state: str | None, limit: int, as_json: bool) 
 @as_json
 def show(job_id: UUID, content: bool, as_json: bool) -> None:
     """Tell a job's story: each step with its time, attempt, credits and cost."""
+    from billing.jobs import story
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("jobs")
     with transaction() as session:
         told = story.tell(session, job_id)
@@ -95,6 +95,10 @@ def show(job_id: UUID, content: bool, as_json: bool) -> None:
 @click.argument("job_id", type=click.UUID)
 def cancel(job_id: UUID) -> None:
     """Cancel a job that was not sent to its provider yet; its credits are released."""
+    from billing.jobs import recovery, submitting
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     bootstrap.connect("jobs")
     try:
         with transaction() as session:
@@ -114,6 +118,11 @@ def unknown(limit: int, as_json: bool) -> None:
     \b
     Example:  creditmill jobs unknown --json
     """
+    from billing.jobs import unknown_calls
+    from config.database import transaction
+    from tasks.runtime import runtime
+    from workers import bootstrap
+
     bootstrap.publisher("jobs")
     with transaction() as session:
         waiting = unknown_calls.oldest(session, limit=limit, unknown_wait=runtime().unknown_wait)
@@ -156,6 +165,13 @@ def resolve(
               creditmill jobs resolve JOB --outcome delivered --evidence "Ticket 4711" \\
                 --usage '{"input_tokens": 900, "output_tokens": 300}' --content result.json
     """
+    from billing.jobs import quotes, unknown_calls
+    from billing.jobs.unknown_calls import Resolution
+    from config.database import database_now, transaction
+    from tasks import pipeline
+    from tasks.runtime import runtime
+    from workers import bootstrap
+
     bootstrap.publisher("jobs")
     said = Resolution(
         outcome=Outcome(outcome),
@@ -183,6 +199,10 @@ def dead(limit: int, as_json: bool) -> None:
     \b
     Example:  creditmill jobs dead --json
     """
+    from billing.upkeep import dead_letters
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("jobs")
     with transaction() as session:
         found = dead_letters.newest(session, limit=limit)
@@ -206,6 +226,9 @@ def redrive(number: int, as_json: bool) -> None:
     \b
     Example:  creditmill jobs redrive 12
     """
+    from tasks.messages import redriving
+    from workers import bootstrap
+
     bootstrap.publisher("jobs")
     job_ids = redriving.redrive(number)
     if as_json:
@@ -222,6 +245,3 @@ def _json_object(given: str, name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidRequest(f"{name} must be a JSON object.", code="invalid_json")
     return found
-
-
-COMMANDS = [jobs, submit]

@@ -5,22 +5,21 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from sqlalchemy.orm import Session
 
-from billing.catalog import changing, history, margins, price_sync, views
-from billing.catalog.margins import Margin
-from billing.catalog.price_sync import Comparison
 from billing.catalog.pricing import ANY
 from billing.errors import InvalidRequest
-from billing.reports import repricing
-from billing.reports.repricing import Proposal
-from config.database import database_now, transaction
-from workers import bootstrap
 from workers.commands.assignments import acting, fields_argument, force_option, poor_margins, show_changes, warn_of
 from workers.commands.output import as_json, console, plain, print_json, table, usd
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from billing.catalog.margins import Margin
+    from billing.catalog.price_sync import Comparison
+
 
 DAY = click.DateTime(["%Y-%m-%d"])
 size_option = click.option("--size", default=ANY, show_default=True, help="Width x height in pixels; * for any.")
@@ -40,6 +39,10 @@ def list_(as_json: bool) -> None:
     \b
     Example:  creditmill models list --json
     """
+    from billing.catalog import views
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     bootstrap.connect("models")
     with transaction() as session:
         found = views.models(session, today=database_now(session).date())
@@ -67,6 +70,9 @@ def show(name: str, as_json: bool) -> None:
     \b
     Example:  creditmill models show dall-e-3
     """
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("models")
     with transaction() as session:
         facts = _facts(session, name)
@@ -85,6 +91,9 @@ def add(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     Example:  creditmill models add gpt-4.1 model_type=text provider=openai input_cost_per_1m=2 \\
                 output_cost_per_1m=8 context_window=1047576 max_output_tokens=32768 tokenizer=o200k_base
     """
+    from billing.catalog import changing
+    from workers import bootstrap
+
     bootstrap.connect("models")
     with acting() as session:
         changing.add_model(session, name, fields, force=force)
@@ -108,6 +117,9 @@ def set_(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     Example:  creditmill models set gpt-4o input_cost_per_1m=2.5 output_cost_per_1m=10
               creditmill models set gpt-4o deprecation_date=2027-03-31
     """
+    from billing.catalog import changing
+    from workers import bootstrap
+
     bootstrap.connect("models")
     with acting() as session:
         changing.set_model(session, name, fields, force=force)
@@ -132,6 +144,9 @@ def price(name: str, size: str, quality: str, remove: bool, fields: dict[str, st
     Example:  creditmill models price dall-e-3 --size 1024x1024 --quality hd \\
                 cost_per_image_usd=0.08 credits_per_image=10
     """
+    from billing.catalog import changing
+    from workers import bootstrap
+
     if remove == bool(fields):
         raise click.UsageError("Give either fields or --remove.")
     bootstrap.connect("models")
@@ -156,6 +171,10 @@ def check(floor: int | None, all_: bool, as_json: bool) -> None:
     \b
     Example:  creditmill models check --floor 30
     """
+    from billing.catalog import margins
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("models")
     with transaction() as session:
         found = margins.check(session, floor_percent=floor)
@@ -200,6 +219,11 @@ def reprice(
     Example:  creditmill models reprice --since 2026-11-01 --model gpt-4o output_cost_per_1m=12
               creditmill models reprice --since 2026-11-01 --operation clustering tokens_per_credit=80 --json
     """
+    from billing.reports import repricing
+    from billing.reports.repricing import Proposal
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     bootstrap.connect("models")
     proposal = Proposal(model=model, operation=operation, size=size, quality=quality, fields=fields)
     with transaction(isolation="REPEATABLE READ") as session:
@@ -238,6 +262,10 @@ def sync(yes: bool, force: bool, as_json: bool) -> None:
     Example:  creditmill models sync
               creditmill models sync --json
     """
+    from billing.catalog import price_sync
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     bootstrap.connect("models")
     with transaction() as session:
         compared = price_sync.compare(session, now=database_now(session))
@@ -266,6 +294,10 @@ def history_(name: str, as_json: bool) -> None:
     \b
     Example:  creditmill models history dall-e-3
     """
+    from billing.catalog import changing, history
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("models")
     with transaction() as session:
         changing.model_named(session, name)
@@ -274,6 +306,9 @@ def history_(name: str, as_json: bool) -> None:
 
 
 def _facts(session: Session, name: str) -> dict[str, Any]:
+    from billing.catalog import views
+    from config.database import database_now
+
     return views.model(session, name, today=database_now(session).date())
 
 
@@ -330,6 +365,3 @@ def _rate(amount: Decimal | None) -> str:
 
 def _confirmed(changes: int) -> bool:
     return sys.stdin.isatty() and click.confirm(f"Take over these {changes} rates?")
-
-
-COMMANDS = [models]

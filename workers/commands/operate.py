@@ -6,19 +6,18 @@ import os
 
 import click
 
-from billing.reports import audit
-from config.database import database_now, transaction
-from config.providers import KnownProvider, configured_providers, set_connection
-from config.secrets import new_secret_key
-from workers import bootstrap
+from config.providers import KnownProvider
 from workers.commands.output import as_json, console, print_json, table
-from workers.health.doctor import examine
 
 
 @click.command("audit")
 @as_json
 def audit_(as_json: bool) -> None:
     """Check the books; exits with 0 only when they balance."""
+    from billing.reports import audit
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     bootstrap.connect("audit")
     with transaction(isolation="REPEATABLE READ", read_only=True) as session:
         findings = audit.audit(session, now=database_now(session))
@@ -38,6 +37,9 @@ def audit_(as_json: bool) -> None:
 @as_json
 def doctor(new_key: bool, as_json: bool) -> None:
     """Check database, migrations, broker, workers, keys and clock, and say what to do about each problem."""
+    from config.secrets import new_secret_key
+    from workers.health.doctor import examine
+
     if new_key:
         click.echo(new_secret_key())
         return
@@ -59,6 +61,7 @@ def metrics(as_json: bool) -> None:
     \b
     Example:  creditmill metrics > /var/lib/node_exporter/creditmill.prom.new
     """
+    from workers import bootstrap
     from workers.health.metrics import exposition, measure
 
     figures = measure(bootstrap.publisher("metrics"))
@@ -92,6 +95,10 @@ def set_(provider: str, base_url: str | None, key_variable: str | None, honours_
     \b
     Example:  creditmill integrations set openai --key-variable OPENAI_API_KEY
     """
+    from config.database import transaction
+    from config.integrations import set_connection
+    from workers import bootstrap
+
     bootstrap.connect("integrations")
     if base_url is not None and not base_url.startswith(("https://", "http://")):
         raise click.UsageError("--base-url must begin with https:// or http://.")
@@ -112,6 +119,10 @@ def set_(provider: str, base_url: str | None, key_variable: str | None, honours_
 @as_json
 def show(as_json: bool) -> None:
     """Show which providers have a key, and their addresses; never the keys."""
+    from config.database import transaction
+    from config.integrations import configured_providers
+    from workers import bootstrap
+
     bootstrap.connect("integrations")
     with transaction() as session:
         found = configured_providers(session)
@@ -120,6 +131,3 @@ def show(as_json: bool) -> None:
         return
     rows = [(name, name in found, found.get(name) or "its own") for name in map(str, KnownProvider)]
     console().print(table("Providers", ["provider", "key", "address"], rows, left=3))
-
-
-COMMANDS = [audit_, doctor, metrics, integrations]

@@ -6,9 +6,6 @@ from typing import Any
 
 import click
 
-from billing.catalog import changing, history, views
-from config.database import transaction
-from workers import bootstrap
 from workers.commands.assignments import acting, fields_argument, force_option, poor_margins, show_changes, warn_of
 from workers.commands.output import as_json, console, plain, print_json, table
 
@@ -29,6 +26,10 @@ def list_(as_json: bool) -> None:
     \b
     Example:  creditmill operations list --json
     """
+    from billing.catalog import views
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("operations")
     with transaction() as session:
         found = views.operations(session)
@@ -53,6 +54,9 @@ def add(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     \b
     Example:  creditmill operations add translation model_type=text tokens_per_credit=100 min_credits=1
     """
+    from billing.catalog import changing, views
+    from workers import bootstrap
+
     bootstrap.connect("operations")
     with acting() as session:
         changing.add_operation(session, name, fields, force=force)
@@ -74,6 +78,9 @@ def set_(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
     Example:  creditmill operations set clustering tokens_per_credit=80
               creditmill operations set linking limit_type=content_ideas limit_unit=requests
     """
+    from billing.catalog import changing, views
+    from workers import bootstrap
+
     bootstrap.connect("operations")
     with acting() as session:
         changing.set_operation(session, name, fields, force=force)
@@ -93,6 +100,9 @@ def defaults(fields: dict[str, str], force: bool, as_json: bool) -> None:
     \b
     Example:  creditmill operations defaults credit_rounding_mode=nearest
     """
+    from billing.catalog import changing, views
+    from workers import bootstrap
+
     bootstrap.connect("operations")
     with acting() as session:
         if fields:
@@ -112,6 +122,10 @@ def history_(name: str, as_json: bool) -> None:
     \b
     Example:  creditmill operations history clustering
     """
+    from billing.catalog import changing, history
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("operations")
     with transaction() as session:
         if name == DEFAULTS:
@@ -129,6 +143,3 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
     for name, value in facts.items():
         if value not in (None, ""):
             click.echo(f"{name:<28} {plain(value)}")
-
-
-COMMANDS = [operations]

@@ -6,10 +6,6 @@ from typing import Any
 
 import click
 
-from billing.catalog import history
-from billing.plans import plans
-from config.database import database_now, transaction
-from workers import bootstrap
 from workers.commands.assignments import acting, fields_argument, show_changes
 from workers.commands.output import as_json, console, plain, print_json, table
 
@@ -27,6 +23,10 @@ def list_(as_json: bool) -> None:
     \b
     Example:  creditmill plans list
     """
+    from billing.plans import plans
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("plans")
     with transaction() as session:
         found = [vars(plan) for plan in plans.all_plans(session)]
@@ -61,6 +61,9 @@ def set_(slug: str, fields: dict[str, str], as_json: bool) -> None:
     Example:  creditmill plans set starter name=Starter price=29 images_basic=100 content_words=50000
               creditmill plans set starter images_premium=0
     """
+    from billing.plans import plans
+    from workers import bootstrap
+
     bootstrap.connect("plans")
     with acting() as session:
         facts = vars(plans.view(plans.set_plan(session, slug, fields)))
@@ -80,6 +83,10 @@ def usage(account_id: int, as_json: bool) -> None:
     \b
     Example:  creditmill plans usage 1
     """
+    from billing.plans import plans
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     bootstrap.connect("plans")
     with transaction() as session:
         found = plans.usage(session, account_id, now=database_now(session))
@@ -106,6 +113,11 @@ def history_(slug: str, as_json: bool) -> None:
     \b
     Example:  creditmill plans history starter
     """
+    from billing.catalog import history
+    from billing.plans import plans
+    from config.database import transaction
+    from workers import bootstrap
+
     bootstrap.connect("plans")
     with transaction() as session:
         plans.named(session, slug)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import click
 
-from config import database
-from workers import bootstrap, processes
-from workers.local import instance
-
 
 @click.group()
 def worker() -> None:
@@ -17,18 +13,24 @@ def worker() -> None:
 @worker.command()
 def billing() -> None:
     """Run the billing worker (queues: requests, billing, periodic)."""
+    from workers import processes
+
     processes.run_billing()
 
 
 @worker.command()
 def generation() -> None:
     """Run the generation worker, which calls the providers (queues: text, image, embedding)."""
+    from workers import processes
+
     processes.run_generation()
 
 
 @click.command()
 def beat() -> None:
     """Run beat, which sends the periodic tasks."""
+    from workers import processes
+
     processes.run_beat()
 
 
@@ -39,6 +41,8 @@ def flower() -> None:
     It listens on CREDITMILL_FLOWER_ADDRESS (127.0.0.1) and CREDITMILL_FLOWER_PORT (5555). On any other address it
     requires CREDITMILL_FLOWER_BASIC_AUTH=user:password.
     """
+    from workers import processes
+
     processes.run_flower()
 
 
@@ -46,6 +50,8 @@ def flower() -> None:
 def migrate() -> None:
     """Bring the database's schema up to date."""
     from billing import schema
+    from config import database
+    from workers import bootstrap
 
     bootstrap.connect("migrate")
     applied = schema.migrate(database.engine())
@@ -67,7 +73,7 @@ def up(simulator: bool, flower: bool) -> None:
     Example:  creditmill up --simulator
               creditmill accounts create "Corner Bakery"        (in another terminal)
     """
-    from workers.local import machine
+    from workers.local import instance, machine
 
     machine.run_until_stopped(instance.folder(), simulator=simulator, flower=flower)
 
@@ -88,6 +94,7 @@ def demo(path: str | None, faults: bool, seed: int) -> None:
     books do not balance.
     """
     from workers.commands import demonstration
+    from workers.local import instance
 
     raise click.exceptions.Exit(
         demonstration.run(instance.folder(instance.DEMO_FOLDER), path=path, faults=faults, seed=seed)
@@ -102,6 +109,3 @@ def simulator(arguments: tuple[str, ...]) -> None:
     from workers.simulator.command import main
 
     main.main(args=list(arguments), prog_name="creditmill simulator", standalone_mode=False)
-
-
-COMMANDS = [demo, up, migrate, worker, beat, flower, simulator]

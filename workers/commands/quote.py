@@ -7,9 +7,6 @@ from typing import Any, TextIO
 import click
 
 from billing.errors import BillingError, InvalidRequest
-from billing.jobs import quotes, requests
-from config.database import database_now, transaction
-from workers import bootstrap
 from workers.commands.output import json_line
 from workers.commands.submit import json_lines, source
 
@@ -31,6 +28,8 @@ def quote(source: TextIO, account_id: int | None) -> None:
     Example:  creditmill quote requests.jsonl --account 1
               echo '{"operation": "linking", "input_tokens": 900, "output_tokens": 300}' | creditmill quote
     """
+    from workers import bootstrap
+
     bootstrap.connect("quote")
     wrong = False
     for number, data in json_lines(source):
@@ -45,6 +44,9 @@ def quote(source: TextIO, account_id: int | None) -> None:
 
 
 def _quote(account_id: int | None, data: Any) -> dict[str, Any]:
+    from billing.jobs import quotes, requests
+    from config.database import database_now, transaction
+
     if not isinstance(data, dict):
         raise InvalidRequest("A request must be a JSON object.")
     with transaction() as session:
@@ -54,6 +56,3 @@ def _quote(account_id: int | None, data: Any) -> dict[str, Any]:
             raise InvalidRequest("A request is quoted for an account: give --account.", code="no_account")
         submission = requests.parse({**data, "account_id": account_id})
         return quotes.quote(session, submission, now=database_now(session)).facts()
-
-
-COMMANDS = [quote]

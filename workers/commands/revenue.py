@@ -11,14 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 from billing.errors import InvalidRequest
-from billing.reports import revenue, revenue_reports
-from billing.reports.revenue_reports import SHOWN, By, Figures, Report, Row
-from config.database import database_now, transaction
-from workers import bootstrap
+from billing.reports.figures import SHOWN, By, Figures, Report, Row
 from workers.commands.output import as_json, console, print_json, printable, table, usd
 
 DATE = click.DateTime(["%Y-%m-%d"])
@@ -59,6 +54,10 @@ def report(
               creditmill revenue report --from 2026-10-01 --to 2026-10-31 --by account --csv > october.csv
               creditmill revenue report --by model --chart models.png
     """
+    from billing.reports import revenue_reports
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     if as_json + as_csv + (chart is not None) > 1:
         raise click.UsageError("Choose one of --json, --csv and --chart.")
     if chart is not None and chart.suffix.lower() != ".png":
@@ -96,6 +95,13 @@ def rebuild(first: datetime | None, last: datetime | None, as_json: bool) -> Non
     Example:  creditmill revenue rebuild
               creditmill revenue rebuild --from 2026-10-01 --to 2026-10-31
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from billing.reports import revenue
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     bootstrap.connect("revenue")
     with transaction() as session:
         whole, now = revenue.days(session), database_now(session)
@@ -221,6 +227,3 @@ def _draw(found: Report, file: Path) -> None:
         file.write_bytes(draw(found))
     except OSError as error:
         raise click.UsageError(f"{file} cannot be written: {error.strerror}.") from None
-
-
-COMMANDS = [group]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from billing.reports.revenue_reports import By, Figures, Report, total
+from billing.reports.figures import By, Figures, Report, total
 from workers.commands.output import printable, usd
 
 # Okabe and Ito's palette: told apart by colour-blind readers too, and in grey.

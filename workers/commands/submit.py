@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from uuid import UUID
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from billing.errors import BillingError, InvalidRequest
-from billing.jobs import requests, story, submitting
-from billing.jobs.requests import Submission
 from billing.jobs.states import TERMINAL, State
-from billing.jobs.story import JobView
-from billing.jobs.submitting import Submitted
-from config.database import database_now, transaction
-from tasks import pipeline
-from workers import bootstrap
 from workers.commands.output import json_line
+
+if TYPE_CHECKING:
+    from billing.jobs.requests import Submission
+    from billing.jobs.story import JobView
+    from billing.jobs.submitting import Submitted
+
 
 POLL_S = 0.25
 LINES_MAX = 100_000
@@ -43,6 +40,11 @@ def submit(source: TextIO, account_id: int, wait: bool, timeout: float) -> None:
     \b
     Example:  creditmill submit requests.jsonl --account 1 > jobs.jsonl
     """
+    from billing.jobs import story
+    from config.database import transaction
+    from tasks import pipeline
+    from workers import bootstrap
+
     bootstrap.publisher("submit")
     lines, submissions = zip(*read_requests(source, account_id), strict=True)
     submitted = list(zip(lines, pipeline.submit_many(submissions), strict=True))
@@ -70,6 +72,12 @@ def wait_for(
 
     `watch` is called between looks, for whoever waits for something else as well.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from billing.jobs import story
+    from config.database import transaction
+
     deadline = time.monotonic() + timeout_s
     screen = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -92,6 +100,9 @@ def wait_for(
 
 def read_requests(source: TextIO, account_id: int) -> list[tuple[int, Submission]]:
     """Every request of a file with its line number, all checked; raises a BillingError that names the first bad."""
+    from billing.jobs import requests, submitting
+    from config.database import database_now, transaction
+
     checked = []
     warnings: dict[str, None] = {}
     for number, data in json_lines(source):
@@ -116,6 +127,8 @@ def read_requests(source: TextIO, account_id: int) -> list[tuple[int, Submission
 
 def json_lines(source: TextIO) -> list[tuple[int, Any]]:
     """Each line of JSON with its number, empty lines left out; raises InvalidRequest for the first that is none."""
+    from billing.jobs import requests
+
     found = []
     for number, line in enumerate(source, start=1):
         if number > LINES_MAX:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from sqlalchemy.orm import Session
 
-from billing.plans import subscriptions
 from billing.plans.lifecycle import Standing, Status
-from billing.plans.subscribed import Subscribed
-from billing.plans.subscriptions import PeriodView
-from config.database import database_now, transaction
-from workers import bootstrap
 from workers.commands.assignments import acting
 from workers.commands.output import as_json, console, print_json, table
 from workers.commands.plans import group
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from billing.plans.subscribed import Subscribed
+    from billing.plans.subscriptions import PeriodView
+
 
 account_argument = click.argument("account_id", type=int)
 
@@ -48,6 +49,10 @@ def subscribe(
               creditmill plans subscribe 1 starter --trial-days 14
               creditmill plans subscribe 1 pro --at-period-end
     """
+    from billing.plans import subscriptions
+    from config.database import database_now
+    from workers import bootstrap
+
     if (since is not None) + (trial_days is not None) + at_period_end > 1:
         raise click.UsageError("Choose one of --since, --trial-days and --at-period-end.")
     bootstrap.connect("plans")
@@ -92,6 +97,10 @@ def cancel(account_id: int, at_once: bool, as_json: bool) -> None:
     Example:  creditmill plans cancel 1
               creditmill plans cancel 1 --now
     """
+    from billing.plans import subscriptions
+    from config.database import database_now
+    from workers import bootstrap
+
     bootstrap.connect("plans")
     with acting() as session:
         subscriptions.cancel(session, account_id, at_once=at_once, now=database_now(session))
@@ -109,6 +118,10 @@ def resume(account_id: int, as_json: bool) -> None:
     \b
     Example:  creditmill plans resume 1
     """
+    from billing.plans import subscriptions
+    from config.database import database_now
+    from workers import bootstrap
+
     bootstrap.connect("plans")
     with acting() as session:
         now = database_now(session)
@@ -135,6 +148,10 @@ def past_due(account_id: int, grace_days: int | None, as_json: bool) -> None:
     Example:  creditmill plans past-due 1
               creditmill plans past-due 1 --grace-days 14
     """
+    from billing.plans import subscriptions
+    from config.database import database_now
+    from workers import bootstrap
+
     bootstrap.connect("plans")
     with acting() as session:
         subscriptions.past_due(session, account_id, grace_days=grace_days, now=database_now(session))
@@ -153,6 +170,10 @@ def paid(account_id: int, as_json: bool) -> None:
     \b
     Example:  creditmill plans paid 1
     """
+    from billing.plans import subscriptions
+    from config.database import database_now
+    from workers import bootstrap
+
     bootstrap.connect("plans")
     with acting() as session:
         now = database_now(session)
@@ -179,6 +200,10 @@ def periods_(account_id: int, as_json: bool) -> None:
     \b
     Example:  creditmill plans periods 1
     """
+    from billing.plans import subscriptions
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
     bootstrap.connect("plans")
     with transaction() as session:
         subscribed = subscriptions.of_account(session, account_id)
@@ -201,12 +226,16 @@ def periods_(account_id: int, as_json: bool) -> None:
 
 def _standing(session: Session, account_id: int, now: datetime) -> Standing | None:
     """How the subscription stands before a command changes it; None without one. For the words of the answer only."""
+    from billing.plans import subscriptions
+
     found = subscriptions.find(session, account_id)
     return None if found is None else found.at(now)
 
 
 def _paid_out(session: Session, account_id: int) -> int:
     """All credits that were granted for periods which began past due."""
+    from billing.plans import subscriptions
+
     return sum(period.credits for period in subscriptions.periods(session, account_id) if _is_paid_out(period))
 
 
@@ -254,6 +283,3 @@ def _say(sentence: str, facts: dict[str, Any], as_json: bool) -> None:
         print_json(facts)
     else:
         click.echo(sentence)
-
-
-COMMANDS = [group]

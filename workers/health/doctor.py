@@ -17,7 +17,8 @@ from billing.upkeep import dead_letters, periodic_runs
 from billing.upkeep.tables import PeriodicRun
 from config import database
 from config.database import database_now, transaction, utc_now
-from config.providers import KnownProvider, configured_providers, connection_for
+from config.integrations import configured_providers, connection_for
+from config.providers import KnownProvider
 from config.settings import ConfigurationError, Settings
 from tasks.app import app
 from workers import bootstrap

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from config.secrets import new_secret_key
-from workers.local.embedded import EmbeddedServerError, embedded_servers
 from workers.local.private_files import write_private
 
 FOLDER_VARIABLE = "CREDITMILL_FOLDER"
@@ -37,6 +35,9 @@ def running(home: Path) -> Iterator[None]:
 
 
 def _running(home: Path) -> Iterator[None]:
+    # Only those who start servers need what starts them.
+    from workers.local.embedded.servers import embedded_servers
+
     before = {name: os.environ.get(name) for name in NAMES}
     needs = {"database": not before["DATABASE_URL"], "broker": not before["BROKER_URL"]}
     os.environ["CREDITMILL_SECRET_KEY"] = before["CREDITMILL_SECRET_KEY"] or _secret_key(home)
@@ -62,6 +63,8 @@ def _owned(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            from workers.local.embedded.server import EmbeddedServerError
+
             raise EmbeddedServerError(
                 f"Creditmill already runs in {home}: use it from another terminal, or set {FOLDER_VARIABLE}."
             ) from None
@@ -80,6 +83,8 @@ def join(home: Path) -> None:
 
 
 def _secret_key(home: Path) -> str:
+    from config.secrets import new_secret_key
+
     path = home / "secret.key"
     if not path.exists():
         write_private(path, new_secret_key() + "\n")

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from billing import schema
 from config import database
 from config.database import transaction
-from config.providers import KnownProvider, configured_providers, connection_for, forget_connection, set_connection
+from config.integrations import configured_providers, connection_for, forget_connection, set_connection
+from config.providers import KnownProvider
 from config.settings import Settings
 from workers import bootstrap, processes
 from workers.local import instance

@@ -15,7 +15,7 @@ from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
 from workers.local import machine
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 from workers.local.supervisor import Program
 
 OPENING = 100_000

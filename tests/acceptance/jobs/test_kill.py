@@ -19,7 +19,7 @@ from tasks import pipeline
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 
 OPENING = 100_000
 PACE = {"text_call_s": "4", "call_wait_max_s": "1", "unknown_wait_s": "2", "republish_after_s": "3"}

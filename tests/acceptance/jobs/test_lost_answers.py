@@ -14,7 +14,7 @@ from tasks import pipeline
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 
 OPENING = 100_000
 LOST = ("hang_after_accept", "reset_mid_body", "malformed_body")

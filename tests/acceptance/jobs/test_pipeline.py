@@ -18,7 +18,7 @@ from tasks import pipeline
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 
 OPENING = 1000
 ATTEMPTS = 4

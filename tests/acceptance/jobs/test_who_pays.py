@@ -27,7 +27,7 @@ from tests.acceptance.envelopes import QUEUES, unacknowledged, waiting
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account, the_job
 from tests.system import System, running_system, wait_until
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 
 OPENING = 1000
 ATTEMPTS = 3

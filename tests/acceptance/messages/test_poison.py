@@ -17,7 +17,7 @@ from tests.acceptance.messages.test_wire import a_good_one, a_request
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows
 from tests.system import System, running_system, wait_until
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 
 TEXT = request(a_request(1))
 

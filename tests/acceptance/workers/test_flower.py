@@ -12,7 +12,7 @@ from tasks import pipeline
 from tests.conftest import emptied, fresh_database
 from tests.factories import an_account
 from tests.system import System, running_system, wait_until
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 
 CHAIN = [
     "generation.check_balance",

@@ -25,7 +25,8 @@ from tasks.app import app
 from tests.acceptance.envelopes import QUEUES, unacknowledged, waiting
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
-from workers.local.embedded import Postgres, Valkey
+from workers.local.embedded.postgres import Postgres
+from workers.local.embedded.valkey import Valkey
 
 OPENING = 100_000
 STALLED_AFTER_S = 3

@@ -24,14 +24,14 @@ import redis
 from sqlalchemy import create_engine, text
 
 from config.database import transaction
-from config.providers import GlobalIntegrationSettings, set_connection
+from config.integrations import GlobalIntegrationSettings, set_connection
 from tasks import pipeline
 from tasks.app import app
 from tests.acceptance.envelopes import PREFIX, Envelope, item, put, request, send
 from tests.conftest import SECRET_KEY, emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 from workers.simulator.faults import FAULTS
 
 KEY = f"sim-planted-{uuid4().hex}"

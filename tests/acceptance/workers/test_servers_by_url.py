@@ -17,7 +17,8 @@ import pytest
 from config.secrets import new_secret_key
 from tests.system import wait_until
 from workers.local import machine
-from workers.local.embedded import Postgres, Valkey
+from workers.local.embedded.postgres import Postgres
+from workers.local.embedded.valkey import Valkey
 
 PLANTED_KEY = "sim-by-url"
 

@@ -14,7 +14,7 @@ from PIL import Image
 from billing.catalog.pricing import Usage
 from billing.ledger import accounts
 from billing.reports import revenue_reports
-from billing.reports.revenue_reports import By, Figures
+from billing.reports.figures import By, Figures
 from config.database import transaction, utc_now
 from tests.catalogue import a_settled_job, sql
 from tests.factories import NOON, an_account, rows

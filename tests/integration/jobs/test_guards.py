@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from billing.catalog.pricing import Usage
 from billing.errors import InvalidRequest
-from billing.jobs import call_queries, calling, job_queries, recovery, reserving, settling, unknown_calls
+from billing.jobs import call_queries, calling, job_queries, policy, recovery, reserving, settling, unknown_calls
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure, Means, RetryBudget, Verdict
 from billing.jobs.states import State
@@ -28,7 +28,7 @@ from billing.reports import audit, revenue
 from billing.upkeep import worker_losses
 from config import database
 from config.database import DatabaseAway, transaction
-from config.providers import set_connection
+from config.integrations import set_connection
 from config.settings import Settings
 from tasks import calls, generation, periodic, pipeline, runtime
 from tasks.app import app
@@ -984,7 +984,7 @@ def test_what_was_delivered_and_given_up_is_our_exposure():
 
 
 def resolve(job_id, outcome, **given):
-    found = unknown_calls.Resolution(unknown_calls.Outcome(outcome), "Ticket 4711", "anna", **given)
+    found = unknown_calls.Resolution(policy.Outcome(outcome), "Ticket 4711", "anna", **given)
     with transaction() as session:
         return unknown_calls.resolve(session, job_id, found, now=NOON, publish_by=MINUTE)
 

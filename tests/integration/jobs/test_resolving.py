@@ -12,9 +12,9 @@ from billing.catalog.pricing import Usage
 from billing.errors import BillingError
 from billing.jobs import calling, recovery, settling, unknown_calls
 from billing.jobs.calling import Refusal
-from billing.jobs.policy import Failure, RetryBudget
+from billing.jobs.policy import Failure, Outcome, RetryBudget
 from billing.jobs.recovery import Patience, Recovered
-from billing.jobs.unknown_calls import Outcome, Resolution
+from billing.jobs.unknown_calls import Resolution
 from billing.reports import audit
 from config.database import transaction
 from tests.factories import (

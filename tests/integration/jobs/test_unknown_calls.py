@@ -9,13 +9,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from billing.jobs import call_queries, calling, recovery, settling, unknown_calls
+from billing.jobs import call_queries, calling, policy, recovery, settling, unknown_calls
 from billing.jobs.calling import Attempt, Refusal
 from billing.jobs.policy import Failure, Means, RetryBudget
 from billing.jobs.recovery import Patience, Recovered
 from billing.reports import audit
 from config.database import transaction
-from config.providers import set_connection
+from config.integrations import set_connection
 from config.settings import Settings
 from tasks import unknown_calls as asking
 from tasks.providers.base import ProviderError
@@ -201,7 +201,7 @@ def test_however_late_recovery_is_it_asks_before_it_gives_up(job_id):
 
 
 def test_a_late_failure_does_not_change_what_was_resolved(account_id, job_id):
-    resolution = unknown_calls.Resolution(unknown_calls.Outcome.EXECUTED, "It is on the invoice", "anna")
+    resolution = unknown_calls.Resolution(policy.Outcome.EXECUTED, "It is on the invoice", "anna")
     with transaction() as session:
         unknown_calls.resolve(session, job_id, resolution, now=LATER, publish_by=MINUTE)
         claim = calling.claim_of(the_job(job_id), call_queries.latest(session, job_id, 1))

@@ -16,14 +16,17 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import NullPool, create_engine, text
 
-from workers.local.embedded import EmbeddedServerError, Postgres, Servers, Valkey, embedded_servers
-from workers.local.embedded.postgres import POSTGRES_MARK
+from workers.local.embedded.postgres import POSTGRES_MARK, Postgres
+from workers.local.embedded.server import EmbeddedServerError
+from workers.local.embedded.servers import Servers, embedded_servers
+from workers.local.embedded.valkey import Valkey
 
 # The owner runs both servers, tells us where they are, and then only waits; it survives SIGINT by ignoring it.
 OWNER = """
 import json, signal, sys, time
 from pathlib import Path
-from workers.local.embedded import Postgres, Valkey
+from workers.local.embedded.postgres import Postgres
+from workers.local.embedded.valkey import Valkey
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 postgres, valkey = Postgres(Path(sys.argv[1]) / "postgres"), Valkey(Path(sys.argv[1]) / "valkey")
 urls = [postgres.start(), valkey.start()]
@@ -396,7 +399,7 @@ def test_an_ordinary_user_can_run_both(folder):
     script = """
 import os, sys
 from pathlib import Path
-from workers.local.embedded import embedded_servers
+from workers.local.embedded.servers import embedded_servers
 with embedded_servers(Path(sys.argv[1]) / "of-root"):
     pass
 os.setgroups([]); os.setgid(65534); os.setuid(65534)

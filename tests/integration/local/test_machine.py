@@ -8,7 +8,7 @@ import click
 import pytest
 
 from config.database import transaction
-from config.providers import configured_providers, connection_for, set_connection
+from config.integrations import configured_providers, connection_for, set_connection
 from config.settings import ConfigurationError, Settings
 from tests.conftest import SECRET_KEY
 from workers import processes

@@ -18,7 +18,7 @@ from tasks import pipeline
 from tasks.messages import transport
 from tasks.messages.transport import CarefulTransport, use_careful_transport
 from tests.system import wait_until
-from workers.local.embedded import Valkey
+from workers.local.embedded.valkey import Valkey
 
 LETTERS = Queue("letters", routing_key="letters")
 

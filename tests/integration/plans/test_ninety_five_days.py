@@ -27,7 +27,7 @@ from config.database import transaction
 from tasks.catching_up import LIMITS, RENEWALS, catch_up
 from tests.conftest import fresh_database
 from tests.factories import MINUTE, a_claim, a_delivery, a_queued_job, an_account, rows
-from workers.local.embedded import Servers
+from workers.local.embedded.servers import Servers
 
 # Ticking 2,280 times takes its time on a slow machine.
 pytestmark = pytest.mark.timeout(900)

@@ -17,9 +17,9 @@ from sqlalchemy import text
 from billing import schema
 from billing.catalog.pricing import Usage
 from billing.jobs import calling, job_queries, reserving, settling, unknown_calls
-from billing.jobs.policy import Failure
+from billing.jobs.policy import Failure, Outcome
 from billing.jobs.states import State
-from billing.jobs.unknown_calls import Outcome, Resolution
+from billing.jobs.unknown_calls import Resolution
 from billing.reports import audit, revenue
 from config import database
 from config.database import transaction

@@ -20,9 +20,9 @@ import toktok
 from click.testing import CliRunner
 from openai import OpenAI
 
-from workers.simulator import Entry, Journal, read_journal
 from workers.simulator.command import main
 from workers.simulator.faults import FAULTS, FaultError, random_fault, read_marker, read_rates
+from workers.simulator.journal import Entry, Journal, read_journal
 
 ROOT = Path(__file__).resolve().parents[3]
 PROMPT = "Describe a quiet garden in the morning."

@@ -25,8 +25,8 @@ from tasks.providers.base import Provider, ProviderError
 from tasks.providers.openai import OpenAIProvider
 from tasks.providers.runware import RunwareProvider, task_id
 from tests.integration.simulator.test_openai import Running, wait_until
-from workers.simulator import read_journal
 from workers.simulator.faults import FAULTS
+from workers.simulator.journal import read_journal
 
 PROMPT = "Describe a quiet garden in the morning."
 Start = Callable[..., Running]

@@ -1,38 +1,4 @@
-"""Keeps a real PostgreSQL 18 and a real Valkey, both from Python wheels, each on a private folder.
+"""A real PostgreSQL 18 and a real Valkey, both from Python wheels, each on a private folder.
 
 They serve demonstrations, development and tests; how we connect to them, or to servers elsewhere, is not decided here.
 """
-
-from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-
-from workers.local.embedded.postgres import Postgres
-from workers.local.embedded.server import EmbeddedServerError
-from workers.local.embedded.valkey import Valkey
-
-__all__ = ["EmbeddedServerError", "Postgres", "Servers", "Valkey", "embedded_servers"]
-
-
-@dataclass(frozen=True)
-class Servers:
-    """Where the started servers are; the URL of one that was not asked for is empty."""
-
-    database_url: str
-    broker_url: str
-
-
-@contextmanager
-def embedded_servers(folder: Path, *, database: bool = True, broker: bool = True) -> Iterator[Servers]:
-    """Run the servers below the folder for as long as the block lasts. Raises EmbeddedServerError, see `start`."""
-    with ExitStack() as stack:
-        urls = {"postgres": "", "valkey": ""}
-        for name, wanted, kind in (("postgres", database, Postgres), ("valkey", broker, Valkey)):
-            if wanted:
-                server = kind(Path(folder) / name)
-                stack.callback(server.stop)
-                urls[name] = server.start()
-        yield Servers(database_url=urls["postgres"], broker_url=urls["valkey"])

@@ -1,0 +1,108 @@
+"""The platform's provider keys, addresses and defaults: one row, the top of the three tiers of settings.
+
+Keys exist here and nowhere else (the product's specification, section 2); accounts and users may override models and
+parameters, never keys.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Integer, Numeric, Text, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from config.database import Base
+from config.providers import Connection, KnownProvider
+from config.secrets import EncryptedText
+from config.settings import ConfigurationError
+
+SINGLETON = 1
+
+
+class GlobalIntegrationSettings(Base):
+    """The singleton row of platform-wide keys and defaults; keys are encrypted at rest."""
+
+    __tablename__ = "global_integration_settings"
+    __table_args__ = (CheckConstraint("id = 1", name="singleton"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, default=SINGLETON)
+    openai_api_key: Mapped[str | None] = mapped_column(EncryptedText)
+    openai_base_url: Mapped[str | None] = mapped_column(Text)
+    # OpenAI itself promises nothing about idempotency keys; a compatible server at that address may.
+    openai_honours_keys: Mapped[bool] = mapped_column(server_default=text("false"))
+    # The specification keeps a key of its own for DALL·E; without one, image calls use the OpenAI key.
+    dalle_api_key: Mapped[str | None] = mapped_column(EncryptedText)
+    anthropic_api_key: Mapped[str | None] = mapped_column(EncryptedText)
+    anthropic_base_url: Mapped[str | None] = mapped_column(Text)
+    runware_api_key: Mapped[str | None] = mapped_column(EncryptedText)
+    runware_base_url: Mapped[str | None] = mapped_column(Text)
+    google_api_key: Mapped[str | None] = mapped_column(EncryptedText)
+    google_base_url: Mapped[str | None] = mapped_column(Text)
+    openai_max_tokens: Mapped[int] = mapped_column(Integer, server_default="8192")
+    openai_temperature: Mapped[Decimal] = mapped_column(Numeric(3, 2), server_default="0.7")
+    default_text_provider: Mapped[str] = mapped_column(Text, server_default="openai")
+    default_image_service: Mapped[str] = mapped_column(Text, server_default="openai")
+    image_quality: Mapped[str] = mapped_column(Text, server_default="standard")
+    image_style: Mapped[str] = mapped_column(Text, server_default="photorealistic")
+    max_in_article_images: Mapped[int] = mapped_column(Integer, server_default="2")
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+def connection_for(session: Session, provider: str, kind: str) -> Connection:
+    """The key and address for a provider and a kind of work; raises ConfigurationError when no key is set."""
+    row = session.get(GlobalIntegrationSettings, SINGLETON)
+    key = getattr(row, f"{provider}_api_key", None)
+    if provider == "openai" and kind == "image" and row is not None and row.dalle_api_key:
+        key = row.dalle_api_key
+    if not key:
+        raise ConfigurationError(
+            f"No API key is set for {provider}: set it with `creditmill integrations set {provider}`."
+        )
+    return Connection(
+        provider=provider,
+        api_key=key,
+        base_url=getattr(row, f"{provider}_base_url", None),
+        honours_keys=getattr(row, f"{provider}_honours_keys", False),
+        since=getattr(row, "updated_at", None),
+    )
+
+
+def platform_settings(session: Session) -> GlobalIntegrationSettings:
+    """The platform's keys and default parameters; the migrations put the one row there."""
+    return session.get_one(GlobalIntegrationSettings, SINGLETON)
+
+
+def set_connection(
+    session: Session, provider: str, *, api_key: str | None, base_url: str | None, honours_keys: bool = False
+) -> None:
+    """Store a provider's key (encrypted) and address; None for the address means the provider's own.
+
+    `honours_keys` is what somebody knows about the server at that address: it does the work of one key once.
+    """
+    values: dict[str, Any] = {f"{provider}_base_url": base_url, "updated_at": func.now()}
+    if provider == "openai":
+        values["openai_honours_keys"] = honours_keys
+    if api_key is not None:
+        values[f"{provider}_api_key"] = api_key
+    statement = insert(GlobalIntegrationSettings).values(id=SINGLETON, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+
+
+def forget_connection(session: Session, provider: str) -> None:
+    """Take a provider's key and address away."""
+    row = platform_settings(session)
+    setattr(row, f"{provider}_api_key", None)
+    setattr(row, f"{provider}_base_url", None)
+
+
+def configured_providers(session: Session) -> dict[str, str | None]:
+    """The providers that have a key, each with its base URL (None for the provider's own)."""
+    row = session.scalar(select(GlobalIntegrationSettings))
+    if row is None:
+        return {}
+    return {
+        name: getattr(row, f"{name}_base_url") for name in map(str, KnownProvider) if getattr(row, f"{name}_api_key")
+    }
