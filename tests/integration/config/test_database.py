@@ -6,6 +6,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
@@ -24,20 +25,41 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(db):
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
-def test_migrating_at_the_same_time_migrates_once(servers):
+@pytest.fixture
+def empty(servers):
+    """A database without a single table."""
     administer = create_engine(servers.database_url, isolation_level="AUTOCOMMIT")
     with administer.connect() as connection:
-        connection.execute(text("CREATE DATABASE raced"))
-    engine = database.make_engine(named(servers.database_url, "raced"))
-
-    with ThreadPoolExecutor(4) as pool:
-        applied = list(pool.map(lambda _: schema.migrate(engine), range(4)))
-
+        connection.execute(text("CREATE DATABASE empty"))
+    engine = database.make_engine(named(servers.database_url, "empty"))
+    yield engine
     engine.dispose()
     with administer.connect() as connection:
-        connection.execute(text("DROP DATABASE raced WITH (FORCE)"))
+        connection.execute(text("DROP DATABASE empty WITH (FORCE)"))
     administer.dispose()
+
+
+def test_migrating_applies_what_is_pending_and_a_second_time_nothing(empty):
+    missing = schema.pending(empty)
+
+    assert missing[0] == "0001_schema"
+    assert schema.migrate(empty) == missing
+    assert (schema.pending(empty), schema.migrate(empty)) == ([], [])
+
+
+def test_migrating_at_the_same_time_migrates_once(empty):
+    with ThreadPoolExecutor(4) as pool:
+        applied = list(pool.map(lambda _: schema.migrate(empty), range(4)))
+
     assert sorted(bool(names) for names in applied) == [False, False, False, True]
+
+
+def test_the_first_migration_is_not_taken_back(db):
+    refused = pytest.raises(RuntimeError, match="drop the database")
+
+    with refused, database.engine().begin() as connection:
+        command.downgrade(schema._config(connection), "base")
+    assert schema.pending(database.engine()) == []
 
 
 def test_the_catalogue_of_the_specification_is_there(db):
@@ -50,6 +72,10 @@ def test_the_catalogue_of_the_specification_is_there(db):
         ("gpt-4o-mini", False),
     ]
     assert len(rows("SELECT 1 FROM credit_cost_config WHERE is_active")) == 10
+
+
+def test_what_an_installation_starts_with_is_no_change_that_somebody_made(db):
+    assert rows("SELECT count(*) FROM change_history") == [(0,)]
 
 
 def test_a_failed_block_leaves_nothing_behind(db):

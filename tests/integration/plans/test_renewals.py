@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import text
@@ -12,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from billing.errors import BillingError
 from billing.jobs import reserving, settling
 from billing.money import CREDITS_MAX
-from billing.periods import add_months
+from billing.periods import add_months, starts_at
 from billing.plans import limits, renewals, subscription_queries
 from billing.plans.renewals import Worked
 from billing.reports import audit
@@ -33,6 +34,11 @@ from tests.subscribers import a_plan, a_subscriber, act
 
 pytestmark = pytest.mark.usefixtures("db")
 DAY = timedelta(days=1)
+MOMENT = timedelta(microseconds=1)
+ZONES = [
+    "UTC", "Europe/Berlin", "America/New_York", "America/Vancouver", "America/Havana", "Africa/Cairo", "Asia/Beirut",
+    "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia", "Pacific/Kiritimati", "Pacific/Niue",
+]  # fmt: skip
 
 
 def noon(iso):
@@ -101,6 +107,23 @@ def test_each_boundary_grants_once_and_in_the_order_of_time():
     ]
     assert standing(account_id) == ("active", "2027-02-28", "2027-03-31", False)
     assert findings() == []
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_a_boundary_grants_once_and_not_an_instant_before(zone):
+    a_plan()
+    account_id = a_subscriber(anchor=date(2025, 10, 31), time_zone=zone)
+    boundary = starts_at(date(2026, 11, 30), ZoneInfo(zone))
+
+    # The limits of its first period are opened before.
+    assert tick(boundary - MOMENT) == (0, 1)
+    assert [tick(boundary) for _ in range(2)] == [(1, 1), (0, 0)]
+    assert ledger(account_id)[1:] == [("subscription", 500, 1000, f"{boundary:%Y-%m-%d}")]
+    assert rows("SELECT created_at FROM credit_transactions ORDER BY id")[1:] == [(boundary,)]
+
+
+def test_without_subscriptions_there_is_nothing_to_do():
+    assert tick(NOON) == (0, 0)
 
 
 def test_a_plan_without_credits_grants_nothing_but_renews():

@@ -9,12 +9,10 @@ from threading import Barrier, Event
 from uuid import UUID
 
 import pytest
-from alembic import command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from billing import schema
 from billing.catalog.pricing import Usage
 from billing.jobs import calling, job_queries, reserving, settling, unknown_calls
 from billing.jobs.policy import Failure, Outcome
@@ -520,31 +518,3 @@ def test_any_order_of_changes_ticks_and_rebuilds_gives_the_sums_of_the_sources(s
                 session.execute(text(BY_HAND[step]), given)
         assert standing() == source()
     assert_exact()
-
-
-# --- The upgrade ---
-
-
-def test_what_was_settled_before_the_upgrade_is_counted_once(db):
-    account_id = an_account()
-    a_settled_job(account_id)
-    a_lost_job(account_id, NOON - DAY)
-    roll_up()
-    a_settled_job(account_id, now=NOON + DAY)
-    before = source()
-
-    migrate("0005_recovery")
-    assert rows("SELECT count(*) FROM revenue_rollups WHERE margin_usd = revenue_usd - cost_usd") == [(3,)]
-    sql("DELETE FROM revenue_rollups WHERE day = '2026-11-20'")
-    sql("UPDATE revenue_rollups SET margin_usd = 0, cost_usd = 17")
-    migrate("head")
-
-    assert (rolled(), queued()) == (before, 0)
-    a_settled_job(account_id, now=NOON + DAY)
-    assert_exact()
-
-
-def migrate(revision):
-    with database.engine().begin() as connection:
-        there = schema._config(connection)
-        (command.downgrade if revision != "head" else command.upgrade)(there, revision)

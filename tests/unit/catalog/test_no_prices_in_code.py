@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from billing.migrations.first import seeds
 from tests.unit.test_architecture import ROOT, sources
 
 SEEDING = ROOT / "billing" / "migrations"
@@ -18,12 +18,10 @@ SIZE = re.compile(r"\b\d{2,5}x\d{2,5}\b")
 # Bounds of what is plausible, and a rounding step: nothing is billed by them.
 NO_PRICES = {"billing/catalog/price_rules.py", "billing/money.py"}
 
-seed = import_module("billing.migrations.versions.0002_catalogue")
-limits = import_module("billing.migrations.versions.0003_prices")
 NAMES = {
-    *(model["model_name"] for model in [*seed.MODELS, *seed.IMAGE_MODELS]),
-    *(operation[0] for operation in seed.OPERATIONS),
-    *(name for name, _ in limits.LIMIT_TYPES),
+    *(model["model_name"] for model in [*seeds.MODELS, *seeds.IMAGE_MODELS]),
+    *(operation[0] for operation in seeds.OPERATIONS),
+    *(name for name, _ in seeds.LIMIT_TYPES),
 }
 # Words of the language beside names of operations.
 NAMES -= {"linking"}

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
-from importlib import import_module
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +22,7 @@ from hypothesis import strategies as st
 from billing.catalog.pricing import Usage
 from billing.jobs.calling import Attempt, Claim, Delivery, Refusal
 from billing.jobs.policy import VERDICTS, Failure, Means, Verdict
+from billing.migrations.first import seeds
 from config.providers import Connection
 from tasks.providers.base import ProviderError
 from tasks.providers.runware import RunwareProvider, failure_of_code, task_id
@@ -52,8 +52,6 @@ TASK = str(task_id(CLAIM))
 OTHER = "99999999-9999-4999-8999-999999999999"
 
 Handler = Callable[[httpx2.Request], httpx2.Response]
-
-seed = import_module("billing.migrations.versions.0002_catalogue")
 
 
 class Wire:
@@ -212,7 +210,7 @@ def test_what_could_not_be_asked_or_charged_is_refused_before_anything_is_sent(c
     assert wire.requests == []
 
 
-@pytest.mark.parametrize("model", [each for each in seed.IMAGE_MODELS if each["provider"] == "runware"])
+@pytest.mark.parametrize("model", [each for each in seeds.IMAGE_MODELS if each["provider"] == "runware"])
 def test_every_size_of_the_catalogues_models_makes_a_valid_task(model):
     wire = Wire(answering(some_images(1)))
 

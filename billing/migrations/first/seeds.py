@@ -1,21 +1,25 @@
-"""The catalogue that a new installation starts with; operators change it from there.
+"""The rows that a new installation starts with; operators change them from there.
 
 Token rates and image prices are the providers' public list prices in USD: OpenAI's pricing page for gpt-4o-mini, gpt-4o,
 gpt-5.1 and the dall-e-3 size and quality table; the specification for the two models behind Runware. Credits an image keep
 its 60 % margin at $0.02 a credit.
 """
 
+from collections.abc import Sequence
 from datetime import date
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0002_catalogue"
-down_revision = "0001_schema"
-branch_labels = None
-depends_on = None
-
+# The specification's choices of PlanLimitUsage.limit_type, with their names.
+LIMIT_TYPES = [
+    ("content_ideas", "Content Ideas"),
+    ("content_words", "Content Words"),
+    ("images_basic", "Basic Images"),
+    ("images_premium", "Premium Images"),
+    ("image_prompts", "Image Prompts"),
+]
 TEXT = {"model_type": "text", "provider": "openai", "api": "responses", "tokenizer": "o200k_base"}
 ABLE = {"supports_json_mode": True, "supports_vision": True, "supports_function_calling": True}
 MODELS = [
@@ -83,30 +87,24 @@ OPERATIONS = [
 ]
 
 
-def upgrade() -> None:
+def rows() -> None:
+    # These two have their values from the defaults of their columns.
     op.execute("INSERT INTO billing_configuration (id) VALUES (1)")
     op.execute("INSERT INTO global_integration_settings (id) VALUES (1)")
-    for models in (MODELS, IMAGE_MODELS):
-        op.bulk_insert(_table("ai_model_config", models[0]), models)
-    names = ("model_name", "size", "quality", "cost_per_image_usd", "credits_per_image")
-    prices = [dict(zip(names, row, strict=True)) for row in IMAGE_PRICES]
-    op.bulk_insert(_table("image_prices", prices[0]), prices)
-    columns = (
-        "operation_type", "model_type", "display_name", "tokens_per_credit", "min_credits", "price_per_credit_usd",
-        "limit_type", "limit_unit",
-    )  # fmt: skip
-    operations = [dict(zip(columns, row, strict=True)) for row in OPERATIONS]
-    op.bulk_insert(_table("credit_cost_config", operations[0]), operations)
+    _insert("plan_limit_types", _named("limit_type display_name", LIMIT_TYPES))
+    _insert("ai_model_config", MODELS)
+    _insert("ai_model_config", IMAGE_MODELS)
+    _insert("image_prices", _named("model_name size quality cost_per_image_usd credits_per_image", IMAGE_PRICES))
+    columns = "operation_type model_type display_name tokens_per_credit min_credits price_per_credit_usd limit_type limit_unit"
+    _insert("credit_cost_config", _named(columns, OPERATIONS))
 
 
-def downgrade() -> None:
-    for table in ("credit_cost_config", "image_prices", "ai_model_config", "billing_configuration"):
-        op.execute(f"DELETE FROM {table}")
-    op.execute("DELETE FROM global_integration_settings")
+def _named(columns: str, given: Sequence[tuple[object, ...]]) -> list[dict[str, object]]:
+    return [dict(zip(columns.split(), row, strict=True)) for row in given]
 
 
-def _table(name: str, row: dict) -> sa.TableClause:
-    return sa.table(name, *(sa.column(column, _type(column)) for column in row))
+def _insert(table: str, given: list[dict[str, object]]) -> None:
+    op.bulk_insert(sa.table(table, *(sa.column(name, _type(name)) for name in given[0])), given)
 
 
 def _type(column: str) -> sa.types.TypeEngine:
