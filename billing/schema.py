@@ -1,14 +1,9 @@
-"""Bringing a database's schema up to date, and saying whether it is."""
+"""The whole schema: what imports every module that defines tables.
+
+Tables refer to each other by name. A process that writes any of them has imported all, so that every name is known.
+"""
 
 from __future__ import annotations
-
-from pathlib import Path
-
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
 
 import billing.catalog.tables
 import billing.jobs.tables
@@ -28,35 +23,3 @@ TABLES = (
     config.integrations,
 )
 """The modules that define tables."""
-
-LOCK = "SELECT pg_advisory_xact_lock(hashtext('creditmill.migrate'))"
-
-
-def migrate(engine: Engine) -> list[str]:
-    """Apply the migrations that are missing, in one transaction; returns their names. Two at once do it once."""
-    with engine.begin() as connection:
-        connection.execute(text(LOCK))
-        before = _pending(connection)
-        if before:
-            command.upgrade(_config(connection), "head")
-    return before
-
-
-def pending(engine: Engine) -> list[str]:
-    """The migrations that this database still lacks, oldest first."""
-    with engine.connect() as connection:
-        return _pending(connection)
-
-
-def _pending(connection: Connection) -> list[str]:
-    script = ScriptDirectory.from_config(_config(connection))
-    current = MigrationContext.configure(connection).get_current_revision()
-    missing = list(script.iterate_revisions("head", current or "base"))
-    return [revision.revision for revision in reversed(missing)]
-
-
-def _config(connection: Connection) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    return config

@@ -12,7 +12,7 @@ import pytest
 import redis
 from sqlalchemy import create_engine, make_url, text
 
-from billing import schema
+from billing import migrating
 from config import database
 from config.secrets import new_secret_key, use_secret_keys
 from workers.local.embedded.servers import Servers, embedded_servers
@@ -36,7 +36,7 @@ def template(servers: Servers) -> str:
     name = "creditmill_template"
     _administer(servers.database_url, f"CREATE DATABASE {name}")
     engine = database.make_engine(named(servers.database_url, name))
-    schema.migrate(engine)
+    migrating.migrate(engine)
     engine.dispose()
     return name
 

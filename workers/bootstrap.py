@@ -28,6 +28,8 @@ def connect(application: str, *, pool_size: int = 5) -> Settings:
     What goes wrong meanwhile is logged; what a command has to say, it says itself.
     """
     configure_logging("WARNING")
+    # Tables refer to each other by name: a process that writes one knows all.
+    import_module("billing.schema")
     settings = load_settings()
     use_secret_keys(settings.secret_key.get_secret_value())
     url = settings.database_url.get_secret_value()
@@ -94,14 +96,14 @@ def require_schema() -> None:
     """Raise ConfigurationError unless the database answers and has every migration."""
     from sqlalchemy.exc import OperationalError
 
-    from billing import schema
+    from billing import migrating
 
     try:
-        missing = schema.pending(database.engine())
+        missing = migrating.pending(database.engine())
     except OperationalError:
         raise ConfigurationError("The database cannot be reached: check DATABASE_URL and that it is running.") from None
     if missing:
-        raise ConfigurationError(f"The database lacks {len(missing)} migrations: run `creditmill migrate`.")
+        raise ConfigurationError(f"The database lacks migrations ({', '.join(missing)}): run `creditmill migrate`.")
 
 
 def _keep_our_logging(**_: object) -> None:

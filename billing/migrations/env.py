@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `billing.schema` hands over."""
+"""Alembic's entry: runs the migrations on the connection that `billing.migrating` hands over."""
 
 from alembic import context
 

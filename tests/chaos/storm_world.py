@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from billing import schema
+from billing import migrating
 from config import database
 from config.database import transaction
 from config.integrations import set_connection
@@ -152,7 +152,7 @@ def running_world(home: Path, seed: int, *, rates: dict[str, float] | None = Non
             stack.callback(proxy.stop)
         direct = database.make_engine(postgres.url, application="onlooker", pool_size=2)
         stack.callback(direct.dispose)
-        schema.migrate(direct)
+        migrating.migrate(direct)
         port = machine.free_port()
         environment = _environment(home, seed, to_postgres, to_valkey, valkey)
         stack.callback(_restore, before, pause)

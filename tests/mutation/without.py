@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from billing import schema
+from billing import migrating, schema
 from workers.local import embedded
 from workers.local.embedded.servers import Servers
 
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not Path(schema.__file__).is_relative_to(Path.cwd()):
         pytest.exit(f"{schema.__file__} is not of this tree", returncode=NOT_REMOVED)
     if statement := os.environ.get(SQL):
-        schema.migrate = _then_remove(schema.migrate, statement)
+        migrating.migrate = _then_remove(migrating.migrate, statement)
     if running := os.environ.get(SERVERS):
         embedded.embedded_servers = _already(*running.split())  # type: ignore[assignment]
 

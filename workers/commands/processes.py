@@ -49,13 +49,13 @@ def flower() -> None:
 @click.command()
 def migrate() -> None:
     """Bring the database's schema up to date."""
-    from billing import schema
+    from billing import migrating
     from config import database
     from workers import bootstrap
 
     bootstrap.connect("migrate")
-    applied = schema.migrate(database.engine())
-    click.echo(f"Applied {len(applied)} migrations: {', '.join(applied)}." if applied else "The schema is up to date.")
+    applied = migrating.migrate(database.engine())
+    click.echo(f"Applied: {', '.join(applied)}." if applied else "The schema is up to date.")
 
 
 @click.command()

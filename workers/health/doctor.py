@@ -9,7 +9,7 @@ import redis
 from kombu.exceptions import KombuError
 from sqlalchemy.exc import OperationalError
 
-from billing import schema
+from billing import migrating
 from billing.catalog import catalog, margins
 from billing.jobs import recovery
 from billing.reports import audit
@@ -54,12 +54,12 @@ def examine() -> list[Check]:
 
 def _database() -> list[Check]:
     try:
-        missing = schema.pending(database.engine())
+        missing = migrating.pending(database.engine())
     except OperationalError:
         return [Check("database", False, "PostgreSQL does not answer: start it, or correct DATABASE_URL.")]
     checks = [Check("database", True, "PostgreSQL answers.")]
     if missing:
-        return [*checks, Check("migrations", False, f"{len(missing)} are missing: run `creditmill migrate`.")]
+        return [*checks, Check("migrations", False, f"Missing: {', '.join(missing)}. Run `creditmill migrate`.")]
     return [
         *checks,
         Check("migrations", True, "The schema is up to date."),

@@ -13,7 +13,7 @@ from typing import TextIO
 import click
 from sqlalchemy.orm import Session
 
-from billing import schema
+from billing import migrating
 from config import database
 from config.database import transaction
 from config.integrations import configured_providers, connection_for, forget_connection, set_connection
@@ -66,7 +66,7 @@ def paced(variables: Mapping[str, str]) -> Iterator[None]:
 def prepare() -> Settings:
     """Connect this process to the instance's servers and bring the schema up to date."""
     settings = bootstrap.publisher("machine")
-    schema.migrate(database.engine())
+    migrating.migrate(database.engine())
     return settings
 
 

@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg2
 import pytest
 
-from billing import schema
+from billing import migrating
 from billing.jobs.requests import Submission
 from config import database
 from config.database import DatabaseAway
@@ -59,7 +59,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             server.start()
         database_url = postgres.create_database("outages")
         engine = database.make_engine(database_url)
-        schema.migrate(engine)
+        migrating.migrate(engine)
         engine.dispose()
         home = tmp_path_factory.mktemp("outages")
         system = stack.enter_context(

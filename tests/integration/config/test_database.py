@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
 
-from billing import schema
+from billing import migrating
 from config import database
 from config.database import Base, transaction
 from config.settings import ConfigurationError
@@ -40,16 +40,16 @@ def empty(servers):
 
 
 def test_migrating_applies_what_is_pending_and_a_second_time_nothing(empty):
-    missing = schema.pending(empty)
+    missing = migrating.pending(empty)
 
     assert missing[0] == "0001_schema"
-    assert schema.migrate(empty) == missing
-    assert (schema.pending(empty), schema.migrate(empty)) == ([], [])
+    assert migrating.migrate(empty) == missing
+    assert (migrating.pending(empty), migrating.migrate(empty)) == ([], [])
 
 
 def test_migrating_at_the_same_time_migrates_once(empty):
     with ThreadPoolExecutor(4) as pool:
-        applied = list(pool.map(lambda _: schema.migrate(empty), range(4)))
+        applied = list(pool.map(lambda _: migrating.migrate(empty), range(4)))
 
     assert sorted(bool(names) for names in applied) == [False, False, False, True]
 
@@ -58,8 +58,8 @@ def test_the_first_migration_is_not_taken_back(db):
     refused = pytest.raises(RuntimeError, match="drop the database")
 
     with refused, database.engine().begin() as connection:
-        command.downgrade(schema._config(connection), "base")
-    assert schema.pending(database.engine()) == []
+        command.downgrade(migrating._config(connection), "base")
+    assert migrating.pending(database.engine()) == []
 
 
 def test_the_catalogue_of_the_specification_is_there(db):
