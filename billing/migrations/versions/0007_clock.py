@@ -177,16 +177,11 @@ def _runs() -> None:
     op.create_table(
         "periodic_runs",
         sa.Column("task", sa.Text(), nullable=False),
-        sa.Column("period", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("claimed_by", sa.Uuid(), nullable=True),
-        sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("runs", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("worked", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("blocked", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint(
-            "(claimed_by IS NULL) = (lease_until IS NULL)", name=op.f("ck_periodic_runs_claim_is_leased")
-        ),
+        sa.Column("runs", sa.Integer(), nullable=False),
+        sa.Column("worked", sa.BigInteger(), nullable=False),
+        sa.Column("blocked", sa.Integer(), nullable=False),
+        sa.Column("first_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("runs >= 0 AND worked >= 0 AND blocked >= 0", name=op.f("ck_periodic_runs_not_negative")),
-        sa.PrimaryKeyConstraint("task", "period", name=op.f("pk_periodic_runs")),
+        sa.PrimaryKeyConstraint("task", name=op.f("pk_periodic_runs")),
     )

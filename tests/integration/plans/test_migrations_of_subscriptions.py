@@ -16,8 +16,8 @@ from billing.plans import limits, subscriptions
 from billing.reports import audit
 from config import database
 from config.database import database_now, transaction
-from tasks.catching_up import LIMITS, RENEWALS, catch_up
 from tests.factories import an_account, rows, the_account
+from tests.subscribers import tick
 
 pytestmark = pytest.mark.usefixtures("before")
 DAY = timedelta(days=1)
@@ -92,17 +92,6 @@ def periods(account_id):
         "WHERE s.account_id = :id ORDER BY 1",
         id=account_id,
     )
-
-
-def tick(at):
-    """One tick of both tasks; it fails rather than to go on for ever."""
-    looks = iter(range(1000))
-
-    def clock(_):
-        assert next(looks) < 999, "a tick comes to its end"
-        return at
-
-    return catch_up(RENEWALS, clock=clock), catch_up(LIMITS, clock=clock)
 
 
 def a_year_of_anchors():
