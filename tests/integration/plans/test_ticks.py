@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from billing.money import CREDITS_MAX
-from billing.plans import renewals
+from billing.plans import renewals, subscription_queries
 from billing.upkeep import periodic_runs
 from config import database
 from config.database import transaction
@@ -289,12 +289,17 @@ def test_with_nothing_due_a_tick_is_one_transaction():
     assert noted() == (1, 0, 0, BOUNDARY - MOMENT)
 
 
-def test_a_late_tick_goes_by_the_order_of_time_over_all_accounts(in_twos):
-    zones = ["UTC", "Asia/Kathmandu", "America/Lima"]
+@pytest.mark.parametrize("moved_on", [0, 3, 9], ids=["none", "some", "all"])
+def test_a_late_tick_goes_by_the_order_of_time_over_all_accounts(in_twos, moved_on):
+    zones = ["Asia/Kathmandu", "UTC", "America/Lima"]
     ids = [a_subscriber(time_zone=zone) for zone in zones for _ in range(3)]
+    late = NOON + 92 * DAY
+    with transaction() as session:
+        # As the other task leaves them: only their grants are due.
+        renewals.move_on(session, subscription_queries.lock(session, ids[:moved_on]), late)
 
     with listening("commit") as commits:
-        assert renew(NOON + 92 * DAY) == 9 * 3
+        assert renew(late) == 9 * 3
 
     times = granted()[9:]
     assert times == sorted(times)
