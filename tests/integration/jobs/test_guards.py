@@ -218,10 +218,8 @@ REFUSED = [
                                                           "fk_credit_transactions_subscription_id"),
     (f"{GRANTED} 'subscription', subscription_id, period_start FROM subscription_periods, generate_series(1, 2)",
                                                           "uq_credit_transactions_one_grant_a_period"),
-    ("INSERT INTO periodic_runs (task, period, claimed_by) VALUES ('a', now(), gen_random_uuid())",
-                                                                         "ck_periodic_runs_claim_is_leased"),
-    ("INSERT INTO periodic_runs (task, period, worked) VALUES ('a', now(), -1)", "ck_periodic_runs_not_negative"),
-    ("INSERT INTO periodic_runs (task, period) SELECT 'a', now() FROM generate_series(1, 2)", "pk_periodic_runs"),
+    ("INSERT INTO periodic_runs VALUES ('a', 1, -1, 0, now(), now())",   "ck_periodic_runs_not_negative"),
+    ("INSERT INTO periodic_runs SELECT 'a', 1, 0, 0, now(), now() FROM generate_series(1, 2)", "pk_periodic_runs"),
     # the catalogue
     ("UPDATE ai_model_config SET model_name = 'gpt-4o' WHERE model_name = 'gpt-4o-mini'",
                                                                          "uq_ai_model_config_model_name"),
