@@ -77,8 +77,8 @@ def in_batches(
 ) -> int:
     """Work on batch after batch, each in its own transaction, until nothing is due; returns how many rows were written.
 
-    One works on a task at a time, and whoever finds another at work ends: both would wait for the same rows, and take
-    each other's for blocked.
+    One tick of a task works at a time, and whoever finds another at work ends: they would wait for each other's rows,
+    and note them as blocked.
     """
     worked, more = Worked(), True
     while more:
