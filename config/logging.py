@@ -58,7 +58,7 @@ def configure_logging(level: str = "INFO", form: str = "console", *, stream: Tex
     shared: list[Any] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
-        # People read the hour, programs the instant.
+        # People read the time of day, programs the full instant.
         structlog.processors.TimeStamper(fmt="iso" if form == "json" else "%H:%M:%S", utc=True),
     ]
     renderer: Any = (
