@@ -1,6 +1,6 @@
 """Logging for every process: structlog over the standard library, one line an event, with secrets scrubbed.
 
-The last step before a line is written removes what must never stand in a log, whoever logged it: provider keys,
+The last step before a line is written removes what must never be in a log, whoever logged it: provider keys,
 passwords in URLs, and the row contents that PostgreSQL quotes in the DETAIL of an error.
 """
 

@@ -1,4 +1,4 @@
-"""Reading the catalogue: what an operation on a model costs, and whether a request may use it."""
+"""Reading the catalogue: the price of an operation on a model, and whether a request may use it."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class TokenRates:
 
 @dataclass(frozen=True)
 class Price:
-    """Everything that a job's charge and cost are computed from, as it stood when its credits were reserved.
+    """Everything that a job's charge and cost are computed from, as it was when its credits were reserved.
 
     Exactly one of `image` and `rates` is set: a model bills by the image or by the token. `kind` is what is delivered:
     text, image or embedding.

@@ -141,7 +141,7 @@ def quote(session: Session, submission: Submission, *, now: datetime) -> Quote:
 
 
 def quote_usage(session: Session, data: dict[str, Any], *, now: datetime) -> UsageQuote:
-    """What a usage costs at today's prices; raises a BillingError when it cannot be read or has no price."""
+    """What a usage is charged and costs at today's prices; raises a BillingError when unreadable or without a price."""
     priced = validated(_Priced, data, "invalid_usage")
     operation = catalog.operation_named(session, priced.operation)
     model = catalog.model_for(session, operation, priced.model, today=now.date())
@@ -163,7 +163,7 @@ def read_usage(data: dict[str, Any]) -> Usage:
 
 
 def quote_at(usage: Usage, price: Price) -> UsageQuote:
-    """What a usage costs at this price; no reservation caps the charge here."""
+    """What a usage is charged and costs at this price; no reservation caps the charge here."""
     credits = pricing.charge(usage, price, held=UNBOUNDED).credits
     cost, revenue = pricing.cost(usage, price), pricing.revenue(credits, price)
     return UsageQuote(credits=credits, cost_usd=cost, revenue_usd=revenue, margin_usd=revenue - cost)

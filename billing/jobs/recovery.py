@@ -1,4 +1,4 @@
-"""Recovery: jobs that nobody works on any more are brought to their end.
+"""Recovery: jobs that were left behind are brought to their end.
 
 A job without a message is published again, a call whose worker was lost becomes unknown, and a job past its deadline is
 given up and refunded. Several runs may go on at once; one of them handles each job.

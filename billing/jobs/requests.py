@@ -13,7 +13,7 @@ from billing.errors import InvalidRequest
 
 BODY_MAX_BYTES = 1_000_000
 BIGINT_MAX = 2**63 - 1
-# In JSON text: a lone surrogate as it stands, or an escaped NUL (an even number of backslashes before its own).
+# In JSON text: an unescaped lone surrogate, or an escaped NUL (an even number of backslashes before its own).
 _NOT_TEXT = re.compile(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000")
 
 Prompt = Annotated[str, StringConstraints(min_length=1)]

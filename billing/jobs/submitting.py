@@ -30,7 +30,7 @@ from config.integrations import platform_settings
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that stands for a request; `created` is False when the same request had been submitted before."""
+    """The job of a request; `created` is False when the same request had been submitted before."""
 
     job_id: UUID
     kind: str

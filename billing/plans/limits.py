@@ -119,7 +119,7 @@ def limited_types(plan: Plan, known: Collection[str]) -> list[str]:
 
 
 def _in_force(session: Session, account_ids: Collection[int], now: datetime) -> Iterator[tuple[int, Plan, Period]]:
-    """The present plan and period of each of these accounts, even when its renewals are late."""
+    """The current plan and period of each of these accounts, even when its renewals are late."""
     for subscribed in subscription_queries.of_accounts(session, account_ids):
         standing = subscribed.at(now)
         if standing.status is not Status.CANCELLED:

@@ -1,4 +1,4 @@
-"""Plans: what each includes and limits, and what is left of an account's limits in its present period."""
+"""Plans: what each includes and limits, and what is left of an account's limits in its current period."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from billing.plans.tables import Plan, Subscription
 
 @dataclass(frozen=True)
 class Subscribed:
-    """A subscription with its account and its plans: the present one, and the one that takes over from it."""
+    """A subscription with its account and its plans: the current one, and the one that takes over from it."""
 
     account: Account
     row: Subscription

@@ -1,6 +1,6 @@
 """What operators do with subscriptions: begin, move to another plan, cancel, resume, and record what was paid.
 
-Each first brings the account's subscription up to date, so that it acts on the present standing.
+Each first brings the account's subscription up to date, so that it acts on the standing now.
 """
 
 from __future__ import annotations

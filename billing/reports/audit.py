@@ -44,7 +44,7 @@ class Rule:
     """One rule of the books: its name, what it promises, and the query that finds what breaks it.
 
     The query returns (row, problem, account id) and takes `:late`, the instant before which an open job is overdue.
-    An account that breaks a rule which `freezes` starts no new jobs until somebody has looked into it.
+    An account that breaks a rule which `freezes` starts no new jobs until an operator has looked into it.
     """
 
     name: str

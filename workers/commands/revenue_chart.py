@@ -50,7 +50,7 @@ def draw(found: Report) -> bytes:
     _frame(axes)
     file = BytesIO()
     with warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box; the warning helps nobody who asked for a chart.
+        # A letter that the font lacks is drawn as a box, and the warning about it helps nobody.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         FigureCanvasAgg(figure).print_png(file)
     return file.getvalue()

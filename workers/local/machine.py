@@ -71,7 +71,7 @@ def prepare() -> Settings:
 
 
 def point_to_simulator(port: int) -> None:
-    """Let the adapters call the simulator on this port; raises ClickException rather than replace a real key."""
+    """Point the adapters to the simulator on this port; raises ClickException rather than replace a real key."""
     with transaction() as session:
         current = configured_providers(session)
         for provider in SIMULATED:
