@@ -68,7 +68,7 @@ class InsufficientCredits(BillingError):
 
     @property
     def cause(self) -> str:
-        """`held` when the open jobs hold what is missing and may still give it back, `spent` when it is gone."""
+        """`held` when open jobs hold the missing credits and may still release them, else `spent`."""
         return "held" if self.short <= self.held else "spent"
 
     def facts(self) -> dict[str, object]:
@@ -113,7 +113,7 @@ class AccountFrozen(BillingError):
 
 
 class TooManyOpenJobs(BillingError):
-    """There are as many unfinished jobs as there may be: whoever asks for more should ask again later."""
+    """The account or the installation has as many unfinished jobs as it may have; the caller should try again later."""
 
     code = "too_many_open_jobs"
 

@@ -14,7 +14,7 @@ LOCK = "SELECT pg_advisory_xact_lock(hashtext('creditmill.migrate'))"
 
 
 def migrate(engine: Engine) -> list[str]:
-    """Apply the migrations that are missing, in one transaction; returns their names. Two at once do it once."""
+    """Apply the missing migrations in one transaction; returns their names. A concurrent run waits and applies none."""
     with engine.begin() as connection:
         connection.execute(text(LOCK))
         before = _pending(connection)

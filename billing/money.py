@@ -8,7 +8,7 @@ from fractions import Fraction
 
 USD_STEP = Decimal("0.0000000001")
 CREDITS_MAX = 2**53
-"""No amount of credits is larger: it fits BIGINT with room to add, and any JSON reader keeps it exact."""
+"""The largest amount of credits: it fits BIGINT with room to add, and any JSON reader keeps it exact."""
 
 
 class Rounding(StrEnum):
@@ -42,5 +42,5 @@ def usd(exact: Fraction) -> Decimal:
 
 
 def percent(part: Decimal, whole: Decimal) -> Decimal | None:
-    """A part as a share of the whole, in percent with one decimal, rounded half to even; None of nothing."""
+    """A part as a share of the whole, in percent with one decimal, rounded half to even; None when the whole is 0."""
     return (part * 100 / whole).quantize(Decimal(1).scaleb(-1), rounding=ROUND_HALF_EVEN) if whole else None

@@ -13,7 +13,7 @@ from enum import StrEnum
 from zoneinfo import ZoneInfo
 
 FORECAST_MONTHS_MAX = 1_200
-"""How many months ahead anything is computed at most."""
+"""The most months ahead for which anything is computed."""
 
 
 class Interval(StrEnum):
@@ -48,8 +48,8 @@ def add_months(anchor: date, months: int) -> date:
 def starts_at(day: date, zone: ZoneInfo) -> datetime:
     """The first instant, in UTC, at which this day or a later one has begun in the zone.
 
-    That is midnight; where the clocks are put back over it, the first of the two; where they skip it, the skip, which
-    in every zone since 1960 has begun at midnight itself.
+    That is midnight. Where the clocks are put back over midnight, it is the first of the two; where they skip midnight,
+    it is the skip, which in every zone since 1960 has begun at midnight itself.
     """
     return datetime.combine(day, time(), zone).astimezone(UTC)
 
@@ -63,7 +63,7 @@ def period_containing(anchor: date, at: datetime, zone: ZoneInfo, interval: Inte
     """The period that holds this instant, for an account anchored on `anchor` that lives in `zone`."""
     step = interval.months
     nearby = _months_between(anchor, at.astimezone(zone).date()) // step * step
-    # Where the clocks are put back over midnight, a day begins before its eve has ended.
+    # Where the clocks are put back over midnight, a day begins before the previous day has ended.
     start = next(day for n in (1, 0, -1) if starts_at(day := add_months(anchor, nearby + n * step), zone) <= at)
     return period_from(anchor, start, interval)
 

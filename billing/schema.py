@@ -1,6 +1,6 @@
-"""The whole schema: what imports every module that defines tables.
+"""The whole schema: this module imports every module that defines tables.
 
-Tables refer to each other by name. A process that writes any of them has imported all, so that every name is known.
+Tables refer to each other by name, so a process that writes any of them must have imported all of them.
 """
 
 from __future__ import annotations

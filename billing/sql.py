@@ -1,7 +1,7 @@
-"""Words of SQL that all nouns share.
+"""The SQL that all rooms share.
 
-Many rows travel as one JSON parameter and are typed by the table's own columns. Parts of several nouns make one
-statement.
+Many rows are sent as one JSON parameter, typed by the table's own columns. What several rooms write at once is joined
+into one statement.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _DIALECT = postgresql.dialect()
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a statement that writes: a statement of its own, which returns one row for each that it wrote.
+    """One writing part of a larger statement; it returns one row for each row that it writes.
 
-    `given` holds its parameters, whose names no other part has; `rows` is how many it has to write.
+    `given` holds its parameters, whose names no other part uses; `rows` is how many rows it must write.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Part:
 
 
 def together(parts: Sequence[Part]) -> str:
-    """One statement of these parts, which returns how many rows each has written."""
+    """Join these parts into one statement, which returns how many rows each part wrote."""
     named = ", ".join(f"{part.name} AS ({part.sql})" for part in parts)
     counted = ", ".join(f"(SELECT count(*) FROM {part.name})" for part in parts)  # noqa: S608 - names of our own parts
     return f"WITH {named} SELECT {counted}"

@@ -1,4 +1,4 @@
-"""The database session of this process: one engine, and `transaction()` for whoever owns a unit of work.
+"""The database session of this process: one engine, and `transaction()` for the owner of a unit of work.
 
 Services never commit; the `with transaction()` of their caller does.
 """
@@ -35,16 +35,16 @@ from config.settings import ConfigurationError
 Item = TypeVar("Item")
 
 DATABASE_TROUBLE = (OperationalError, InterfaceError, PoolTimeout)
-"""What a database raises that is away, restarting, out of connections, or has ended our session meanwhile."""
+"""The errors of a database that is away, restarting, out of connections, or has ended our session."""
 
 ENDED = "25P"
-"""How PostgreSQL's codes begin when it has ended a session over a time limit."""
+"""The prefix of PostgreSQL's codes for a session that it ended over a time limit."""
 LOCKED = "55P03"
-"""PostgreSQL's code for a row that somebody else has locked for too long."""
+"""PostgreSQL's code for a row that another transaction has locked for too long."""
 
 
 class DatabaseAway(Exception):
-    """The database could not be reached, so whoever asked for a change does not know whether it was made."""
+    """The database could not be reached, so the caller cannot tell whether its change was made."""
 
     code = "database_unavailable"
 
@@ -106,7 +106,7 @@ def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5
         connect_args={
             "application_name": application,
             "connect_timeout": 5,
-            # A server that is gone without a word is noticed within a minute, also while an answer is waited for.
+            # A server that vanishes is noticed within a minute, also while an answer is awaited.
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "keepalives_count": 3,
@@ -116,7 +116,7 @@ def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5
         },
     )
     event.listen(made, "handle_error", _forget_rows)
-    event.listen(made, "handle_error", _name_lost_connections)
+    event.listen(made, "handle_error", _name_broken_connections)
     return made
 
 
@@ -127,11 +127,11 @@ def _forget_rows(context: ExceptionContext) -> None:
             error.args = (error.args[0].split("\n", 1)[0], *error.args[1:])
 
 
-def _name_lost_connections(context: ExceptionContext) -> None:
-    """Call a lost connection by its name.
+def _name_broken_connections(context: ExceptionContext) -> None:
+    """Raise OperationalError for every broken connection.
 
-    To psycopg2 an answer that was cut off in the middle is a plain DatabaseError, and a session that was ended because
-    it did nothing for too long an InternalError.
+    psycopg2 reports an answer that was cut off in the middle as a plain DatabaseError, and a session that was ended
+    because it did nothing for too long as an InternalError.
     """
     found = context.sqlalchemy_exception
     ended = isinstance(found, InternalError) and str(getattr(found.orig, "pgcode", "")).startswith(ENDED)
@@ -140,7 +140,7 @@ def _name_lost_connections(context: ExceptionContext) -> None:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether this trouble is one of a row alone, which somebody else has locked."""
+    """Whether this error concerns one row alone, which another transaction has locked."""
     return getattr(getattr(error, "orig", None), "pgcode", None) == LOCKED
 
 
@@ -190,7 +190,7 @@ def transaction(
 def each_apart(
     session: Session, items: Sequence[Item], work: Callable[[Sequence[Item]], None]
 ) -> list[tuple[Item, Exception]]:
-    """Work on all of these at once, or where that fails one by one; returns those that could not be worked on.
+    """Work on all of these at once, or, if that fails, one by one; returns those that could not be worked on.
 
     Each attempt has a savepoint, so that one bad row never blocks the others, and whatever it wrote is undone. Raises
     when the database itself is in trouble, which is no fault of a row.
@@ -210,7 +210,7 @@ def _apart(session: Session, items: Sequence[Item], work: Callable[[Sequence[Ite
         return error
     except Exception as error:
         if _is_out_of_time(error):
-            # The whole task has had its time, whichever row it was at.
+            # The time of the whole task is over, whichever row it was at.
             raise
         # Whatever is wrong with one row, the others go on.
         return error
@@ -229,7 +229,7 @@ def utc_now() -> datetime:
 
 
 def database_now(session: Session) -> datetime:
-    """The present instant by the database's clock: the one by which leases and deadlines of all machines are told."""
+    """The present instant by the database's clock, which decides the leases and deadlines of all machines."""
     now: datetime = session.scalars(select(func.clock_timestamp())).one()
     return now.astimezone(UTC)
 

@@ -80,7 +80,7 @@ def set_connection(
 ) -> None:
     """Store a provider's key (encrypted) and address; None for the address means the provider's own.
 
-    `honours_keys` is what somebody knows about the server at that address: it does the work of one key once.
+    `honours_keys` says that the server at that address does the work of one idempotency key once.
     """
     values: dict[str, Any] = {f"{provider}_base_url": base_url, "updated_at": func.now()}
     if provider == "openai":
@@ -92,7 +92,7 @@ def set_connection(
 
 
 def forget_connection(session: Session, provider: str) -> None:
-    """Take a provider's key and address away."""
+    """Remove a provider's key and address."""
     row = platform_settings(session)
     setattr(row, f"{provider}_api_key", None)
     setattr(row, f"{provider}_base_url", None)

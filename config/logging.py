@@ -1,6 +1,6 @@
 """Logging for every process: structlog over the standard library, one line an event, with secrets scrubbed.
 
-The last step before a line is written removes what must never stand in a log, whoever logged it: provider keys,
+The last step before a line is written removes what must never be in a log, whoever logged it: provider keys,
 passwords in URLs, and the row contents that PostgreSQL quotes in the DETAIL of an error.
 """
 
@@ -58,7 +58,7 @@ def configure_logging(level: str = "INFO", form: str = "console", *, stream: Tex
     shared: list[Any] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
-        # People read the hour, programs the instant.
+        # People read the time of day, programs the full instant.
         structlog.processors.TimeStamper(fmt="iso" if form == "json" else "%H:%M:%S", utc=True),
     ]
     renderer: Any = (

@@ -12,14 +12,14 @@ class KnownProvider(StrEnum):
     """The providers that a model may name: the one list of them.
 
     `adapter` is what calls it, as `module:class`; without one, its models cannot be called yet. `simulated_path` is
-    where the simulator plays it; empty where it does not.
+    the simulator's path for it; empty when it is not simulated.
     """
 
     adapter: str
     simulated_path: str
 
     def __new__(cls, name: str, adapter: str = "", simulated_path: str = "") -> Self:
-        """A member that is its name and carries the rest."""
+        """A member whose value is its name, with the adapter and the path beside it."""
         member = str.__new__(cls, name)
         member._value_ = name
         member.adapter, member.simulated_path = adapter, simulated_path

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     call_total_s: Seconds = 400
     # How long a job may stay open; then it is given up and its credits are released.
     job_deadline_s: Seconds = 3_600
-    # How long an unknown outcome is waited for before the customer is refunded: past any provider's longest time.
+    # How long an outcome may stay unknown before the customer is refunded: longer than any provider's longest time.
     unknown_wait_s: Seconds = 900
     # How long the messages of a job get before the recovery task publishes them again (doubling each time).
     republish_after_s: Seconds = 60

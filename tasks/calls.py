@@ -42,13 +42,13 @@ def call_job(job_id: UUID, runtime: Runtime) -> Outcome:
 
 
 class _JobCall:
-    """One job's wire calls, one after another; it knows the claim that it holds, and one that it may hold."""
+    """One job's wire calls, one after another, and the claim under which the latest is made."""
 
     def __init__(self, job_id: UUID, runtime: Runtime) -> None:
         self.job_id = job_id
         self.runtime = runtime
         self.claim: Claim | None = None
-        # By this the database tells our claim from another's, when we do not know whether our commit arrived.
+        # By this token the database recognises our claim when a commit was not confirmed.
         self.token = uuid4()
 
     def once(self) -> Outcome:

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
     name="generation.submit",
     bind=True,
     Request="tasks.messages.intake:PrivateRequest",
-    # Nothing but this message knows of the request: it goes back into the queue until the database has it.
+    # Only this message holds the request, so it goes back into the queue until the database has it.
     autoretry_for=(),
 )
 def submit(self: Step, *args: Any, **kwargs: Any) -> list[str]:

@@ -1,6 +1,6 @@
 """The pipeline: the chain that a job goes through, and submitting to it from Python.
 
-Whoever publishes has committed before. A message that cannot be published is no loss: the job row is the outbox, and
+The caller commits before it publishes. A message that cannot be published does no harm: the job row is the outbox, and
 the recovery task publishes it again.
 """
 
@@ -71,14 +71,14 @@ def submit_many(submissions: Sequence[Submission]) -> list[Submitted]:
 
 
 def _store(submissions: Sequence[Submission]) -> list[Submitted]:
-    """Store requests under ids that are chosen before: a commit that was not confirmed is simply made again."""
+    """Store requests under ids that are chosen beforehand, so that an unconfirmed commit can be repeated."""
     named = [each.model_copy(update={"job_id": each.job_id or uuid4()}) for each in submissions]
     ours = {new.job_id for given, new in zip(submissions, named, strict=True) if given.job_id is None}
     try:
         stored = record(lambda session: _submit(session, named), for_s=SUBMIT_FOR_S, wait_max_s=1.0)
     except DATABASE_TROUBLE:
         raise DatabaseAway from None
-    # What bears an id of ours was created here, if not by this commit then by one that was not confirmed.
+    # A job with an id of ours was created here: by this commit, or by an earlier one that was not confirmed.
     return [replace(job, created=job.created or job.job_id in ours) for job in stored]
 
 
@@ -114,7 +114,7 @@ def ask(jobs: Iterable[tuple[UUID, str]]) -> None:
 
 
 def resume(job_ids: Sequence[UUID]) -> None:
-    """Send each of these jobs on from where it stands, with a message of its own."""
+    """Send each of these jobs on from its present state, with a message of its own."""
     with transaction() as session:
         waiting = recovery.next_steps(session, job_ids)
     for job in waiting:

@@ -31,7 +31,7 @@ class Runtime:
 
     @property
     def unknown_wait(self) -> timedelta:
-        """How long an unknown outcome is waited for."""
+        """How long an outcome may stay unknown before recovery gives it up."""
         return timedelta(seconds=self.settings.unknown_wait_s)
 
     @property

@@ -1,4 +1,4 @@
-"""The base of every task: database trouble is retried, what kills its worker is counted, log lines carry the task."""
+"""The base of every task: database trouble is retried, lost workers are counted, log lines carry the task."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Step(Task):
             giving_up.begin(self, args)
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Keep the message of a step that failed for good: nobody would find it in a log."""
+        """Set aside the message of a step that failed for good: nobody would find it in a log."""
         if isinstance(exc, BrokerTrouble):
-            # The step is done; only the next one's message could not be sent, which recovery does.
+            # The step is done; only the next one's message could not be sent, and recovery sends it.
             log.warning("next_step_not_published", step=self.name, error=type(exc).__name__)
             return
         setting_aside.set_aside(

@@ -1,6 +1,6 @@
 """Asking a provider what became of an unknown call: by a look-up, or by sending it again under the same key.
 
-A call that cannot be resolved so is waited for, and given up by recovery in the end.
+A call that neither of these resolves stays unknown until recovery gives it up.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def ask_about_job(job_id: UUID, runtime: Runtime) -> Outcome:
 
 
 def _question(session: Session, job_id: UUID, runtime: Runtime) -> Question | None:
-    """Write down that we ask; None when there is nobody to ask, or nothing."""
+    """Record that the provider is asked, and return how; None when it cannot be asked, or need not be."""
     call = unknown_calls.find(session, job_id, unknown_wait=runtime.unknown_wait)
     if call is None:
         return None

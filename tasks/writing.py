@@ -1,4 +1,4 @@
-"""Writing that outlasts a database which is away for a while: what is written says the same when it comes twice."""
+"""Writing that is repeated while the database is away; each write must be harmless when it is repeated."""
 
 from __future__ import annotations
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 def connect(application: str, *, pool_size: int = 5) -> Settings:
     """Read the settings and make the database reachable; raises ConfigurationError with one sentence.
 
-    What goes wrong meanwhile is logged; what a command has to say, it says itself.
+    Only warnings and errors are logged: a command prints its own results.
     """
     configure_logging("WARNING")
-    # Tables refer to each other by name: a process that writes one knows all.
+    # Tables refer to each other by name, so a process that writes one must have imported all.
     import_module("billing.schema")
     settings = load_settings()
     use_secret_keys(settings.secret_key.get_secret_value())
@@ -72,7 +72,7 @@ def worker(
 
     settings = connect(application, pool_size=pool_size)
     configure_logging(settings.log_level, settings.log_format)
-    # A reminder of a setting that celeryconfig has made its mind up about.
+    # Celery's reminder of a setting that celeryconfig sets.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     setup_logging.connect(_keep_our_logging, weak=False)
     worker_process_init.connect(_after_fork, weak=False)
@@ -107,7 +107,7 @@ def require_schema() -> None:
 
 
 def _keep_our_logging(**_: object) -> None:
-    """Celery configures logging unless somebody listens to this signal."""
+    """Keep Celery from configuring logging: it does so unless this signal has a receiver."""
 
 
 def _after_fork(**_: object) -> None:

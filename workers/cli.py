@@ -141,7 +141,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(141)
     except Exception as error:
-        # What tells errors apart imports what raises them: nothing that a command without trouble needs.
+        # `failures` imports the modules whose errors it tells apart: a command that succeeds does without them.
         from workers import failures
 
         told = failures.told(error)

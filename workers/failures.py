@@ -27,7 +27,7 @@ class Told(NamedTuple):
 
 
 def told(error: Exception) -> Told | None:
-    """What to say about this error; None for one that nobody has foreseen."""
+    """What to say about this error; None for an unexpected one."""
     if isinstance(error, BillingError):
         return Told(error.code, error.message, BAD_INPUT)
     if isinstance(error, OUR_ERRORS):

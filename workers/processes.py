@@ -94,7 +94,7 @@ def flower_environment(settings: Settings) -> dict[str, str]:
             f"Flower would be open to everybody on {settings.flower_address}: set CREDITMILL_FLOWER_BASIC_AUTH to "
             "user:password, or bind it to 127.0.0.1."
         )
-    # Without a password nobody may do more than look.
+    # Without a password, Flower is read-only.
     return options | {"FLOWER_UNAUTHENTICATED_API": "true", "FLOWER_READ_ONLY": "true"}
 
 
@@ -113,7 +113,7 @@ def _watch(settings: Settings, queues: str, *, room: int, stop_within_s: float) 
         stalled_after_s=settings.stalled_after_s,
         stop_within_s=stop_within_s,
     )
-    # Not before: what is forked must have no threads.
+    # Not before: a process must not fork while it has threads.
     worker_ready.connect(lambda **_: watchdog.start(), weak=False)
 
 

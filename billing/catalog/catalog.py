@@ -1,4 +1,4 @@
-"""Prices and models by one short path: what an operation on a model costs, and whether it may be asked for."""
+"""Reading the catalogue: the price of an operation on a model, and whether a request may use it."""
 
 from __future__ import annotations
 
@@ -65,24 +65,24 @@ def defaults(session: Session) -> BillingConfiguration:
 
 
 def limit_types(session: Session) -> tuple[str, ...]:
-    """The plan limits that there are, by name."""
+    """The names of all plan limits, in order."""
     return catalog_queries.limit_types(session)
 
 
 def lock_changes(session: Session) -> None:
-    """Let one change of the catalogue or of plans be made at a time: each reads what the one before it wrote."""
+    """Lock the catalogue and the plans for one change at a time: each reads what the one before it wrote."""
     catalog_queries.lock(session)
 
 
 def api_of(session: Session, model_name: str) -> str:
-    """Which of its provider's interfaces this model speaks; a model that a job has is never deleted."""
+    """Which of its provider's interfaces this model uses; a model that a job names is never deleted."""
     model = catalog_queries.model(session, model_name)
     assert model is not None, "a job's model is never deleted"
     return model.api
 
 
 def active_models(session: Session) -> list[AIModelConfig]:
-    """Every model that may be asked for, in the order in which it is offered."""
+    """Every active model, in the order in which it is offered."""
     return [model for model in catalog_queries.models(session) if model.is_active]
 
 
@@ -106,7 +106,7 @@ def price_of(
 ) -> Price:
     """The price of this operation on this model now, and for images of this size and quality.
 
-    Raises PriceNotConfigured: what has no price is refused, never given away.
+    Raises PriceNotConfigured when there is none: a request without a price is refused, never given away.
     """
     image = image_price_of(session, model, size, quality) if model.bills_images else None
     if image is None and model.rates is None:
@@ -115,7 +115,7 @@ def price_of(
 
 
 def price_of_past(session: Session, operation_type: str, model_name: str, size: str, quality: str) -> Price | None:
-    """The price now of what was used once, whether or not it may still be asked for; None where there is none."""
+    """Today's price of past usage, even if its operation or model is inactive by now; None when it has no price."""
     operation, model = catalog_queries.operation(session, operation_type), catalog_queries.model(session, model_name)
     if operation is None or model is None:
         return None
@@ -136,7 +136,7 @@ def image_price_of(session: Session, model: AIModelConfig, size: str, quality: s
 def price_from(
     operation: CreditCostConfig, model: AIModelConfig, defaults: BillingConfiguration, image: ImagePrice | None
 ) -> Price:
-    """The price that these rows make: an image's own, or the model's token rates, with the operation's credits."""
+    """Build a price from these rows: the image's price or the model's token rates, and the operation's credits."""
     return Price(
         model_name=model.model_name,
         kind=model.model_type,

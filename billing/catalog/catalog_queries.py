@@ -72,13 +72,13 @@ def image_prices(session: Session, model_name: str | None = None) -> list[ImageP
 
 
 def lock(session: Session) -> None:
-    """Let one change of the catalogue or of plans be made at a time: each reads what the one before it wrote."""
+    """Lock the catalogue and the plans for one change at a time: each reads what the one before it wrote."""
     session.execute(text("SELECT pg_advisory_xact_lock(hashtext('creditmill.catalog'))"))
     session.expire_all()
 
 
 def unset_default(session: Session, model_type: str, *, but: AIModelConfig) -> None:
-    """Make no other model of this type the default one; whoever sets it does so in the same transaction."""
+    """Unset the default of this type, unless it is `but`; the caller sets the new default in the same transaction."""
     for row in session.scalars(
         select(AIModelConfig).where(AIModelConfig.model_type == model_type, AIModelConfig.is_default).with_for_update()
     ):
@@ -87,7 +87,7 @@ def unset_default(session: Session, model_type: str, *, but: AIModelConfig) -> N
 
 
 def limit_types(session: Session) -> tuple[str, ...]:
-    """The plan limits that there are, by name."""
+    """The names of all plan limits, in order."""
     return tuple(session.scalars(select(PlanLimitType.limit_type).order_by(PlanLimitType.limit_type)))
 
 

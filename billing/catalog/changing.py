@@ -1,6 +1,6 @@
 """Changing the catalogue: models, image prices, operations, the platform's defaults.
 
-Every change is checked whole before it is made, and the database keeps what was there before (see `history`).
+Every change is checked in full before it is made, and the database keeps the former values (see `history`).
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ REFUSALS: Mapping[str, str] = {
     "ck_credit_cost_config_limit_unit_fits_type": "Words are counted of texts, images of images, requests of anything.",
     "ck_ai_model_config_embedding_has_rate_and_limit": "An embedding model needs input_cost_per_1m and context_window.",
 }
-"""What the database's own rules say, in words."""
+"""The CHECKs of the database that an operator's change can break, each with its sentence."""
 
 APIS = {"text": "responses", "image": "images", "embedding": "embeddings"}
-"""The interface that a new model of a type speaks, unless it is told."""
+"""The interface that a new model of a type uses, unless another one is given."""
 
 
 def model_named(session: Session, name: str) -> AIModelConfig:
@@ -122,7 +122,7 @@ def set_image_price(
 
 
 def remove_image_price(session: Session, name: str, size: str, quality: str) -> None:
-    """Take an image price away; raises PriceNotConfigured when there is none of exactly this size and quality."""
+    """Remove an image price; raises PriceNotConfigured when there is none of exactly this size and quality."""
     catalog_queries.lock(session)
     model_named(session, name)
     one_of(SizeOrAny, "size", size)

@@ -22,7 +22,7 @@ CLEARED = "none"
 
 
 def _printable(given: str) -> str:
-    # No line of its own, no colour, no letters that turn the direction of what stands beside them.
+    # Refuses line breaks, colour codes, and characters that reverse the direction of the text beside them.
     if not given.isprintable():
         raise ValueError("only printable characters are allowed, on one line")
     return given
@@ -49,9 +49,9 @@ UNITS: Mapping[str, Unit] = {
     "price_per_credit_usd": PER_CREDIT,
     "default_credit_price_usd": PER_CREDIT,
 }
-"""The fields that are prices, each with what it is for."""
+"""The fields that are prices, each with its unit."""
 RATIOS = ("tokens_per_credit", "default_tokens_per_credit", "credits_per_image")
-"""The fields that prices in credits are made of."""
+"""The fields that decide how many credits are charged."""
 MIN_CREDITS_DOUBTED = 1_000
 
 
@@ -88,7 +88,7 @@ class ModelFields(Fields):
 
 
 class NewModelFields(ModelFields):
-    """What a new model is described by, beside that."""
+    """The further fields of a new model."""
 
     model_type: Kind
     provider: KnownProvider
@@ -96,7 +96,7 @@ class NewModelFields(ModelFields):
 
 
 class ImagePriceFields(Fields):
-    """What an image price says."""
+    """The amounts of an image price."""
 
     cost_per_image_usd: Any = None
     credits_per_image: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -116,7 +116,7 @@ class OperationFields(Fields):
 
 
 class NewOperationFields(OperationFields):
-    """What a new operation is described by, beside that."""
+    """The further fields of a new operation."""
 
     model_type: Kind
 
@@ -147,8 +147,7 @@ def read(
 ) -> dict[str, Any]:
     """The given fields as the values of columns; `row` is what they change, None for something new.
 
-    `usual` is what applies where the row's own field is empty: a change is judged by it, too.
-
+    `usual` holds what applies where the row's own field is empty; a change is compared with it, too.
     Raises InvalidRequest, InvalidPrice, or ImplausiblePrice unless forced, for the first field that is wrong.
     """
     for name in given:
@@ -172,7 +171,7 @@ def read(
 
 
 def one_of(pattern: Any, name: str, given: str) -> str:
-    """The given text, when it is of this form; raises InvalidRequest."""
+    """The given text, if it is of this form; raises InvalidRequest if it is not."""
     try:
         checked: str = TypeAdapter(pattern).validate_python(given)
     except ValidationError:
@@ -181,7 +180,7 @@ def one_of(pattern: Any, name: str, given: str) -> str:
 
 
 def is_text(given: str) -> bool:
-    """Whether the database can be asked for it: bytes that are no UTF-8 come from a shell as lone surrogates."""
+    """Whether a query can take this text: bytes that are not UTF-8 arrive from a shell as lone surrogates."""
     return given.isprintable()
 
 
@@ -221,7 +220,7 @@ def _check_ratios(values: Mapping[str, Any], row: Base | None, usual: Mapping[st
 
 
 def check_cached_is_cheaper(values: Mapping[str, Any], row: Base | None) -> None:
-    """Raise ImplausiblePrice when cached input would cost more than fresh input, these values laid over the row's."""
+    """Raise ImplausiblePrice when cached input would cost more than fresh input, these values replacing the row's."""
     plain, cached = (
         values.get(name, getattr(row, name, None)) for name in ("input_cost_per_1m", "cached_input_cost_per_1m")
     )

@@ -18,7 +18,7 @@ OPERATION = ("credit_cost_config",)
 DEFAULTS = ("billing_configuration",)
 PLAN = ("plans",)
 UNTOLD = frozenset({"id", "created_at", "updated_at", "updated_by", "previous_tokens_per_credit"})
-"""Columns whose change says nothing that another's does not."""
+"""Columns that the history leaves out: another column's change already says the same."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class FieldChange:
 
 
 def act_as(session: Session, actor: str) -> None:
-    """Name whoever makes the changes of this transaction; without it, the history keeps the database's user."""
+    """Name the actor of this transaction's changes; without one, the history keeps the database's user."""
     history_queries.act_as(session, actor)
 
 

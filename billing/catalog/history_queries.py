@@ -11,7 +11,7 @@ from billing.catalog.tables import ChangeHistory
 
 
 def act_as(session: Session, actor: str) -> None:
-    """Name whoever makes the changes of this transaction."""
+    """Name the actor of this transaction's changes."""
     session.execute(text("SELECT set_config('creditmill.actor', :actor, true)"), {"actor": actor})
 
 

@@ -15,7 +15,7 @@ from billing.catalog.pricing import ANY, USAGE_MAX, ImagePrice, Price, Usage
 from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
 
 WHOLE = 1_000_000
-"""Tokens of a usage so large that neither minimum nor rounding shows in its margin."""
+"""A number of tokens so large that neither the minimum nor rounding shows in the margin."""
 UNBOUNDED = 2**62
 
 
@@ -67,7 +67,7 @@ def _of_image(
     operation: CreditCostConfig, model: AIModelConfig, defaults: BillingConfiguration, row: ImagePriceRow, floor: int
 ) -> Margin:
     image = ImagePrice(row.size, row.quality, cost_usd=row.cost_per_image_usd, credits=row.credits_per_image)
-    # Many images: a single one may be saved by the operation's minimum.
+    # Many images, because the operation's minimum may hide the loss on a single one.
     usage = Usage(images=1_000)
     return _margin(
         operation, catalog.price_from(operation, model, defaults, image), usage, f"{row.size} {row.quality}", floor,
@@ -76,7 +76,7 @@ def _of_image(
 
 
 def _worst_of_tokens(operation: CreditCostConfig, price: Price, model: AIModelConfig, floor: int) -> Margin:
-    """All tokens in the dearest bucket; either as many as the least charge buys, or so many that it does not matter."""
+    """The worse of two usages, both in the dearest bucket: as many tokens as the least charge buys, or very many."""
     assert price.rates is not None
     rates = {bucket: getattr(price.rates, bucket) for bucket in ("input", "cached_input", "output", "reasoning")}
     dearest = max(rates, key=lambda bucket: rates[bucket])

@@ -1,4 +1,4 @@
-"""What a price may be: its unit, its bounds, and what is so unlikely that somebody has to say that they mean it.
+"""What a price may be: its unit, its bounds, and what is so unlikely that an operator must confirm it.
 
 A rate typed per token, or per 1,000, instead of per 1,000,000 is the mistake that these rules are made for: it would
 bill a millionth, or a thousandth, of what a provider is owed, and nothing else would notice.
@@ -15,13 +15,13 @@ from billing.errors import BillingError
 LEAST = Decimal("0.0001")
 DIGITS, DECIMALS = 10, 6
 ABSURD = 20
-"""Beyond 10 to the power of this, or below its inverse, a number is not worth reading."""
+"""A number beyond 10 to this power, or below its inverse, is no price: it is not even shown."""
 CHANGE_MAX = 10
 """A price that becomes this many times larger or smaller is more likely a slip than a decision."""
 
 
 class InvalidPrice(BillingError):
-    """No price can be this."""
+    """The value cannot be a price."""
 
     code = "invalid_price"
 
@@ -34,9 +34,9 @@ class ImplausiblePrice(BillingError):
 
 @dataclass(frozen=True)
 class Unit:
-    """What a price is for, between which amounts in USD it is plausible, and the other units it is mistaken for.
+    """What a price is for, the USD amounts between which it is plausible, and the units that it is mistaken for.
 
-    `usual` is what most prices are near to: of two units that could have been meant, the one is likelier.
+    `usual` is near most prices of this unit: of two units that could have been meant, it tells which is likelier.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Unit:
     mistaken: tuple[tuple[str, int], ...] = ()
 
 
-# The bounds are wide of the cheapest and dearest prices of genai-prices in November 2026: $0.005 for cached input,
+# The bounds lie well beyond the cheapest and dearest prices of genai-prices in November 2026: $0.005 for cached input,
 # $600 for output; $0.0006 and $0.12 for an image.
 PER_1M = Unit(
     "USD per 1,000,000 tokens",
@@ -60,7 +60,7 @@ PER_CREDIT = Unit("USD per credit", Decimal("0.0005"), Decimal(10), Decimal("0.0
 
 
 def price(field: str, given: object, unit: Unit, *, current: Decimal | None = None, force: bool = False) -> Decimal:
-    """Read a price; raises InvalidPrice for what can be none, and ImplausiblePrice, unless forced, for what hardly is.
+    """Read a price; raises InvalidPrice for an impossible one, or ImplausiblePrice, unless forced, for an unlikely one.
 
     `current` is the price that it replaces.
     """
@@ -78,12 +78,12 @@ def price(field: str, given: object, unit: Unit, *, current: Decimal | None = No
 def _decimal(field: str, given: object, unit: Unit) -> Decimal:
     typed = str(given).strip()
     try:
-        # Decimal reads 1_0 as 10, and the digits of every script.
+        # Decimal itself would read 1_0 as 10, and the digits of every script.
         amount = Decimal(typed if typed.isascii() and "_" not in typed else "")
     except InvalidOperation:
         raise InvalidPrice(f"{field} must be a number of {unit.name}, such as 1.25.") from None
     if not amount.is_finite():
-        # Without its payload, which may be a thousand digits.
+        # A NaN is shown without its payload, which may have a thousand digits.
         shown = ("sNaN" if amount.is_snan() else "NaN") if amount.is_nan() else str(amount)
         raise InvalidPrice(f"{field} must be a number of {unit.name}, such as 1.25; it is {shown}.")
     if amount <= 0:
@@ -94,7 +94,7 @@ def _decimal(field: str, given: object, unit: Unit) -> Decimal:
 
 
 def _impossible(told: str, amount: Decimal) -> str | None:
-    # Exactly: arithmetic of Decimals, normalize() included, rounds to 28 digits.
+    # As a Fraction, because arithmetic of Decimals, normalize() included, rounds to 28 digits.
     if (Fraction(amount) * 10**DECIMALS).denominator > 1 or amount >= 10 ** (DIGITS - DECIMALS):
         return f"{told}: a price has at most {DIGITS} digits, {DECIMALS} of them decimals."
     if amount < LEAST:

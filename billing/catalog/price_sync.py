@@ -1,7 +1,7 @@
-"""Published prices: what the genai-prices package says of our models, beside what the catalogue says.
+"""Published prices: the rates that the genai-prices package has for our models, compared with the catalogue's.
 
-It proposes, and changes only what it is told to. Prices that depend on the length of a request have no place in the
-catalogue and are only pointed out.
+It proposes changes, and makes only those that it is told to make. The catalogue cannot hold prices that depend on the
+length of a request; these are only pointed out.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class RateChange:
-    """A rate that is published otherwise than the catalogue has it, in USD per 1,000,000 tokens."""
+    """A rate whose published value differs from the catalogue's, in USD per 1,000,000 tokens."""
 
     model: str
     field: str
     current: Decimal | None
     published: Decimal
-    # Why it would be refused unless forced, if it would.
+    # Why the change is refused unless forced; None when it is not refused.
     objection: str | None = None
 
 
@@ -87,7 +87,7 @@ def _apply(session: Session, changes: Sequence[RateChange], *, force: bool) -> N
 
 
 def _published(model: AIModelConfig, now: datetime) -> dict[str, Decimal] | str:
-    # Its tables are megabytes: only those who compare prices load them.
+    # Its tables are megabytes, so only a comparison of prices loads them.
     from genai_prices.data_snapshot import get_snapshot
     from genai_prices.types import TieredPrices
 

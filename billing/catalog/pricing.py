@@ -21,7 +21,7 @@ TOKENS_PER_RATE = 1_000_000
 
 
 USAGE_MAX = 2**31 - 1
-"""No request uses more of anything: a larger count is a provider's mistake, and must not overflow a column."""
+"""The most tokens or images of one request: a larger count is a provider's mistake, and must not overflow a column."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a provider reports to have done, in disjoint buckets of tokens, or in images delivered."""
+    """What a provider reports that it did, in disjoint buckets of tokens, or in images delivered."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
@@ -96,7 +96,7 @@ class TokenRates:
 
 @dataclass(frozen=True)
 class Price:
-    """Everything that a job's charge and cost are computed from, as it stood when its credits were reserved.
+    """Everything that a job's charge and cost are computed from, as it was when its credits were reserved.
 
     Exactly one of `image` and `rates` is set: a model bills by the image or by the token. `kind` is what is delivered:
     text, image or embedding.
@@ -194,7 +194,7 @@ def revenue(credits: int, price: Price) -> Decimal:
 
 def _due(usage: Usage, price: Price) -> int:
     if price.kind == "image" and not usage.images:
-        # Nothing delivered, nothing charged; the minimum holds as soon as anything was.
+        # Nothing is charged when nothing was delivered; the minimum applies as soon as anything was.
         return 0
     if price.image is not None:
         return max(price.min_credits, usage.images * price.image.credits)

@@ -31,7 +31,7 @@ from config.database import Base
 from config.providers import KnownProvider
 
 SEEDED = FetchedValue()
-"""A default that the database has from its migrations, and that the code does not repeat."""
+"""A default that the migrations set in the database, and that the code does not repeat."""
 
 
 def priced(column: str) -> str:
@@ -43,7 +43,7 @@ def priced(column: str) -> str:
 
 
 class PlanLimitType(Base):
-    """A kind of allowance that plans may limit; which operation or model consumes it stands on that."""
+    """A kind of allowance that plans may limit; an operation or a model names the one that it consumes."""
 
     __tablename__ = "plan_limit_types"
 
@@ -127,7 +127,7 @@ class AIModelConfig(Base):
     display_name: Mapped[str]
     model_type: Mapped[str]
     provider: Mapped[str]
-    # Which of the provider's interfaces to speak: compatible servers know chat_completions only.
+    # Which of the provider's interfaces to use: compatible servers offer chat_completions only.
     api: Mapped[str]
     # USD per 1,000,000 tokens. A missing cached rate is the input rate, a missing reasoning rate the output rate.
     input_cost_per_1m: Mapped[Decimal | None]
@@ -135,7 +135,7 @@ class AIModelConfig(Base):
     output_cost_per_1m: Mapped[Decimal | None]
     reasoning_cost_per_1m: Mapped[Decimal | None]
     context_window: Mapped[int | None] = mapped_column(Integer)
-    # Of a text: the longest answer. Of an image model that bills by tokens: the most that one image takes.
+    # For text, the longest answer; for an image model that bills by tokens, the most tokens of one image.
     max_output_tokens: Mapped[int | None] = mapped_column(Integer)
     tokenizer: Mapped[str | None]
     valid_sizes: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
@@ -155,7 +155,7 @@ class AIModelConfig(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
     updated_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
-    # USD. The specification's one price an image is the row for any size and quality: a view, not a second truth.
+    # USD. The specification's single price of an image, read from the row for any size and quality: it is stored once.
     cost_per_image: Mapped[Decimal | None] = column_property(
         select(ImagePriceRow.cost_per_image_usd)
         .where(ImagePriceRow.model_name == model_name, ImagePriceRow.size == ANY, ImagePriceRow.quality == ANY)
@@ -169,7 +169,7 @@ class AIModelConfig(Base):
         """The token rates, or None for a model without any: cached input and reasoning default to input and output."""
         if self.input_cost_per_1m is None:
             return None
-        # A model that writes nothing, for embeddings, has no output to pay for.
+        # An embedding model writes nothing, so it has no output to pay for.
         output = self.output_cost_per_1m if self.output_cost_per_1m is not None else Decimal(0)
         cached, reasoning = self.cached_input_cost_per_1m, self.reasoning_cost_per_1m
         return TokenRates(
@@ -191,7 +191,7 @@ class AIModelConfig(Base):
         return pricing.cost_of_tokens(Usage(input_tokens=input_tokens, output_tokens=output_tokens), self.rates)
 
     def get_cost_for_images(self, num_images: int) -> Decimal:
-        """What the provider is paid for images of any size, in USD; raises ValueError where sizes have their own."""
+        """What the provider is paid for images of any size, in USD; raises ValueError without such a price."""
         if not self.bills_images or self.cost_per_image is None:
             raise ValueError(f"{self.model_name} has no price for images of any size")
         return self.cost_per_image * num_images
@@ -227,7 +227,7 @@ class CreditCostConfig(Base):
         CheckConstraint(priced("price_per_credit_usd"), name="price_per_credit"),
         CheckConstraint("model_type IN ('text', 'image', 'embedding')", name="model_type"),
         CheckConstraint("limit_unit IN ('requests', 'words', 'images')", name="limit_unit"),
-        # A unit that a request never has would switch its limit off.
+        # A unit that the operation's requests never use would switch its limit off.
         CheckConstraint(
             "limit_unit = 'requests' OR (limit_unit = 'words' AND model_type = 'text') "
             "OR (limit_unit = 'images' AND model_type = 'image')",
@@ -276,7 +276,7 @@ class BillingConfiguration(Base):
     default_credit_price_usd: Mapped[Decimal] = mapped_column(server_default=SEEDED)
     enable_token_based_reporting: Mapped[bool] = mapped_column(server_default=SEEDED)
     credit_rounding_mode: Mapped[str] = mapped_column(server_default=SEEDED)
-    # English prose has about 75 words to 100 tokens (OpenAI's help pages); holds words before they are written.
+    # English prose has about 75 words to 100 tokens (OpenAI's help pages); words are reserved before they are written.
     words_per_100_tokens: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     # How much of its longest answer a text typically takes, until its operation has a history on the model.
     typical_output_percent: Mapped[int] = mapped_column(Integer, server_default=SEEDED)

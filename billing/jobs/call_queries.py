@@ -32,14 +32,14 @@ def of_job(session: Session, job_id: UUID) -> list[ProviderCall]:
 
 
 def complete(session: Session, call_id: int, values: dict[str, Any]) -> None:
-    """Write down how a call ended."""
+    """Record how a call ended."""
     statement = update(ProviderCall).where(ProviderCall.id == call_id).values(**values)
-    # What was read stays as it was read: callers compare with it.
+    # Rows that were read keep their values, because callers compare with them.
     session.execute(statement, execution_options={"synchronize_session": False})
 
 
 def of_unknown_jobs(session: Session, *, limit: int) -> list[tuple[GenerationJob, ProviderCall]]:
-    """Jobs whose outcome is not known, each with its latest call, the oldest first."""
+    """Jobs whose outcome is unknown, each with its latest call, the oldest first."""
     statement = (
         select(GenerationJob, ProviderCall)
         .join(
@@ -54,14 +54,14 @@ def of_unknown_jobs(session: Session, *, limit: int) -> list[tuple[GenerationJob
 
 
 def resolution(session: Session, call_id: int) -> Resolution | None:
-    """What somebody found out about this call."""
+    """The resolution of this call; None while it has none."""
     return session.scalar(select(Resolution).where(Resolution.call_id == call_id))
 
 
 def keep_resolution(
     session: Session, call_id: int, outcome: str, evidence: str, actor: str, resolved_at: datetime
 ) -> None:
-    """Keep what was found out about a call; a call is resolved once."""
+    """Keep the resolution of a call; a call is resolved once."""
     row = {"call_id": call_id, "outcome": outcome, "evidence": evidence, "actor": actor, "resolved_at": resolved_at}
     session.execute(insert(Resolution), [row])
 

@@ -1,7 +1,7 @@
 """Claims on jobs and the evidence of provider calls: one row for each wire call, written before it is made.
 
 Nothing here talks to a provider. `claim` is committed before the call, `succeed` or `fail` after it; the number of the
-attempt fences whoever comes late.
+attempt fences late writers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Claim(Attempt):
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a provider delivered, and what it says that it used."""
+    """What a provider delivered, and the usage that it reports."""
 
     content: dict[str, Any] = field(repr=False)
     usage: Usage
@@ -80,11 +80,11 @@ def claim(
     claimed_by: UUID | None = None,
     again: int | None = None,
 ) -> Claim | None:
-    """Claim a reserved job for one wire call; None when somebody else has it, or it needs no call any more.
+    """Claim a reserved job for one wire call; None when another caller has it, or it needs no call any more.
 
-    `again` is the number of one's own last attempt: the same worker calls once more after a proven failure. A caller
-    that gives `claimed_by`, new for each job that it works on, may ask again when a commit was not confirmed: it gets
-    the claim that it made, as long as that lasts and no call was recorded.
+    `again` is the number of the caller's own last attempt: the same worker calls once more after a proven failure.
+    `claimed_by` is a new UUID for each job that a caller works on. When a commit was not confirmed, the caller claims
+    again with the same UUID and gets the claim that it made, while its lease lasts and no outcome is recorded.
     """
     found = job_queries.lock(session, [job_id], {State.RESERVED, State.CALLING})
     if not found:
@@ -122,7 +122,7 @@ def _own_claim(session: Session, job: GenerationJob, claimed_by: UUID | None, *,
 
 
 def claim_of(job: GenerationJob, call: ProviderCall) -> Claim:
-    """The claim by which this call of the job was, or is to be, made."""
+    """The claim under which this call of the job is made."""
     return Claim(
         job_id=job.id,
         attempt=call.attempt,
@@ -167,7 +167,7 @@ def succeed(session: Session, made: Attempt, delivery: Delivery, *, now: datetim
             "provider_request_id": delivery.request_id,
             "usage": delivery.usage.to_json(),
             "raw_usage": delivery.raw_usage,
-            # A guess at the cost of an unknown outcome gives way to the fact.
+            # The cost of the usage replaces the one assumed for an unknown outcome.
             "cost_usd": pricing.cost(delivery.usage, Price.from_json(job.price or {})),
             "exposure": not on_time,
         },
@@ -181,7 +181,7 @@ def succeed(session: Session, made: Attempt, delivery: Delivery, *, now: datetim
 def fail(
     session: Session, claim: Claim, refusal: Refusal, *, now: datetime, budget: RetryBudget, look_after: timedelta
 ) -> Verdict | None:
-    """Record why a call brought no result, and decide what follows; None when the claim was taken over meanwhile.
+    """Record why a call brought no result, and decide what follows; None when the claim no longer decides it.
 
     RETRY leaves the job claimed, for another call or a `postpone`. REFUND leaves it with its verdict written, for the
     refund step. UNKNOWN keeps the hold; recovery looks at it `look_after` from now.
@@ -190,13 +190,13 @@ def fail(
     call = call_queries.latest(session, claim.job_id, claim.attempt)
     assert call is not None, "the call was written before it was made"
     if call.outcome == "succeeded" or call_queries.resolution(session, call.id):
-        # It was delivered and recorded, or found out with evidence: nothing that comes later makes it a failure.
+        # The call was delivered or resolved: a later failure report does not overwrite that.
         return None
     decided = policy.verdict(refusal.failure, attempts=claim.attempt, budget=budget)
     if decided is Verdict.UNKNOWN and call.outcome == "failed":
-        # Who does not know changes nothing of what is known.
+        # A later report of an unknown outcome does not overwrite a recorded failure.
         return None
-    # Since when it is unknown counts from the first time that somebody knew nothing of it.
+    # A repeated report keeps the time of the first: the outcome has been unknown since then.
     finished_at = call.finished_at if call.outcome == "unknown" and call.finished_at is not None else now
     _finish_call(session, call.id, refusal, unknown=decided is Verdict.UNKNOWN, now=finished_at)
     if decided is not Verdict.UNKNOWN:
@@ -216,7 +216,7 @@ def fail(
 def mark_unknown(
     session: Session, jobs: list[GenerationJob], failure: Failure, *, now: datetime, look_after: timedelta
 ) -> None:
-    """Move locked jobs whose outcome is not known to `unknown`, and mark their open calls so."""
+    """Move locked jobs to `unknown`, and record the outcome of their open calls as unknown."""
     rows = [
         {
             "id": job.id,
@@ -237,7 +237,7 @@ def mark_unknown(
 
 
 def retry_later(session: Session, jobs: list[GenerationJob], *, now: datetime) -> None:
-    """Make locked jobs whose last call was proven not to be executed `reserved` again: their worker was lost."""
+    """Make locked jobs `reserved` again whose last call was proven not executed and whose worker was lost."""
     job_queries.move(
         session,
         Event.RETRY,
@@ -262,13 +262,13 @@ def postpone(session: Session, claim: Claim, *, until: datetime) -> bool:
 
 
 def write_off(session: Session, jobs: Sequence[GenerationJob]) -> None:
-    """Count the cost of what was delivered for these locked jobs as our exposure: nobody will be charged for it."""
+    """Count the cost of what was delivered for these locked jobs as exposure: no customer is charged for it."""
     for call in call_queries.delivered(session, [job.id for job in jobs]).values():
         call_queries.complete(session, call.id, {"exposure": True})
 
 
 def _count_cost(session: Session, job: GenerationJob, claim: Claim, usage: Usage | None) -> None:
-    """What the provider reports for a refused call, else nothing; a guess that was counted as exposure gives way."""
+    """Record the cost that the provider reports for a refused call, else 0, in place of one assumed as exposure."""
     cost = Decimal(0) if usage is None else pricing.cost(usage, Price.from_json(job.price or {}))
     used = None if usage is None else usage.to_json()
     call_queries.complete(session, claim.call_id, {"cost_usd": cost, "usage": used, "exposure": False})

@@ -1,4 +1,4 @@
-"""Whether a request may start: does the account cover its estimate, and the plan its units."""
+"""Whether a request may start: the account must cover its estimate, and the plan its units."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Funds:
 
 @dataclass(frozen=True)
 class Limit:
-    """A plan limit that a request consumes: in which unit, and how many are left of it (None: as many as it likes)."""
+    """A plan limit that a request consumes: in which unit, and how many are left of it (None: unlimited)."""
 
     limit_type: str
     unit: LimitUnit

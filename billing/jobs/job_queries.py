@@ -46,9 +46,9 @@ def lock(session: Session, job_ids: Iterable[UUID], states: Collection[State]) -
 
 
 def move(session: Session, event: Event, rows: Sequence[dict[str, Any]]) -> set[UUID]:
-    """Let the event happen to each row's job, setting the row's other columns; returns the ids that moved.
+    """Apply the event to each row's job and set the row's other columns; returns the ids that moved.
 
-    A job that is not in a state which the event leaves stays as it is. A row with `attempts` moves its job only if that
+    A job that is not in a state which the event leaves is not changed. A row with `attempts` moves its job only if that
     is still the number of its latest call, except for a claim, which sets it.
     """
     if not rows:
@@ -67,7 +67,7 @@ def move(session: Session, event: Event, rows: Sequence[dict[str, Any]]) -> set[
 
 
 def due(session: Session, state: State, *, now: datetime, limit: int) -> list[GenerationJob]:
-    """Lock up to `limit` jobs of this state whose time for attention has come, skipping what others hold."""
+    """Lock up to `limit` jobs of this state that are due (`next_at`), skipping those that others have locked."""
     statement = (
         select(GenerationJob)
         .where(GenerationJob.state == state, GenerationJob.next_at <= now)
@@ -88,7 +88,7 @@ def unfinished(session: Session, *, account_id: int | None, up_to: int) -> int:
 
 
 def count_unfinished(session: Session) -> dict[str, int]:
-    """How many jobs stand in each state that is not the last; every such state is named."""
+    """How many jobs are in each state that is not terminal; a state without jobs counts 0."""
     counted = (
         select(GenerationJob.state, func.count())
         .where(GenerationJob.finished_at.is_(None))
@@ -99,7 +99,7 @@ def count_unfinished(session: Session) -> dict[str, int]:
 
 
 def holds_by_deadline(session: Session, account_id: int, until: datetime) -> list[tuple[datetime, int]]:
-    """The credits that jobs hold which were never called, by the deadline up to `until` at which they release them."""
+    """The credits that reserved jobs hold, by the deadline, up to `until`, at which they are released."""
     statement = (
         select(GenerationJob.deadline_at, func.sum(GenerationJob.credits_reserved))
         .where(
@@ -115,7 +115,7 @@ def holds_by_deadline(session: Session, account_id: int, until: datetime) -> lis
 
 
 def look_again(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
-    """Have the recovery task look at these jobs at once, where they wait for a message; returns those."""
+    """Make those of these jobs that wait for a message due for recovery at once; returns their ids."""
     waiting = [State.QUEUED, State.RESERVED, State.GENERATED]
     statement = (
         update(GenerationJob)
@@ -127,7 +127,7 @@ def look_again(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> l
 
 
 def overdue(session: Session, *, before: datetime) -> tuple[int, datetime | None]:
-    """How many jobs should have been looked at before this time, and since when the first of them waits."""
+    """How many jobs were due before this time, and since when the first of them has waited."""
     waiting = select(func.count(), func.min(GenerationJob.next_at)).where(
         GenerationJob.state.in_([state for state in State if state not in TERMINAL]), GenerationJob.next_at < before
     )
@@ -173,7 +173,7 @@ def note_verdict(session: Session, job_id: UUID, code: str, message: str, *, due
 
 
 def sum_cost(session: Session, job_id: UUID) -> None:
-    """Let a locked job's cost be the sum of its calls, in USD, whatever its state: a repeat changes nothing."""
+    """Set a locked job's cost to the sum of its calls, in USD, whatever its state; a repeat changes nothing."""
     calls = select(func.coalesce(func.sum(ProviderCall.cost_usd), 0)).where(ProviderCall.job_id == job_id)
     statement = update(GenerationJob).where(GenerationJob.id == job_id).values(cost_usd=calls.scalar_subquery())
     session.execute(statement, execution_options={"synchronize_session": False})

@@ -1,6 +1,6 @@
-"""What a provider call's outcome means: who pays, whether to try again, and what is known for certain.
+"""What a provider call's outcome means: who pays, whether to try again, and what is proven.
 
-The rule behind the table: only a failure that was proven not to have been executed may be tried again, because a
+The rule behind the table: only a call that was proven not to have been executed may be tried again, because a
 second call for work that the provider already did would be paid for twice (see "Who pays" in the documentation).
 """
 
@@ -44,23 +44,23 @@ class Means(StrEnum):
     LOOK_UP = "look_up"
     # The provider does the work of one idempotency key once: the request is sent again, under the same key.
     RESEND = "resend"
-    # Neither: nothing can be done but wait, and give up.
+    # Neither: recovery waits, and then gives the call up.
     WAIT = "wait"
 
 
 class Outcome(StrEnum):
-    """What resolved a call whose outcome was unknown."""
+    """How a call whose outcome was unknown is resolved."""
 
     # The work was done and its result is at hand: the customer pays for it.
     DELIVERED = "delivered"
-    # The work was done and its result is lost: the cost is ours.
+    # The work was done and its result cannot be had: the cost is ours.
     EXECUTED = "executed"
     # The provider did nothing: nobody pays.
     NOT_EXECUTED = "not_executed"
 
 
 VERDICTS: dict[Failure, Verdict] = {
-    # Refused at the door: nothing was executed, so another try cannot be paid for twice.
+    # Refused before any work: nothing was executed, so another try cannot be paid for twice.
     Failure.RATE_LIMITED: Verdict.RETRY,
     Failure.OVERLOADED: Verdict.RETRY,
     Failure.SERVER_ERROR: Verdict.RETRY,
@@ -112,8 +112,8 @@ def verdict(failure: Failure, *, attempts: int, budget: RetryBudget) -> Verdict:
 
 
 def republish_delay(times: int, first: timedelta) -> timedelta:
-    """How long to wait before a job's message is published again, after `times` times.
+    """How long to wait before a job's message is published again, for the `times`-th time.
 
-    It doubles four times, which sheds load in an outage and still ends soon after it; 15 minutes at most.
+    The wait doubles up to four times, which sheds load in an outage and ends soon after it; it is 15 minutes at most.
     """
     return min(first * 2 ** min(times, 4), timedelta(minutes=15))

@@ -25,7 +25,7 @@ from billing.plans import limits
 from billing.plans.units import LimitUnit, estimate_units
 
 HISTORY = 200
-"""How many of the latest jobs of an operation on a model say what is typical."""
+"""How many of the latest jobs of an operation on a model its typical charge is taken from."""
 UNBOUNDED = 2**62
 
 Count = Annotated[int, Field(ge=0, le=USAGE_MAX)]
@@ -106,7 +106,7 @@ class _Used(BaseModel):
     images: Count = 0
 
     def usage(self) -> Usage:
-        """The usage itself."""
+        """The same as a Usage."""
         return Usage(**self.model_dump(include=set(Usage.__dataclass_fields__)))
 
 
@@ -120,7 +120,7 @@ class _Priced(_Used):
 
 
 def quote(session: Session, submission: Submission, *, now: datetime) -> Quote:
-    """What this request would reserve, hold and probably cost; raises a BillingError when it cannot be done at all."""
+    """What this request would reserve and probably be charged; raises a BillingError when it cannot be done at all."""
     examined = submitting.examine(session, submission, now=now)
     account = accounts.get(session, submission.account_id)
     need, limit = _limit(session, examined, account, now=now)
@@ -141,7 +141,7 @@ def quote(session: Session, submission: Submission, *, now: datetime) -> Quote:
 
 
 def quote_usage(session: Session, data: dict[str, Any], *, now: datetime) -> UsageQuote:
-    """What a usage costs at today's prices; raises a BillingError when it cannot be read or has no price."""
+    """What a usage is charged and costs at today's prices; raises a BillingError when unreadable or without a price."""
     priced = validated(_Priced, data, "invalid_usage")
     operation = catalog.operation_named(session, priced.operation)
     model = catalog.model_for(session, operation, priced.model, today=now.date())
@@ -163,7 +163,7 @@ def read_usage(data: dict[str, Any]) -> Usage:
 
 
 def quote_at(usage: Usage, price: Price) -> UsageQuote:
-    """What a usage costs at this price; nothing is held here, so the charge is the whole of what is due."""
+    """What a usage is charged and costs at this price; no reservation caps the charge here."""
     credits = pricing.charge(usage, price, held=UNBOUNDED).credits
     cost, revenue = pricing.cost(usage, price), pricing.revenue(credits, price)
     return UsageQuote(credits=credits, cost_usd=cost, revenue_usd=revenue, margin_usd=revenue - cost)
@@ -209,7 +209,7 @@ def _typical(session: Session, examined: Examined) -> Typical:
             if jobs
             else f"{percent} % of the longest answer"
         )
-        # Longer than the longest answer is charged no more than it: a charge never exceeds its reservation.
+        # A median above the longest answer does no harm: a charge never exceeds its reservation.
         output = divide(output * percent, 100, rounding=Rounding.UP) if median is None else median
     usage = Usage(input_tokens=work.input_tokens, output_tokens=output, images=work.images)
     return Typical(pricing.charge(usage, price, held=examined.credits_estimated).credits, basis)

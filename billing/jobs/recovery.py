@@ -1,7 +1,7 @@
-"""Bringing lost work to its end.
+"""Recovery: jobs that were left behind are brought to their end.
 
-What lost its message is published again, what lost its worker becomes unknown, what is past its deadline is given up
-and refunded. Several may run at once; each job is looked at by one of them.
+A job without a message is published again, a call whose worker was lost becomes unknown, and a job past its deadline is
+given up and refunded. Several runs may go on at once; one of them handles each job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from config.database import each_apart
 
 BATCH = 200
 LATE = timedelta(minutes=5)
-"""How long recovery may take to get to a job that is due, before somebody should be told."""
+"""How long recovery may take to get to a job that is due, before operators should be told."""
 
 EXPIRED = Release("expired", "The job was not finished before its deadline; its credits were released.")
 UNRESOLVED = Release(
@@ -85,19 +85,19 @@ class NextStep:
 
 
 WAITS_FOR = {State.QUEUED: "start", State.RESERVED: "call", State.GENERATED: "settle"}
-"""The step that a job of each state waits for; one that is being called, for its refund once it has a verdict."""
+"""The step that a job of each state waits for; a job that is being called waits for its refund once it failed."""
 
 Handler = Callable[[Session, Sequence[GenerationJob], Recovered, datetime, Patience], None]
-"""What is done with jobs of one state whose time has come; it writes their ids into a `Recovered`."""
+"""Handles due jobs of one state, and adds their ids to a `Recovered`."""
 
 
 def states() -> list[State]:
-    """The states that are looked after; the caller gives each a transaction of its own."""
+    """The states that recovery handles; the caller handles each in a transaction of its own."""
     return list(_HANDLERS)
 
 
 def recover(session: Session, state: State, done: Recovered, *, now: datetime, patience: Patience) -> None:
-    """Bring the due jobs of this state on, a batch at a time; several may run at once.
+    """Move one batch of due jobs of this state on; several runs may go on at once.
 
     A job that cannot be worked on never blocks the others: it is put off, and its id is in `done.blocked`.
     """
@@ -118,8 +118,8 @@ def recover(session: Session, state: State, done: Recovered, *, now: datetime, p
 def give_up(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
     """End jobs whose steps kill their worker: nothing is charged, and what was delivered is our cost.
 
-    A job whose call failed for good ends with that verdict. A call that is under way, or whose outcome is not known,
-    keeps its hold: its lease ends, and recovery goes on.
+    A job whose call failed for good ends with that verdict. A call that is under way, or whose outcome is unknown,
+    keeps its hold: recovery goes on when its lease has ended.
     """
     jobs = job_queries.lock(session, job_ids, {State.QUEUED, State.RESERVED, State.GENERATED, State.CALLING})
     queued = [job.id for job in jobs if job.state == State.QUEUED]
@@ -152,17 +152,17 @@ def kinds(session: Session, job_ids: Sequence[UUID]) -> list[tuple[UUID, str]]:
 
 
 def look_again(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
-    """Have these jobs looked at at once, where they wait for a message; returns those."""
+    """Make those of these jobs that wait for a message due for recovery at once; returns their ids."""
     return job_queries.look_again(session, job_ids, now=now)
 
 
 def overdue(session: Session, *, now: datetime) -> tuple[int, datetime | None]:
-    """How many jobs recovery should have looked at five minutes ago, and since when the first of them waits."""
+    """How many jobs recovery should have looked at five minutes ago, and since when the first of them has waited."""
     return job_queries.overdue(session, before=now - LATE)
 
 
 def count_unfinished(session: Session) -> dict[str, int]:
-    """How many jobs stand in each state that is not the last; every such state is named."""
+    """How many jobs are in each state that is not terminal; a state without jobs counts 0."""
     return job_queries.count_unfinished(session)
 
 
@@ -199,7 +199,7 @@ def _reserved(
 def _calling(
     session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
 ) -> None:
-    """A claim past its lease: its verdict is acted on if it has one; else nobody knows what the provider did."""
+    """A claim past its lease: without a recorded outcome it becomes unknown, else it is refunded or called again."""
     unknown: list[GenerationJob] = []
     retry: list[GenerationJob] = []
     failed: list[GenerationJob] = []
@@ -219,19 +219,19 @@ def _calling(
 def _unknown(
     session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
 ) -> None:
-    """The provider is asked; past its longest time the customer is refunded, and the estimate is our exposure."""
+    """The provider is asked; after `unknown_wait` the customer is refunded, and the estimate is our exposure."""
     calls = {job.id: call_queries.latest(session, job.id, job.attempts) for job in jobs}
-    known = {job_id: call for job_id, call in calls.items() if call is not None and call.outcome == "failed"}
-    # Their worker came back late, with a failure that proves that nothing was done.
-    reasons = {job_id: _proven(call) for job_id, call in known.items()}
-    done.resolved += settling.release(session, [job for job in jobs if job.id in known], reasons, now=now)
+    failed = {job_id: call for job_id, call in calls.items() if call is not None and call.outcome == "failed"}
+    # Their worker reported late, with a failure that proves that nothing was done.
+    reasons = {job_id: _proven(call) for job_id, call in failed.items()}
+    done.resolved += settling.release(session, [job for job in jobs if job.id in failed], reasons, now=now)
     given_up_at = {
         job_id: unknown_calls.unknown_since(call) + patience.unknown_wait
         for job_id, call in calls.items()
-        if call is not None and job_id not in known
+        if call is not None and job_id not in failed
     }
     open_jobs = [job for job in jobs if job.id in given_up_at]
-    # However late we are, each is asked about once.
+    # Even when recovery runs late, the provider is asked about each call at least once.
     late = [job for job in open_jobs if given_up_at[job.id] <= now and job.republished > 0]
     for job in late:
         unknown_calls.expose(session, job)
@@ -259,7 +259,7 @@ def _publish_again(
     *,
     by: Mapping[UUID, datetime] | None = None,
 ) -> list[UUID]:
-    """Have these jobs looked at again later, and later each time, but never after `by`; returns them."""
+    """Make these jobs due again, later each time but never after `by`; returns their ids."""
     rows = []
     for job in jobs:
         next_at = now + policy.republish_delay(job.republished + 1, patience.republish_after)

@@ -13,7 +13,7 @@ from billing.errors import InvalidRequest
 
 BODY_MAX_BYTES = 1_000_000
 BIGINT_MAX = 2**63 - 1
-# In JSON text: a lone surrogate as it stands, or an escaped NUL (an even number of backslashes before its own).
+# In JSON text: an unescaped lone surrogate, or an escaped NUL (an even number of backslashes before its own).
 _NOT_TEXT = re.compile(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000")
 
 Prompt = Annotated[str, StringConstraints(min_length=1)]
@@ -128,7 +128,7 @@ def validated(shape: type[Model], data: dict[str, Any], code: str) -> Model:
         return shape.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        # The name of a field may be anything, too: a line break in it must not make two lines of one.
+        # A field's name may be anything, too: a line break in it must not split the sentence.
         loc = ".".join(str(part) for part in first["loc"])[:80]
         place = "".join(letter if letter.isprintable() else "?" for letter in loc)
         unknown = first["type"] == "extra_forbidden"

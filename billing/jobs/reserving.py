@@ -31,8 +31,8 @@ from billing.plans.units import LimitUnit
 def check(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
     """Reject the queued jobs that their account or plan clearly does not cover; returns the jobs that may go on.
 
-    Cheap advice, without a lock and for each job alone: `reserve` decides, also on jobs of accounts that are owed
-    a renewal.
+    This is cheap advice: it takes no lock and looks at each job alone. `reserve` decides, also on jobs of accounts that
+    are owed a renewal.
     """
     found = job_queries.find(session, job_ids)
     owed = set(renewals.behind(session, {job.account_id for job in found}, now))
@@ -79,7 +79,7 @@ def reject(session: Session, job_ids: Sequence[UUID], error: BillingError, *, no
 
 
 def holds_by_deadline(session: Session, account_id: int, until: datetime) -> list[tuple[datetime, int]]:
-    """The credits that jobs hold which were never called, by the deadline up to `until` at which they release them."""
+    """The credits that reserved jobs hold, by the deadline, up to `until`, at which they are released."""
     return job_queries.holds_by_deadline(session, account_id, until)
 
 
@@ -88,7 +88,7 @@ def _wanted(jobs: Sequence[GenerationJob]) -> set[tuple[int, str]]:
 
 
 class _Decider:
-    """Decides the jobs of one batch, from the accounts and allowances that it found."""
+    """Decides the jobs of one batch, from the allowances and prices that were read for it."""
 
     def __init__(self, session: Session, allowances: Allowances, *, now: datetime) -> None:
         self.allowances = allowances
@@ -105,7 +105,7 @@ class _Decider:
             return error
         work = Work(**job.work)
         if price.kind == "image" and price.rates is not None and not work.max_output_tokens:
-            # The model was billed by the image when this was submitted: nobody counted the tokens that it may take.
+            # When this was submitted, the model was billed by the image, and its tokens were not counted.
             return PriceNotConfigured(f"{job.model_name} is billed by the token by now: submit the request again.")
         allowance = self.allowances.get((job.account_id, job.limit_type or ""))
         return decide(
@@ -120,7 +120,7 @@ class _Decider:
 
 
 class _Batch:
-    """What is granted and refused in one batch; each job finds what the jobs before it have left."""
+    """What is granted and refused in one batch; each job is decided on what the jobs before it have left."""
 
     def __init__(self, decider: _Decider, owners: Mapping[int, Account]) -> None:
         self._decider = decider

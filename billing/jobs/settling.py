@@ -28,7 +28,7 @@ from billing.plans.units import LimitUnit, used_units
 
 @dataclass(frozen=True)
 class Release:
-    """Why a job's hold is released, in a code and a sentence, and the platform's cost that nobody pays for, in USD."""
+    """Why a job's hold is released, in a code and a sentence."""
 
     code: str
     message: str
@@ -97,9 +97,9 @@ def release(
     now: datetime,
     event: Event = Event.REFUND,
 ) -> list[UUID]:
-    """Give the held credits and plan-limit units of these locked, open jobs back; returns the jobs released.
+    """Release the credits and plan-limit units that these locked, open jobs hold; returns the jobs released.
 
-    What was delivered is refunded only by the event that says so: a write-off.
+    A generated job is refunded only by the event WRITE_OFF.
     """
     posting.lock(session, {job.account_id for job in jobs})
     books, moves = _Books(), []
@@ -129,7 +129,7 @@ class _Books:
         self.units: dict[limits.LimitKey, LimitChange] = defaultdict(LimitChange)
 
     def release_units(self, job: GenerationJob, *, used: int) -> None:
-        """Give the units back that a job holds of its plan limit, but for those that it used."""
+        """Release the units that a job holds of its plan limit, except those that it used."""
         if job.limit_type is not None and job.limit_period_start is not None:
             change = self.units[(job.account_id, job.limit_type, job.limit_period_start)]
             change.used += used

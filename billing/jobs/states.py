@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a job stands."""
+    """How far a job has come."""
 
     QUEUED = "queued"
     RESERVED = "reserved"
@@ -52,7 +52,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.UNKNOWN, Event.GENERATE): State.GENERATED,
     (State.UNKNOWN, Event.REFUND): State.REFUNDED,
     (State.GENERATED, Event.SETTLE): State.SETTLED,
-    # Settling it kills its worker, again and again: the customer pays nothing, the cost is ours.
+    # Settling the job kills its worker again and again: the customer pays nothing, the cost is ours.
     (State.GENERATED, Event.WRITE_OFF): State.REFUNDED,
 }
 

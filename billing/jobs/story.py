@@ -76,7 +76,7 @@ class Story:
 
 
 def views(session: Session, job_ids: Iterable[UUID]) -> dict[UUID, JobView]:
-    """These jobs as they stand now, by their ids; an id that no job has is left out."""
+    """These jobs as they are now, by their ids; an id that no job has is left out."""
     return {job.id: view(job) for job in job_queries.find(session, job_ids)}
 
 
@@ -86,7 +86,7 @@ def newest(session: Session, *, account_id: int | None, state: str | None, limit
 
 
 def receipts(session: Session, job_ids: Sequence[UUID]) -> list[Receipt]:
-    """What those of these jobs that are settled were charged for."""
+    """The receipts of those of these jobs that are settled."""
     settled = [job for job in job_queries.find(session, job_ids) if job.state == State.SETTLED]
     delivered = call_queries.delivered(session, [job.id for job in settled])
     return [

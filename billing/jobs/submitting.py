@@ -1,6 +1,6 @@
 """Submitting: a request is checked whole against the catalogue before anything is written, and written once.
 
-A request becomes a queued job. The job row is the outbox: whoever submits commits first and publishes afterwards.
+A request becomes a queued job. The job row is the outbox: the caller commits first and publishes afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from config.integrations import platform_settings
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that stands for a request; `created` is False when the same request had been submitted before."""
+    """The job of a request; `created` is False when the same request had been submitted before."""
 
     job_id: UUID
     kind: str
@@ -57,7 +57,7 @@ class Examined:
 
     @property
     def limit_type(self) -> str | None:
-        """The plan limit that it uses: an image's tier stands on its model, all else on the operation."""
+        """The plan limit that it uses: for images the one of the model, otherwise the one of the operation."""
         return self.model.limit_type if self.model.model_type == "image" else self.operation.limit_type
 
 
@@ -154,7 +154,7 @@ def _embedding(
     session: Session, submission: Submission, operation: CreditCostConfig, model: AIModelConfig
 ) -> Understood:
     params = validated(EmbeddingParams, submission.params, "invalid_params")
-    # Each text is read by itself: the model's limit is that of one.
+    # The model reads each text by itself, so its limit applies to each.
     counted = sum(_counted([each], model, output=0) for each in params.input)
     return submission.params, Work(input_tokens=counted), catalog.price_of(session, operation, model)
 
@@ -198,7 +198,7 @@ def _row(examined: Examined, *, now: datetime, deadline: timedelta, publish_by: 
 
 
 def _check_bounds(session: Session, rows: Sequence[dict[str, Any]], created: set[UUID]) -> None:
-    """Count after adding: what came twice adds nothing, so a repeat is never refused."""
+    """Raise TooManyOpenJobs over a bound; called after adding, because a repeat adds nothing and is never refused."""
     if not created:
         return
     bounds = catalog.defaults(session)
@@ -213,7 +213,7 @@ def _check_bounds(session: Session, rows: Sequence[dict[str, Any]], created: set
 
 def _submitted(row: dict[str, Any], job: GenerationJob | None, created: set[UUID]) -> Submitted:
     if job is None:
-        # The insert met neither this key nor a free id: the id belongs to another request.
+        # The key is new and nothing was inserted: the id belongs to another request.
         raise IdempotencyConflict(str(row["id"]))
     if job.request_hash != row["request_hash"]:
         raise IdempotencyConflict(row["idempotency_key"])

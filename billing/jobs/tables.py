@@ -88,7 +88,7 @@ class GenerationJob(Base):
     # Wire calls made so far; the number of the latest one fences late writers.
     attempts: Mapped[int] = mapped_column(Integer, server_default="0")
     lease_until: Mapped[datetime | None]
-    # When somebody should look at this job again, should its messages be lost.
+    # When recovery looks at this job again, unless a message has moved it on by then.
     next_at: Mapped[datetime]
     republished: Mapped[int] = mapped_column(Integer, server_default="0")
     deadline_at: Mapped[datetime]
@@ -131,7 +131,7 @@ class ProviderCall(Base):
     model_name: Mapped[str]
     endpoint: Mapped[str]
     idempotency_key: Mapped[str]
-    # Who made the claim: a worker whose commit was not confirmed knows its own claim again.
+    # Who made the claim: by this, a worker whose commit was not confirmed recognises its own claim.
     claimed_by: Mapped[UUID | None]
     # How often the provider was asked what became of this call, and when last.
     asked: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -152,7 +152,7 @@ class ProviderCall(Base):
 
 
 class Resolution(Base):
-    """What somebody found out about a call of unknown outcome, and how they know. Rows are only ever added."""
+    """How a call of unknown outcome was resolved, by whom, and on what evidence. Rows are only ever added."""
 
     __tablename__ = "resolutions"
     __table_args__ = (

@@ -1,6 +1,6 @@
 """Calls whose outcome is unknown: the provider is asked, or an operator says what it did and how they know.
 
-What resolves a call has the same consequences as if its worker had known in time; the evidence stays with the call.
+Resolving a call has the same consequences as a report of its worker in time; the evidence stays with the call.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RECOVERY = "recovery"
 
 @dataclass(frozen=True)
 class Resolution:
-    """What somebody says of a call, how they know, and who they are; a delivery has its usage and its content."""
+    """What an operator says of a call: the outcome, the evidence and who says it; a delivery has usage and content."""
 
     outcome: Outcome
     evidence: str
@@ -90,9 +90,9 @@ def oldest(session: Session, *, limit: int, unknown_wait: timedelta) -> list[Unk
 
 
 def ask(session: Session, job_id: UUID, *, now: datetime, patience: timedelta) -> Claim | None:
-    """Write down that the provider is asked what became of a job's unknown call; returns that call.
+    """Record that the provider is asked what became of a job's unknown call; returns that call.
 
-    None when there is nothing to ask any more, or when somebody asked less than `patience` ago.
+    None when the call is no longer unknown, or when the provider was asked less than `patience` ago.
     """
     for job in job_queries.lock(session, [job_id], {State.UNKNOWN}):
         call = call_queries.latest(session, job.id, job.attempts)
@@ -106,7 +106,7 @@ def ask(session: Session, job_id: UUID, *, now: datetime, patience: timedelta) -
 
 
 def stop_asking(session: Session, job_id: UUID, *, unknown_wait: timedelta) -> None:
-    """Ask no more about an unknown outcome, because nobody can tell: it is looked at again when it is given up."""
+    """Stop asking about an unknown outcome that the provider cannot tell: recovery looks at it only to give it up."""
     for job in job_queries.lock(session, [job_id], {State.UNKNOWN}):
         call = call_queries.latest(session, job.id, job.attempts)
         assert call is not None, "only a call can be unknown"
@@ -121,10 +121,10 @@ def unknown_since(call: ProviderCall) -> datetime:
 
 
 def resolve(session: Session, job_id: UUID, resolution: Resolution, *, now: datetime, publish_by: timedelta) -> JobView:
-    """Keep what an operator says of an unknown call; the job is then to be charged, or its hold is released.
+    """Resolve an unknown call as an operator says; the job becomes `generated`, or its hold is released.
 
     A job that was given up meanwhile keeps its refund, and only its cost is corrected. Raises UnknownThing, or
-    InvalidRequest when there is nothing to resolve or something is missing.
+    InvalidRequest when there is nothing to resolve or the resolution lacks something.
     """
     _check(resolution)
     locked = job_queries.lock(session, [job_id], set(State))
@@ -145,9 +145,9 @@ def resolve(session: Session, job_id: UUID, resolution: Resolution, *, now: date
 def resolve_by_answer(
     session: Session, asked: Attempt, answer: Delivery | Refusal, means: Means, *, now: datetime, publish_by: timedelta
 ) -> JobView:
-    """Keep what a provider answered about an unknown call; a repeat changes nothing.
+    """Resolve an unknown call as its provider answered; a repeat changes nothing.
 
-    The job is then to be charged, or its hold is released. A job that was given up meanwhile keeps its refund, and only
+    The job becomes `generated`, or its hold is released. A job that was given up meanwhile keeps its refund, and only
     its cost is corrected. Returns the job.
     """
     (job,) = job_queries.lock(session, [asked.job_id], set(State))
@@ -180,17 +180,17 @@ def expose(session: Session, job: GenerationJob) -> None:
 def correct_cost(
     session: Session, job: GenerationJob, call: ProviderCall, *, usage: Usage | None, executed: bool
 ) -> None:
-    """Let what resolved an unknown call take the place of the guess at its cost.
+    """Replace the cost assumed for an unknown call by the one that its resolution tells.
 
-    What was executed for nobody is exposure: its usage's cost, or the most that it can have been.
+    A call that was executed and not delivered is exposure: the cost of its usage, or the most that it can have cost.
     """
     price = Price.from_json(job.price or {})
     cost = Decimal(0)
     if executed:
         cost = pricing.worst_cost(Work(**job.work), price) if usage is None else pricing.cost(usage, price)
-    known = {"usage": usage.to_json()} if usage is not None else {}
+    reported = {"usage": usage.to_json()} if usage is not None else {}
     outcome = "unknown" if executed else "failed"
-    call_queries.complete(session, call.id, {"outcome": outcome, "cost_usd": cost, "exposure": executed, **known})
+    call_queries.complete(session, call.id, {"outcome": outcome, "cost_usd": cost, "exposure": executed, **reported})
     job_queries.sum_cost(session, job.id)
 
 

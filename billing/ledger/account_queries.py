@@ -33,7 +33,7 @@ def lock(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
 
 
 def freeze(session: Session, reasons: Mapping[int, str]) -> list[int]:
-    """Freeze these accounts, each for its reason; one that is frozen keeps the reason that it has."""
+    """Freeze these accounts, each for its reason; returns those not frozen before, as the others keep their reason."""
     frozen: list[int] = []
     for account_id in sorted(reasons):
         statement = (
@@ -77,9 +77,9 @@ _POST = """
 
 
 def post(session: Session, changes: Sequence[dict[str, Any]], beside: Sequence[Part]) -> tuple[int, ...]:
-    """Add to balances and to what is reserved, and write the parts beside it; returns how many rows each part wrote.
+    """Add to `balance` and `reserved` of accounts, and write the parts beside them; returns how many rows each wrote.
 
-    The accounts' own come last. The CHECKs of accounts refuse what a balance does not cover.
+    The count of accounts comes last. The CHECKs of accounts refuse a change that the balance does not cover.
     """
     parts = [*beside, Part("posted", _POST, len(changes), {"accounts": as_json(changes)})]
     given = {name: value for part in parts for name, value in part.given.items()}

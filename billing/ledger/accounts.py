@@ -17,7 +17,7 @@ from billing.ledger.tables import Account, CreditTransaction
 from billing.money import CREDITS_MAX
 
 OUR_KEYS = ("settle:", "creditmill:")
-"""How the keys of ledger rows begin that no top-up may take."""
+"""The prefixes of idempotency keys that no top-up may use."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def create(session: Session, name: str, *, billing_email: str | None = None, tim
 
 def get(session: Session, account_id: int) -> Account:
     """The account; raises UnknownThing when there is none of that id."""
-    # Outside BIGINT there is no account, and PostgreSQL would refuse the comparison itself.
+    # No account has an id outside BIGINT, and PostgreSQL would refuse the comparison itself.
     account = account_queries.find(session, account_id) if 0 < account_id < 2**63 else None
     if account is None:
         raise UnknownThing("account", account_id)
@@ -68,7 +68,7 @@ def find_many(session: Session, account_ids: Iterable[int]) -> dict[int, Account
 
 
 def check_user(session: Session, account_id: int, user_id: int | None) -> None:
-    """Raise UnknownThing when a user is named who does not belong to this account."""
+    """Raise UnknownThing when a user is given who does not belong to this account."""
     if user_id is not None:
         user = account_queries.user(session, user_id)
         if user is None or user.account_id != account_id:
@@ -81,12 +81,12 @@ def transactions_of_job(session: Session, job_id: UUID) -> list[CreditTransactio
 
 
 def zone(account: Account) -> ZoneInfo:
-    """Where the account's days begin and end."""
+    """The time zone in which the account's days begin and end."""
     return ZoneInfo(account.time_zone)
 
 
 def freeze(session: Session, account_id: int, reason: str) -> bool:
-    """Let an account start no new jobs; False when it was frozen before. Its open jobs come to their end."""
+    """Stop an account from starting new jobs; False when it was frozen before. Its open jobs go on to their end."""
     if not reason.strip() or not reason.isprintable() or len(reason) > 200:
         raise InvalidRequest("A reason has 1 to 200 printable characters.", code="invalid_text")
     get(session, account_id)
@@ -94,7 +94,7 @@ def freeze(session: Session, account_id: int, reason: str) -> bool:
 
 
 def freeze_all(session: Session, reasons: Mapping[int, str]) -> list[int]:
-    """Let these accounts start no new jobs, each for its reason; returns those that were not frozen before."""
+    """Stop these accounts from starting new jobs, each for its reason; returns those that were not frozen before."""
     return account_queries.freeze(session, reasons)
 
 
@@ -127,20 +127,7 @@ def top_up(
 
     Raises UnknownThing, InvalidRequest for an impossible amount, IdempotencyConflict when the key added another amount.
     """
-    if (
-        not description.isprintable()
-        or not idempotency_key.isprintable()
-        or max(map(len, (description, idempotency_key))) > 255
-    ):
-        raise InvalidRequest(
-            "A description and an idempotency key have 255 printable characters at most.", code="invalid_text"
-        )
-    if idempotency_key.startswith(OUR_KEYS):
-        raise InvalidRequest(
-            f"Keys that begin with {' or '.join(OUR_KEYS)} are Creditmill's own: use another.", code="invalid_text"
-        )
-    if not 1 <= credits <= CREDITS_MAX:
-        raise InvalidRequest(f"A top-up adds 1 to {CREDITS_MAX} credits.", code="invalid_amount")
+    _check_top_up(credits, idempotency_key, description)
     get(session, account_id)
     account = posting.lock(session, [account_id])[account_id]
     earlier = account_queries.transaction_with_key(session, account_id, idempotency_key)
@@ -168,6 +155,23 @@ def top_up(
     recorded = account_queries.transaction_with_key(session, account_id, idempotency_key)
     assert recorded is not None
     return recorded
+
+
+def _check_top_up(credits: int, idempotency_key: str, description: str) -> None:
+    if (
+        not description.isprintable()
+        or not idempotency_key.isprintable()
+        or max(map(len, (description, idempotency_key))) > 255
+    ):
+        raise InvalidRequest(
+            "A description and an idempotency key have 255 printable characters at most.", code="invalid_text"
+        )
+    if idempotency_key.startswith(OUR_KEYS):
+        raise InvalidRequest(
+            f"Keys that begin with {' or '.join(OUR_KEYS)} are Creditmill's own: use another.", code="invalid_text"
+        )
+    if not 1 <= credits <= CREDITS_MAX:
+        raise InvalidRequest(f"A top-up adds 1 to {CREDITS_MAX} credits.", code="invalid_amount")
 
 
 def _view(account: Account) -> AccountView:

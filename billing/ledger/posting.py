@@ -1,7 +1,7 @@
 """Posting: the only place where a balance changes.
 
-What a batch adds to accounts is written by one statement. What belongs to it and is another noun's, such as the units
-of a plan limit, is written by the same statement: both, or neither.
+One statement writes what a batch adds to accounts. What belongs to it in other rooms, such as the units of a plan
+limit, is written by the same statement: both are written, or neither.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ def lock(session: Session, account_ids: Iterable[int]) -> dict[int, Account]:
 
 
 def balances(session: Session, account_ids: Iterable[int]) -> dict[int, int]:
-    """What each of these accounts has, in credits; the caller holds their locks."""
+    """The balance of each of these accounts, in credits; the caller holds their locks."""
     return {row.id: row.balance for row in account_queries.find_many(session, account_ids).values()}
 
 
 def post(session: Session, changes: Mapping[int, Change], *, beside: Sequence[Part] = ()) -> None:
     """Write these changes, by account id, and the parts beside them at once; the caller holds the accounts' locks.
 
-    Nothing is written when a balance does not cover its change, or a part writes other than as many rows as it has to.
+    Raises IntegrityError when a balance does not cover its change, and AssertionError when a part does not write the
+    rows that it must: the caller's transaction then writes nothing.
     """
     accounts = [
         {"id": account_id, "balance": change.balance, "reserved": change.reserved}

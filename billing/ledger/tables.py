@@ -26,7 +26,7 @@ class Account(Base):
 
     __tablename__ = "accounts"
     __table_args__ = (
-        # What an account has always covers what its open jobs hold: nothing can be spent twice.
+        # The balance always covers what the open jobs hold, so nothing can be spent twice.
         CheckConstraint("balance - reserved >= 0", name="balance_covers_reserved"),
         CheckConstraint("reserved >= 0", name="reserved_not_negative"),
         # Every reservation and settlement updates this row: keep the updates on its page.

@@ -1,1 +1,1 @@
-"""Plans: what they include and limit, who is subscribed, and what the clock makes of it."""
+"""Plans: what they include and limit, who is subscribed, and how subscriptions change with time."""

@@ -1,7 +1,7 @@
-"""What time makes of a subscription: its renewals, the end of its trial or of its grace, its cancellation.
+"""How time changes a subscription: its renewals, the end of its trial or of its grace, its cancellation.
 
-A standing is a subscription as it was last written; `turns` says what becomes of it up to an instant. Whoever asks what
-holds now goes by that, so that a renewal which is worked on late changes nothing.
+A standing is a subscription at one time; `turns` computes what follows from it up to an instant. What holds now is
+computed in this way from the standing last written, so a late renewal changes no answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from billing.periods import Interval, Period, period_from, starts_at
 
 
 class Status(StrEnum):
-    """How a subscription stands. Past due: its payment failed, and its grace runs."""
+    """The status of a subscription. Past due: its payment failed, and its grace runs."""
 
     TRIALING = "trialing"
     ACTIVE = "active"
@@ -57,7 +57,7 @@ class Standing:
 
 
 def turned(standing: Standing) -> Standing:
-    """What the next turn makes of this subscription: a new period, or its end."""
+    """The standing after the next turn: in a new period, or cancelled."""
     out_of_grace = standing.grace_until is not None and standing.grace_until <= standing.period.end
     if out_of_grace or standing.cancel_at_period_end:
         return replace(standing, status=Status.CANCELLED, next_terms=None, grace_until=None)
@@ -72,13 +72,13 @@ def turned(standing: Standing) -> Standing:
 
 
 def turns(standing: Standing, until: datetime, zone: ZoneInfo) -> Iterator[tuple[datetime, Standing]]:
-    """Each turn up to this instant, itself included: when it came, and what it made of the subscription."""
+    """Each turn up to and including this instant: when it comes, and the standing after it."""
     while (day := standing.next_turn) is not None and (at := starts_at(day, zone)) <= until:
         standing = turned(standing)
         yield at, standing
 
 
 def as_of(standing: Standing, at: datetime, zone: ZoneInfo) -> Standing:
-    """The subscription as it stands at this instant."""
+    """The standing at this instant."""
     *_, (_, last) = [(at, standing), *turns(standing, at, zone)]
     return last

@@ -16,8 +16,8 @@ from billing.sql import Part, as_json
 LimitKey = tuple[int, str, date]
 """Account id, limit type, first day of the period."""
 
-# The CHECKs of accounts refuse what the balance does not cover; a plan's allowance stands on another row, so the
-# statement itself compares with it.
+# The CHECKs of accounts refuse what the balance does not cover; a plan's allowance is on another row, so the statement
+# itself compares with it.
 _COUNT = """
     UPDATE plan_limit_usage u SET amount_used = u.amount_used + v.used,
            amount_reserved = u.amount_reserved + v.reserved, updated_at = now()
@@ -44,13 +44,13 @@ def open_rows(session: Session, rows: Sequence[dict[str, Any]]) -> int:
     if not rows:
         return 0
     statement = insert(PlanLimitUsage).on_conflict_do_nothing().returning(PlanLimitUsage.id)
-    # In one order for all: who meets a row that another transaction has just opened waits for it.
+    # All transactions insert in one order, so one that meets a row just opened by another only waits for it.
     in_order = sorted(rows, key=lambda row: (row["account_id"], row["limit_type"], row["period_start"]))
     return len(session.scalars(statement, in_order).all())
 
 
 def find(session: Session, keys: Iterable[LimitKey]) -> dict[LimitKey, PlanLimitUsage]:
-    """The usage rows of these keys. Whoever means to change one holds its account's lock, which guards them too."""
+    """The usage rows of these keys. A caller that changes one holds its account's lock, which guards them too."""
     wanted = sorted(set(keys))
     if not wanted:
         return {}
@@ -61,5 +61,5 @@ def find(session: Session, keys: Iterable[LimitKey]) -> dict[LimitKey, PlanLimit
 
 
 def counted(changes: Sequence[dict[str, Any]]) -> Part:
-    """The part of a posting that adds to usage rows, each only as far as its `allowed` covers what it adds."""
+    """The part of a posting that adds to usage rows; a row whose `allowed` does not cover the sum is not written."""
     return Part("counted", _COUNT, len(changes), {"limits": as_json(changes)})

@@ -22,7 +22,7 @@ from billing.sql import Part
 class Allowance:
     """What one account may still use of one limit in the current period; `remaining` shrinks as a batch is decided.
 
-    Both are None where the plan sets no limit: what is used is counted all the same, for a limit may come.
+    Both are None where the plan sets no limit: usage is counted all the same, because a limit may be set later.
     """
 
     limit_type: str
@@ -36,7 +36,7 @@ Allowances = dict[tuple[int, str], Allowance]
 
 @dataclass
 class LimitChange:
-    """What one batch does to one limit of one period, in its units; a hold must leave it within `allowed`."""
+    """What one batch adds to one limit of one period, in its units; a hold must keep the sum within `allowed`."""
 
     used: int = 0
     reserved: int = 0
@@ -48,8 +48,8 @@ def allowances(
 ) -> Allowances:
     """What is left of each wanted (account id, limit type); without a subscription, nothing is counted.
 
-    The caller who is going to hold units holds the accounts' locks. The period's row is opened on first use, so no
-    reset ever has to come in time; without `opening`, nothing is written.
+    A caller that is going to hold units holds the accounts' locks. The period's row is opened on first use, so a reset
+    may come late; without `opening`, nothing is written.
     """
     if not wanted:
         return {}
@@ -114,12 +114,12 @@ def open_periods(session: Session, begun: Iterable[tuple[int, Plan, Period]]) ->
 
 
 def limited_types(plan: Plan, known: Collection[str]) -> list[str]:
-    """The types of which the plan limits the use; a type that does not exist counts nothing."""
+    """The limit types that the plan limits; a type that does not exist is left out."""
     return sorted(name for name, allowed in plan.limits.items() if allowed is not None and name in known)
 
 
 def _in_force(session: Session, account_ids: Collection[int], now: datetime) -> Iterator[tuple[int, Plan, Period]]:
-    """The plan and the period of each of these accounts, whether or not its renewals have been worked on yet."""
+    """The current plan and period of each of these accounts, even when its renewals are late."""
     for subscribed in subscription_queries.of_accounts(session, account_ids):
         standing = subscribed.at(now)
         if standing.status is not Status.CANCELLED:

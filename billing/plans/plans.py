@@ -1,4 +1,4 @@
-"""Plans: what each includes and limits, and what is left of an account's in its present period."""
+"""Plans: what each includes and limits, and what is left of an account's limits in its current period."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def set_plan(session: Session, slug: str, fields: Mapping[str, Any]) -> Plan:
     own = {name: value for name, value in fields.items() if name not in types}
     plan = limit_queries.plan(session, slug) or Plan(slug=slug, name=slug, limits={})
     allowed = {**plan.limits, **{name: _units(name, value) for name, value in limited.items()}}
-    # A new value, not a changed one: SQLAlchemy sees no change inside of JSON.
+    # A new value, because SQLAlchemy does not see a change inside of JSON.
     changes = {"limits": {name: units for name, units in allowed.items() if units is not None}}
     strays = [name for name in own if name not in PlanFields.model_fields]
     if strays:

@@ -1,4 +1,4 @@
-"""A subscription with its account and its plans, and how it stands at an instant."""
+"""A subscription with its account and its plans, and its standing at an instant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from billing.plans.tables import Plan, Subscription
 
 @dataclass(frozen=True)
 class Subscribed:
-    """A subscription with its account and its plans: the present one, and the one that takes over from it."""
+    """A subscription with its account and its plans: the current one, and the one that takes over from it."""
 
     account: Account
     row: Subscription
@@ -23,12 +23,12 @@ class Subscribed:
 
     @property
     def zone(self) -> ZoneInfo:
-        """Where the account's days begin and end."""
+        """The time zone in which the account's days begin and end."""
         return ZoneInfo(self.account.time_zone)
 
     @property
     def standing(self) -> Standing:
-        """The subscription as it was last written."""
+        """The standing as it was last written."""
         return Standing(
             status=Status(self.row.status),
             terms=_terms(self.plan),
@@ -40,7 +40,7 @@ class Subscribed:
         )
 
     def at(self, now: datetime) -> Standing:
-        """The subscription as it stands now, whether or not its renewals were worked on yet."""
+        """The standing now, even when its renewals are late."""
         return as_of(self.standing, now, self.zone)
 
     def plan_of(self, standing: Standing) -> Plan:

@@ -1,6 +1,6 @@
-"""What operators do with subscriptions: begin, move to another plan, cancel, resume, and say what was paid.
+"""What operators do with subscriptions: begin, move to another plan, cancel, resume, and record what was paid.
 
-Each first works on what the clock has left undone for the account, so that it acts on the present.
+Each first brings the account's subscription up to date, so that it acts on the standing now.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def subscribe(
 
     Periods are counted from `anchor`, the account's present day unless given; with a trial, from the day after it. The
     current period's included credits are granted at once, except in a trial. A subscription that is moved keeps its
-    periods; the new plan's limits hold at once and its credits come with the next period, or both with
-    `at_period_end`. Moving it takes back a cancellation that has not come yet, or one that came at once within a period
-    that still runs.
+    periods: the new plan's limits hold at once and its credits come with the next period; with `at_period_end`, both
+    come with the next period. Moving it takes back a cancellation that waits for the end of the period, or one that was
+    made at once and whose period still runs.
     Raises UnknownThing, or InvalidRequest for an inactive plan, an impossible anchor or trial, an anchor or a trial for
     an account that is subscribed already, a period that overlaps one that was begun before, or a move at once between
     a monthly and a yearly plan.
@@ -116,7 +116,7 @@ def resume(session: Session, account_id: int, *, now: datetime) -> Subscription:
 
 
 def past_due(session: Session, account_id: int, *, grace_days: int | None = None, now: datetime) -> Subscription:
-    """Note that a payment failed: for some days the account is served as before, then its subscription ends.
+    """Record that a payment failed: for some days the account is served as before, then its subscription ends.
 
     Periods that begin meanwhile withhold their credits. `grace_days` is the platform's default unless given; a grace
     that runs already goes on. Raises UnknownThing or InvalidRequest.
@@ -135,13 +135,13 @@ def past_due(session: Session, account_id: int, *, grace_days: int | None = None
         return replace(standing, status=Status.PAST_DUE, grace_until=until)
 
     changed = _change(session, account_id, overdue, now)
-    # Without a grace, it has ended by now.
+    # With a grace of 0 days, the subscription has ended by now.
     renewals.move_on(session, subscription_queries.lock(session, [account_id]), now)
     return changed
 
 
 def paid(session: Session, account_id: int, *, now: datetime) -> Subscription:
-    """Note that an account that was past due has paid; what was withheld from it is granted.
+    """Record that an account that was past due has paid; what was withheld from it is granted.
 
     Raises UnknownThing, or InvalidRequest when the account is not subscribed.
     """
@@ -228,7 +228,7 @@ def _move(session: Session, subscribed: Subscribed, plan: Plan, *, at_period_end
     standing = subscribed.standing
     terms = Terms(plan.id, Interval(plan.billing_interval))
     if standing.status is Status.CANCELLED:
-        # What its last period includes was granted: it is taken up again, and nothing is granted twice.
+        # The credits of its last period were granted: it goes on in that period, and nothing is granted twice.
         in_trial = standing.period.end <= standing.anchor
         standing = replace(standing, status=Status.TRIALING if in_trial else Status.ACTIVE)
     standing = replace(standing, cancel_at_period_end=False)
@@ -251,18 +251,18 @@ def _change(session: Session, account_id: int, change: Callable[[Standing], Stan
 
 
 def _bring_up_to_date(session: Session, account_id: int, now: datetime) -> None:
-    """Lock the account, which reservations read the plan under, and its subscription; renew what is due."""
+    """Lock the account, under whose lock reservations read the plan, and its subscription; renew what is due."""
     accounts.get(session, account_id)
     posting.lock(session, [account_id])
     renewals.move_on(session, subscription_queries.lock(session, [account_id]), now)
-    # Whoever holds the most that an account can hold must be able to cancel and to pay all the same.
+    # An account that holds the most credits possible cannot take a grant, and must still be able to cancel and to pay.
     renewals.grant_or_wait(session, account_id, now)
 
 
 def _goes_on(session: Session, subscribed: Subscribed, plan: Plan, at_period_end: bool, now: datetime) -> bool:
     """Whether a subscription is live, or was cancelled within a period that it was granted and that still runs.
 
-    Whoever comes back to a plan of another length begins anew, unless it is to take over when the period ends.
+    An account that returns to a plan of another interval begins anew, unless the plan takes over at the period's end.
     """
     if subscribed.row.status != Status.CANCELLED:
         return True
@@ -273,7 +273,10 @@ def _goes_on(session: Session, subscribed: Subscribed, plan: Plan, at_period_end
 
 
 def _refuse_overlap(session: Session, former: Subscription, period: Period, today: date) -> None:
-    """Whoever comes back begins today, or with a day on which no period of before was under way."""
+    """Raise InvalidRequest when an account returns with a period that overlaps the last one it had.
+
+    A period that begins today may overlap; one with the same first day as the last may only replace a forfeited one.
+    """
     last = subscription_queries.last_period(session, former.id)
     if last is None or period.start >= last.period_end:
         return

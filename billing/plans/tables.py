@@ -52,7 +52,7 @@ class Plan(Base):
 class Subscription(Base):
     """An account's plan. Periods are counted from `anchor_date` in the account's time zone.
 
-    The row says how things stood at its last turn; `billing.plans.subscribed` says how they stand at an instant.
+    The row is the standing that was last written; `billing.plans.subscribed` computes the standing at an instant.
     """
 
     __tablename__ = "subscriptions"
@@ -76,7 +76,7 @@ class Subscription(Base):
     cancel_at_period_end: Mapped[bool] = mapped_column(server_default=text("false"))
     # While past due: the first day on which the account is no longer served.
     grace_until: Mapped[date | None]
-    # The instant of the next turn: the period's end, or that of the grace. None when nothing will come.
+    # The instant of the next turn: the period's end, or that of the grace. None when no turn will come.
     renews_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
@@ -101,7 +101,7 @@ class SubscriptionPeriod(Base):
     # The first day that is no longer part of the period.
     period_end: Mapped[date]
     plan_id: Mapped[int] = mapped_column(ForeignKey("plans.id"))
-    # How the subscription stood when the period began.
+    # The subscription's status when the period began.
     status: Mapped[str]
     starts_at: Mapped[datetime]
     # Credits that the period grants; those of a period that began past due are withheld until the payment comes.
@@ -139,7 +139,7 @@ class PlanLimitUsage(Base):
         return max(0, plan_limit - self.amount_used)
 
     def percentage_used(self, plan_limit: int) -> int:
-        """How much of the plan's limit was used, in whole percent and at most 100; of a limit of 0, nothing."""
+        """How much of the plan's limit was used, in whole percent and at most 100; 0 for a limit of 0."""
         return min(100, self.amount_used * 100 // plan_limit) if plan_limit else 0
 
     def is_current_period(self, today: date) -> bool:

@@ -1,1 +1,1 @@
-"""Reports: revenue, the audit of the books, what the future and other prices would bring."""
+"""Reports: revenue, the audit of the books, forecasts, and past usage at other prices."""

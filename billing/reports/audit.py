@@ -44,7 +44,7 @@ class Rule:
     """One rule of the books: its name, what it promises, and the query that finds what breaks it.
 
     The query returns (row, problem, account id) and takes `:late`, the instant before which an open job is overdue.
-    An account that breaks a rule which `freezes` starts no new jobs until somebody has looked into it.
+    An account that breaks a rule which `freezes` starts no new jobs until an operator has looked into it.
     """
 
     name: str
@@ -216,9 +216,9 @@ def audit(session: Session, *, now: datetime) -> list[Finding]:
 
 
 def freeze(session: Session, findings: Sequence[Finding]) -> list[int]:
-    """Let the accounts whose credits do not add up start no new jobs; returns those that were not frozen before.
+    """Freeze the accounts whose credits do not add up: they start no new jobs; returns those not frozen before.
 
-    Open jobs come to their end, and all other accounts go on.
+    Their open jobs go on to their end, and all other accounts go on.
     """
     serious = {rule.name for rule in RULES if rule.freezes}
     reasons = {finding.account_id: f"audit: {finding.rule}" for finding in findings if finding.rule in serious}
@@ -226,7 +226,7 @@ def freeze(session: Session, findings: Sequence[Finding]) -> list[int]:
 
 
 def note(session: Session, findings: Sequence[Finding], frozen: Sequence[int], *, now: datetime) -> None:
-    """Keep that the audit ran, how much it found and how many accounts it froze."""
+    """Record that the audit ran, how much it found and how many accounts it froze."""
     audit_queries.note(session, AuditRun(ran_at=now, findings=len(findings), accounts_frozen=len(frozen)))
 
 

@@ -12,14 +12,14 @@ from billing.reports.tables import AuditRun
 
 
 def findings(session: Session, query: str, given: Mapping[str, Any]) -> list[tuple[str, str, int]]:
-    """What the query of a rule finds: (row, problem, account id). It gets those of the parameters that it takes."""
+    """What the query of a rule finds: (row, problem, account id). It is given only the parameters that it names."""
     statement = text(query)
     taken = {name: given[name] for name in statement.compile().params}
     return [(row, problem, account_id) for row, problem, account_id in session.execute(statement, taken)]
 
 
 def note(session: Session, run: AuditRun) -> None:
-    """Keep that the audit ran."""
+    """Record that the audit ran."""
     session.add(run)
 
 

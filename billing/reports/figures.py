@@ -13,7 +13,7 @@ from billing.money import percent
 
 
 class By(StrEnum):
-    """What a row of a report stands for."""
+    """What one row of a report sums up."""
 
     DAY = "day"
     ACCOUNT = "account"

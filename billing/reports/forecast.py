@@ -1,6 +1,6 @@
-"""What the clock would do to an account: its renewals, resets and expiries up to a day, and nothing is written.
+"""What time would do to an account: its renewals, resets and expiries up to a day. Nothing is written.
 
-The same rules decide here that decide when the time has come (`billing.plans.lifecycle`).
+The rules are those that decide when the time comes (`billing.plans.lifecycle`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Change:
 def simulate(session: Session, account_id: int, *, months: int, now: datetime) -> list[Expected]:
     """What would happen to this account within so many months, in the order of time; writes nothing.
 
-    What is overdue by now is part of it. Raises UnknownThing, or InvalidRequest for an impossible number of months.
+    What is overdue by now is included. Raises UnknownThing, or InvalidRequest for an impossible number of months.
     """
     account = accounts.get(session, account_id)
     if not 1 <= months <= FORECAST_MONTHS_MAX:
@@ -75,7 +75,7 @@ def simulate(session: Session, account_id: int, *, months: int, now: datetime) -
     balance, reserved, full = account.balance, account.reserved, False
     expected = []
     for change in sorted(changes, key=lambda each: each.at):
-        # Grants come in the order of time: one that an account cannot hold keeps all later ones back.
+        # Grants come in the order of time: one that an account cannot hold blocks all later ones.
         full = full or balance + change.granted > CREDITS_MAX
         granted = 0 if full else change.granted
         balance += granted

@@ -123,7 +123,7 @@ def _repriced(log: CreditUsageLog, job: GenerationJob, price: Price | None) -> R
     charge = pricing.charge(usage, price, held=pricing.estimate(Work(**job.work), price))
     before.credits_after = charge.credits
     before.revenue_after_usd = pricing.revenue(charge.credits, price)
-    # What the attempts that failed cost stays; only the usage that was delivered is priced anew.
+    # The cost of failed attempts stays; only the delivered usage is priced anew.
     was = pricing.cost(usage, Price.from_json(job.price or {}))
     before.cost_after_usd = log.cost_usd - was + pricing.cost(usage, price)
     return before
@@ -156,7 +156,7 @@ def _propose(session: Session, proposal: Proposal, *, force: bool) -> None:
 
 
 def _sorted_out(proposal: Proposal) -> dict[type[Fields], dict[str, Any]]:
-    """The proposed fields by what they belong to; what operations and models share belongs to the one that is named."""
+    """The proposed fields by their table; a field that operations and models share belongs to the one that is named."""
     shapes: list[type[Fields]] = [ModelFields, OperationFields, ImagePriceFields, DefaultsFields]
     if proposal.operation is not None:
         shapes[:2] = [OperationFields, ModelFields]

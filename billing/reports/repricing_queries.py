@@ -29,7 +29,7 @@ class Span:
 
 
 def priced_by(session: Session, span: Span) -> list[PricedBy]:
-    """Everything that the usage of this span is priced by, once each."""
+    """Each combination that the usage of this span is priced by, once."""
     return [
         (operation, model, size, quality)
         for operation, model, size, quality in session.execute(
@@ -54,7 +54,7 @@ def priced_by_of(job: GenerationJob) -> PricedBy:
 
 
 def _image_column(name: str) -> ColumnElement[str]:
-    # Of an older job, only its price says it.
+    # For an older job, only its stored price has the size and the quality.
     return func.coalesce(GenerationJob.params[name].astext, GenerationJob.price["image"][name].astext, "")
 
 

@@ -29,10 +29,10 @@ def roll_up(session: Session, *, now: datetime, limit: int = BATCH) -> int:
 def rebuild(session: Session, first: date, last: date, *, now: datetime) -> int:
     """Compute the roll-ups of the days (UTC) from `first` to `last` anew; returns how many there are.
 
-    For a transaction of its own at REPEATABLE READ that has read nothing yet: sources and queue are then seen at one
-    moment, after any tick that was under way, and a change is either in the sources or stays queued, never both.
+    The caller gives it a transaction of its own at REPEATABLE READ that has read nothing yet. It then sees sources and
+    queue at one moment, after any tick that was under way; a change is in the sources or stays queued, never both.
     """
-    # Neither of the two takes the snapshot.
+    # Neither of these two statements takes the snapshot.
     assert revenue_queries.is_one_snapshot(session), "a rebuild needs one snapshot"
     revenue_queries.lock_rollups(session)
     return revenue_queries.replace(session, first, last, now=now)

@@ -48,14 +48,14 @@ SOURCE = f"""
     ) source ({_KEY}, {_FIGURES})
     GROUP BY {_KEY}
 """  # noqa: S608 - names of our own columns
-"""What the roll-ups of the jobs finished from `:start` up to `:end` have to say."""
+"""What the roll-ups of the jobs finished from `:start` up to `:end` must say."""
 
 _COUNTED = f"SELECT {_KEY}, {_FIGURES} FROM revenue_rollups UNION ALL SELECT {_KEY}, {_FIGURES} FROM revenue_changes"  # noqa: S608
 ROLLED_UP = f"SELECT {_KEY}, {_SUMS} FROM ({_COUNTED}) counted GROUP BY {_KEY} HAVING NOT ({_NO_SUM})"  # noqa: S608
 """What the roll-ups say together with the changes that are still queued: always what SOURCE says."""
 
-# Taken by deleting them: a transaction that commits late has older ids, and whoever remembered the newest id that was
-# seen would skip its money for ever.
+# Changes are taken by deleting them: a transaction that commits late has older ids, so a remembered newest id would
+# skip its money for ever.
 _TAKE = text(
     f"""
     WITH taken AS (
@@ -90,7 +90,7 @@ _SPAN = text(
 
 
 def lock_rollups(session: Session) -> None:
-    """Let others who write the roll-ups wait until this transaction ends; readers go on. Takes no snapshot."""
+    """Lock the roll-ups against other writers until this transaction ends; readers go on. Takes no snapshot."""
     session.execute(text("LOCK TABLE revenue_rollups IN SHARE ROW EXCLUSIVE MODE"))
 
 
@@ -136,8 +136,8 @@ def sums(
 ) -> Sequence[RowMapping]:
     """The figures of the days from `first` to `last` by one column of the key (`key`), of these accounts or of all.
 
-    Roll-ups and queued changes together, in one snapshot: exact, whenever the last tick was. What adds up to nothing
-    is left out.
+    Roll-ups and queued changes together, in one snapshot: exact, whenever the last tick was. Rows whose
+    figures are all 0 are left out.
     """
     assert by in KEY
     statement = text(

@@ -1,1 +1,1 @@
-"""Upkeep: messages that were set aside, messages that end their worker, and when periodic work was done."""
+"""Upkeep: messages that were set aside, workers that were lost over a message, and when periodic work was done."""

@@ -14,9 +14,9 @@ from billing.upkeep.tables import DeadMessage
 
 
 def keep(session: Session, values: dict[str, Any]) -> None:
-    """Keep a message that cannot be worked on; the same message again is counted, not kept twice."""
+    """Keep a message that cannot be worked on; a repeat of it is counted, not kept twice."""
     statement = insert(DeadMessage).values(**values)
-    # The same message again is set aside again, also after it was worked on once.
+    # A repeat is set aside again, even if the message was redriven meanwhile.
     anew = {name: statement.excluded[name] for name in ("code", "reason", "body_encrypted")}
     session.execute(
         statement.on_conflict_do_update(
@@ -48,5 +48,5 @@ def find(session: Session, dead_id: int) -> DeadMessage | None:
 
 
 def mark_redriven(session: Session, dead_id: int, *, now: datetime) -> None:
-    """Note that a message was worked on after all; the row stays as evidence, its body does not."""
+    """Record that a message was worked on after all; the row stays as evidence, its body is deleted."""
     session.execute(update(DeadMessage).where(DeadMessage.id == dead_id).values(redriven_at=now, body_encrypted=None))

@@ -19,7 +19,7 @@ BODY_MAX_CHARACTERS = 1_100_000
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message that was set aside, and why; never what it says."""
+    """A message that was set aside, with the reason and without its body."""
 
     id: int
     created_at: datetime
@@ -32,7 +32,7 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Kept:
-    """A message that was set aside, with what it says; `body` is None when it is not kept any more."""
+    """A message that was set aside, with its body; `body` is None once it is no longer kept."""
 
     id: int
     message_id: str | None
@@ -50,7 +50,7 @@ def set_aside(
     body: str,
     job_id: UUID | None = None,
 ) -> None:
-    """Keep a message that cannot be worked on; the same message again is counted, not kept twice."""
+    """Keep a message that cannot be worked on; a repeat of it is counted, not kept twice."""
     dead_letter_queries.keep(
         session,
         {
@@ -81,7 +81,7 @@ def newest(session: Session, *, limit: int) -> list[DeadLetter]:
 
 
 def open_letter(session: Session, dead_id: int) -> Kept:
-    """The message of this number with what it says; raises UnknownThing when there is none.
+    """The message of this number with its body; raises UnknownThing when there is none.
 
     Raises ConfigurationError when this process lacks the key that it was encrypted with.
     """
@@ -93,7 +93,7 @@ def open_letter(session: Session, dead_id: int) -> Kept:
 
 
 def mark_redriven(session: Session, dead_id: int, *, now: datetime) -> None:
-    """Note that a message was worked on after all; the row stays as evidence, its body does not."""
+    """Record that a message was worked on after all; the row stays as evidence, its body is deleted."""
     dead_letter_queries.mark_redriven(session, dead_id, now=now)
 
 

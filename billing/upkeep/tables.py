@@ -1,4 +1,4 @@
-"""The tables of upkeep: messages that were set aside, messages that end their worker, and periodic runs."""
+"""The tables of upkeep: messages that were set aside, workers that were lost over a message, and periodic runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from config.database import Base
 
 
 class DeadMessage(Base):
-    """A message that could not be understood, set aside so that it blocks no queue. Its body is kept encrypted."""
+    """A message that cannot be worked on, set aside so that it blocks no queue. Its body is kept encrypted."""
 
     __tablename__ = "dead_messages"
 
@@ -31,12 +31,12 @@ class DeadMessage(Base):
     body_encrypted: Mapped[str | None]
     times_seen: Mapped[int] = mapped_column(Integer, server_default="1")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    # When an operator had it worked on after all.
+    # When an operator redrove it.
     redriven_at: Mapped[datetime | None]
 
 
 class WorkerLoss(Base):
-    """How often in a row the work of a message was begun from which its worker did not come back."""
+    """How many workers in a row were lost while they worked on one message."""
 
     __tablename__ = "worker_losses"
     __table_args__ = (CheckConstraint("losses >= 1", name="counted"),)

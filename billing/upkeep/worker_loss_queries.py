@@ -1,4 +1,4 @@
-"""Queries over worker losses: how often in a row work was begun from which no worker came back."""
+"""Queries over worker losses: how many workers in a row were lost while they worked on one message."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def count(session: Session, subject: str, *, now: datetime) -> int:
 
 
 def forget(session: Session, subjects: Sequence[str]) -> None:
-    """Forget the losses of these: their work came to its end."""
+    """Forget the losses over these messages: their work has ended."""
     session.execute(delete(WorkerLoss).where(WorkerLoss.subject.in_(list(subjects))))
 
 
 def forget_before(session: Session, before: datetime) -> None:
-    """Forget losses that were never followed by another try."""
+    """Forget the losses over messages that were last delivered before this instant."""
     session.execute(delete(WorkerLoss).where(WorkerLoss.last_at < before))

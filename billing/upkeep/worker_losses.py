@@ -1,4 +1,4 @@
-"""Worker losses: how often in a row the work of a message was begun from which no worker came back."""
+"""Worker losses: how many workers in a row were lost while they worked on one message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from billing.upkeep import worker_loss_queries
 
 KEPT = timedelta(days=1)
-"""How long a count is kept when nobody delivers its message any more."""
+"""How long a count is kept after its message was last delivered."""
 
 
 def count(session: Session, subject: str, *, now: datetime) -> int:
@@ -19,10 +19,10 @@ def count(session: Session, subject: str, *, now: datetime) -> int:
 
 
 def forget(session: Session, subjects: Sequence[str]) -> None:
-    """Forget the losses over these messages: their work came to its end."""
+    """Forget the losses over these messages: their work has ended."""
     worker_loss_queries.forget(session, subjects)
 
 
 def forget_old(session: Session, *, now: datetime) -> None:
-    """Forget losses over messages that nobody has delivered for a day."""
+    """Forget the losses over messages that were not delivered for a day."""
     worker_loss_queries.forget_before(session, now - KEPT)

@@ -1,8 +1,7 @@
 """The consumer of every worker: Celery's, except that a message which cannot be worked on is set aside, never printed.
 
-Celery's own handlers write the whole body to the log; an app's message may hold a prompt, and a line in a log is not a
-place where an operator can do something about it. Over some shapes Celery even ends the worker, and the same message
-ends the next one: here no message does.
+Celery's own handlers write the whole body to the log: an app's message may hold a prompt, and an operator cannot act on
+a line in a log. Messages of some shapes even end Celery's worker, and then the next one: here no message does.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class CarefulConsumer(Consumer):
             except DecodeError as error:
                 self.on_decode_error(message, error)
             except KeyError as error:
-                # To kombu every KeyError is a lost connection; here it is a field that the message lacks.
+                # Kombu takes every KeyError for a broken connection; here it is a field that the message lacks.
                 self._set_aside(message, "invalid_task", f"The task message is not valid ({type(error).__name__}).")
             except self.connection_errors:
                 # The broker is gone, which is no fault of the message: Celery reconnects.
@@ -98,7 +97,7 @@ class CarefulConsumer(Consumer):
 def check_shape(message: Any) -> None:
     """Refuse a task message without a usable id, or whose body is not (arguments, keyword arguments, options).
 
-    Celery would end over it, or hand it to a child which fails and leaves nothing but a line in the log. Raises
+    Celery's worker would end over it, or hand it to a child that fails and leaves only a line in the log. Raises
     InvalidTaskError.
     """
     if not isinstance(message.headers, dict) or "task" not in message.headers:
@@ -122,7 +121,7 @@ def check_shape(message: Any) -> None:
 
 
 def _is_limit(limit: object) -> bool:
-    # Our own steps carry celeryconfig's limits; anybody may send what ends the task, or the worker, at once.
+    # Our own steps carry celeryconfig's limits; an app could send limits that end the task, or the worker, at once.
     return limit is None or (type(limit) in (int, float) and limit >= LIMIT_MIN_S)  # type: ignore[operator]
 
 
@@ -135,7 +134,7 @@ def _is_far(eta: object) -> bool:
 
 
 def name_of(body: Any, given: object) -> str:
-    """What a message is known by: the id that it was given, or else a digest of what it says."""
+    """The name that a message is kept under: the id that it was given, or else a digest of its body."""
     if isinstance(given, str) and given:
         return given
     return hashlib.sha256(setting_aside.as_text(body).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Messages that kill their worker: delivered again and again, each would end one worker after the other.
+"""Giving up messages that kill their worker: delivered again and again, one would end worker after worker.
 
-Only a message that was delivered before is counted, before its work begins; when the work ends, well or not, the count
-is forgotten. So what a stopping worker handed back unworked costs nothing, and what never comes to an end is given up.
+A message that was delivered before is counted before its work begins; when the work ends, in success or failure, the
+count is forgotten. So a message that a stopping worker handed back costs nothing, and one that never ends is given up.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ log = structlog.get_logger(__name__)
 
 
 def begin(task: Task, args: Sequence[Any]) -> None:
-    """Count the work that a message begins once more; raises Ignore when it was given up, or split.
+    """Count that a message's work begins once more; raises Ignore when the message was given up, or split.
 
-    Of a batch, one job may be to blame: it is split into messages of one job each, so that the others go on.
+    One job of a batch may be to blame: the batch is split into messages of one job each, so that the others go on.
     """
     jobs = _job_ids(args)
     if len(jobs) > 1:
@@ -51,7 +51,7 @@ def begin(task: Task, args: Sequence[Any]) -> None:
 
 
 def end(task: Task) -> None:
-    """Forget the count: the work came to its end."""
+    """Forget the count: the work has ended."""
     try:
         with transaction() as session:
             worker_losses.forget(session, [_subject(task)])
@@ -65,7 +65,7 @@ def was_delivered_before(task: Task) -> bool:
 
 
 def forget_old() -> None:
-    """Forget messages that nobody has delivered for a day."""
+    """Forget the losses over messages that were not delivered for a day."""
     with transaction() as session:
         worker_losses.forget_old(session, now=database_now(session))
 
@@ -74,7 +74,7 @@ def _give_up(task: Task, args: Sequence[Any], jobs: Sequence[UUID]) -> None:
     with transaction() as session:
         given_up = recovery.give_up(session, jobs, now=database_now(session))
     if jobs and not given_up:
-        # Somebody else works on the job, or it has ended: there is nothing to give up but this message.
+        # Another message works on the job, or it has ended: only this message is given up.
         log.warning("message_dropped", task_name=task.name, jobs=[str(job_id) for job_id in jobs])
         return
     kept = setting_aside.set_aside(
@@ -86,7 +86,7 @@ def _give_up(task: Task, args: Sequence[Any], jobs: Sequence[UUID]) -> None:
         job_id=jobs[0] if jobs else None,
     )
     if not kept and not jobs:
-        # Nothing but this message knows of the request.
+        # Only this message holds the request.
         raise Reject(requeue=True)
     log.error("work_given_up", task_name=task.name, jobs=[str(job_id) for job_id in given_up])
 

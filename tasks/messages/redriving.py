@@ -1,4 +1,4 @@
-"""Working on messages that were set aside, after all: once the reason is gone, an operator sends them again."""
+"""Redriving: a message that was set aside is worked on after all, once its reason is gone and an operator asks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def redrive(dead_id: int) -> list[UUID]:
     """Have a message that was set aside worked on; returns its jobs.
 
     A request is submitted under its own id, so that it becomes one job however often it is sent; of a failed step, the
-    jobs are looked at again. Raises UnknownThing, or a BillingError when it still cannot be done; then it stays aside.
+    jobs are looked at again. Raises UnknownThing, or a BillingError when it still cannot be done: it stays set aside.
     """
     with transaction() as session:
         message = dead_letters.open_letter(session, dead_id)
@@ -58,7 +58,7 @@ def _look_again(message: Kept, args: list[object]) -> list[UUID]:
     except ValueError:
         job_ids = []
     with transaction() as session:
-        known = recovery.look_again(session, job_ids, now=database_now(session))
-    if not known:
+        waiting = recovery.look_again(session, job_ids, now=database_now(session))
+    if not waiting:
         raise InvalidRequest(f"Message {message.id} names no job that is still open.", code="not_redrivable")
-    return known
+    return waiting

@@ -41,7 +41,7 @@ def set_aside(
 
 
 def as_text(body: object) -> str:
-    """Whatever a message's body is, as text that can be kept."""
+    """A message's body, of whatever type, as text that can be kept."""
     if isinstance(body, bytes):
         text = body.decode(errors="replace")
     else:

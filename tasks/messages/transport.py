@@ -1,8 +1,8 @@
-"""Redis as our broker: kombu's transport, except that neither an item which is no message nor trouble ends a process.
+"""Redis as our broker: kombu's transport, except that neither a malformed item nor trouble with Redis ends a process.
 
 Anybody who can write to a queue's list can put anything there. Kombu takes the item off the list before it looks at it,
-so it has to be set aside here or it is gone. A Redis that is out of memory, or away in the middle of things, is a
-broken connection: kombu then connects again, where it would otherwise end the worker or fail what is being published.
+so it must be set aside here or it is gone. A Redis that is out of memory, or goes away during an operation, counts as a
+broken connection: kombu then connects again, where it would otherwise end the worker or fail to publish.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel, Transport
-from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import OutOfMemoryError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
@@ -24,7 +24,7 @@ ROOM_WAIT_S = 0.5
 
 
 class CarefulChannel(Channel):
-    """Sets aside what is no message, and waits for what is away; everything else is kombu's."""
+    """Sets malformed items aside, and waits while Redis is out of memory; everything else is kombu's."""
 
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[..., Any], consumer_tag: str, **options: Any
@@ -41,7 +41,7 @@ class CarefulChannel(Channel):
         return consumed
 
     def _noted(self, deliver: Callable[[Any], Any], item: Any) -> Any:
-        """Deliver a message that is already off its list: while Redis has no room to note who has it, it is held."""
+        """Deliver a message that is already off its list; hold it while Redis has no memory to record who has it."""
         for attempt in Retrying(
             retry=retry_if_exception_type(OutOfMemoryError),
             wait=wait_fixed(ROOM_WAIT_S),
@@ -53,13 +53,13 @@ class CarefulChannel(Channel):
         raise AssertionError("tenacity either returns or raises")
 
     def basic_publish(self, message: Any, exchange: str, routing_key: str, **options: Any) -> Any:
-        """Publish; on a channel that was closed while its queue was being declared, say so in kombu's terms."""
+        """Publish; raises Redis's ConnectionError if the channel was closed while its queue was being declared."""
         if self.closed:
-            raise ConnectionLost("the channel was closed while a message was being prepared")
+            raise BrokenConnection("the channel was closed while a message was being prepared")
         return super().basic_publish(message, exchange, routing_key, **options)
 
     def close(self) -> None:
-        """Close; what cannot be given back over a connection that is gone comes back by its visibility timeout."""
+        """Close; what cannot be given back over a broken connection comes back after the visibility timeout."""
         try:
             super().close()
         except AttributeError:
@@ -79,12 +79,12 @@ class CarefulTransport(Transport):
     """Kombu's Redis transport with careful channels."""
 
     Channel = CarefulChannel
-    # To Celery, whatever is not one of these is a reason to end the worker.
+    # Celery ends the worker over any error that is not one of these.
     connection_errors = (*Transport.connection_errors, OutOfMemoryError)
 
 
 def use_careful_transport() -> None:
-    """Let `redis://` addresses of this process use the careful transport; before anything connects."""
+    """Make `redis://` addresses of this process use the careful transport; call it before anything connects."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:CarefulTransport"
 

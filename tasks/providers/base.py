@@ -33,9 +33,9 @@ class Provider(Protocol):
         ...
 
     def ask(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery | None:
-        """What became of an unknown call, by `means`; None when the provider cannot tell, or not yet.
+        """Ask what became of an unknown call, by `means`; None when the provider cannot tell, or not yet.
 
-        Raises ProviderError only for what proves that the work was not done: whatever else goes wrong is None.
+        Raises ProviderError only for an answer which proves that the work was not done; all other trouble returns None.
         """
         ...
 
@@ -48,7 +48,7 @@ def safe_code(value: object) -> str | None:
 
 
 def clean_text(text: str) -> str:
-    """Text as PostgreSQL can keep it: a paid answer is not lost over a NUL or a lone surrogate in it."""
+    """Text as PostgreSQL can keep it: a NUL or a lone surrogate must not cost us a paid answer."""
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 

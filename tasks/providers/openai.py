@@ -59,16 +59,16 @@ class OpenAIProvider:
         except NO_CONNECTION:
             raise not_configured("invalid_connection") from None
         except (RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
-            # The answer came and is not of the form that the SDK or we know; the work was done all the same.
+            # An answer came that neither the SDK nor we can read; the work was done all the same.
             refusal = Refusal(Failure.UNREADABLE_ANSWER, http_status=200, provider_code=type(error).__name__)
             raise ProviderError(refusal) from None
 
     def means(self, connection: Connection) -> Means:
-        """RESEND where the server does the work of one key once, else WAIT: OpenAI itself promises nothing of keys."""
+        """RESEND where the server does the work of one key once, else WAIT: OpenAI promises nothing about keys."""
         return Means.RESEND if connection.honours_keys else Means.WAIT
 
     def ask(self, claim: Claim, connection: Connection, *, timeout_s: float) -> Delivery | None:
-        """Send the same request again under the same key: what was done before comes back, None when it does not.
+        """Send the same request again under the same key; returns what was done before, None without a delivery.
 
         Never raises ProviderError: that the second request was refused does not prove that the first was not executed.
         """
@@ -180,7 +180,7 @@ def _images(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
     images = [image.model_dump(exclude_none=True) for image in answer.data or [] if image.url or image.b64_json]
     usage = Usage(images=len(images))
     if claim.bills_tokens:
-        # A missing usage is an error here: the answer was paid for, and nobody knows how much.
+        # A missing usage is an error here: the answer was paid for, and its cost cannot be computed.
         usage = Usage(answer.usage.input_tokens, 0, answer.usage.output_tokens, 0, len(images))
     raw = answer.usage.model_dump(mode="json") if answer.usage is not None else {"images": len(images)}
     return Delivery(

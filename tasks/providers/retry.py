@@ -14,7 +14,7 @@ FIRST_WAIT_S = 0.5
 
 
 class TryAgain(Exception):
-    """The call failed, nothing was executed, and the budget allows another; `retry_after` is the provider's wish."""
+    """The call failed, nothing was executed, and the budget allows another; `retry_after` is the wait asked for."""
 
     def __init__(self, retry_after: timedelta | None) -> None:
         super().__init__("try again")

@@ -1,8 +1,7 @@
 """Runware's HTTP API: images, by one POST of one task. There is no SDK in between.
 
-Every task carries an id of our own, under which Runware keeps what came of it: an unknown call is looked up, not
-guessed at. The forms are those of https://runware.ai/docs/platform/introduction (tasks), .../errors and
-.../task-details.
+Every task carries an id of our own, under which Runware keeps what came of it, so an unknown call is looked up. The
+forms are those of https://runware.ai/docs/platform/introduction (tasks), .../errors and .../task-details.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ ADDRESS = "https://api.runware.ai/v1"
 CODES: tuple[tuple[re.Pattern[str], Failure], ...] = tuple(
     (re.compile(pattern), failure)
     for pattern, failure in (
-        # An earlier copy of this very task arrived: that this one was refused proves nothing of that one.
+        # An earlier copy of this task arrived: the refusal of this copy proves nothing about the earlier one.
         (r"conflictTaskUUID", Failure.UNREADABLE_ANSWER),
-        # Made, perhaps, and lost on the way to us.
+        # The image may have been made, and did not arrive.
         (r"uploadFailed|downloadFailed|mediaStorage.*|unrecognizedResponse|.*BadGateway", Failure.UNREADABLE_ANSWER),
         (r".*(Credits|Quota|Balance).*|quotaExceeded|paymentRequired", Failure.QUOTA_EXHAUSTED),
         (r".*[rR]ateLimit.*", Failure.RATE_LIMITED),
@@ -55,7 +54,7 @@ CODES: tuple[tuple[re.Pattern[str], Failure], ...] = tuple(
         (r"unknown(Parameter|Model)|modelNotFound|modelDisabled|validationFailed", Failure.BAD_REQUEST),
     )
 )
-"""Runware has some hundreds of codes and still changes them; what is none of these is sorted by the HTTP status.
+"""Runware has some hundreds of codes and still changes them; one that is not matched here is sorted by the HTTP status.
 
 The families are those of Runware's own client, https://github.com/Runware/runware-typescript, src/errors.ts.
 """
@@ -64,7 +63,7 @@ _AMOUNT = re.compile(r"\d{1,9}(\.\d{1,20})?([eE]-?\d{1,2})?")
 
 @dataclass(frozen=True)
 class _Told:
-    """What an answer says of one task."""
+    """What an answer says about one task."""
 
     results: list[dict[str, Any]]
     errors: list[dict[str, Any]]
@@ -103,14 +102,14 @@ class RunwareProvider:
         was executed before; getResponse knows asynchronous tasks only. Raises ProviderError when that answer is an
         error which proves that nothing was done.
         """
-        # No idempotency key: nothing is to be done, so nothing can be done twice.
+        # A look-up does no work, so it needs no idempotency key.
         task = {"taskType": "getTaskDetails", "taskUUID": str(task_id(claim))}
         try:
             answer = self._post(connection, task, {}, timeout_s)
         except (httpx2.HTTPError, *NO_CONNECTION):
             return None
         kept = _kept_answer(_json(answer), task_id(claim)) if answer.status_code == 200 else None
-        # A look-up that is refused says nothing of the task; nor does "no such task": it may be on its way still.
+        # A refused look-up proves nothing about the task; nor does "no such task", which may still be on its way.
         told = _read(kept, task_id(claim))
         if told is None or any(result.get("status") == "processing" for result in told.results):
             return None
@@ -137,7 +136,7 @@ class RunwareProvider:
 
 
 def task_id(attempt: Attempt) -> UUID:
-    """The id of an attempt's task: a UUID v4, as Runware wants it, that needs not be stored to be known again."""
+    """The id of an attempt's task: a UUID v4, as Runware requires, computed so that it need not be stored."""
     digest = hashlib.sha256(f"creditmill {attempt.job_id} {attempt.attempt}".encode()).digest()
     return UUID(bytes=digest[:16], version=4)
 
@@ -173,7 +172,7 @@ def _image_task(claim: Claim) -> dict[str, Any]:
 
 
 def _json(answer: httpx2.Response) -> Any:
-    """The answer's JSON, or None; fractions stay the text that they were sent as, for some are amounts of money."""
+    """The answer's JSON, or None; fractions stay the text that they were sent as, because some are amounts of money."""
     try:
         return json.loads(answer.content, parse_float=str)
     except (ValueError, RecursionError):
@@ -181,7 +180,7 @@ def _json(answer: httpx2.Response) -> Any:
 
 
 def _read(body: Any, task: UUID) -> _Told | None:
-    """What the answer says of our task; None when it is not of Runware's form."""
+    """What the answer says about our task; None when it is not of Runware's form."""
     if not isinstance(body, dict) or not ("data" in body or "errors" in body):
         return None
     results = [item for item in _objects(body.get("data")) if item.get("taskUUID") == str(task)]
@@ -231,7 +230,7 @@ def _failure_of_answer(told: _Told | None, status: int) -> Failure:
     if status < 400:
         return Failure.NOT_CONFIGURED
     if status == 409 or (told is None and status >= 500 and status != 503):
-        # The task is there already, or a gateway answers, not Runware, and knows nothing of the task. We can ask.
+        # The task exists already, or a gateway answered instead of Runware. Either way, Runware can be asked later.
         return Failure.UNREADABLE_ANSWER
     return failure_of_status(status)
 

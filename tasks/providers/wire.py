@@ -1,7 +1,7 @@
 """What the adapters share of HTTP: what a status or a broken connection proves, and how long a provider asks to wait.
 
-Every failure is sorted by one question: could the provider have done the work? The base knows nothing of HTTP, so that
-who only names a provider does not import a client.
+Every failure is sorted by one question: could the provider have done the work? `base` does without HTTP, so
+that a module which only names a provider does not import a client.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.providers.base import ProviderError
 
 CONNECT_S = 5.0
 LONGEST_WAIT = timedelta(days=1)
-"""What is left of a provider's wish to be left alone for longer."""
+"""The longest wait that a provider is granted when it asks for one."""
 
 STATUSES: Mapping[int, Failure] = {
     400: Failure.BAD_REQUEST,
@@ -37,12 +37,12 @@ STATUSES: Mapping[int, Failure] = {
     524: Failure.TIMED_OUT,
 }
 NOTHING_WAS_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-# The address is none, or the key has characters that no header can carry.
+# The address is not a valid URL, or the key has characters that no header can carry.
 NO_CONNECTION = (httpx2.InvalidURL, UnicodeEncodeError)
 
 
 def failure_of_status(status: int) -> Failure:
-    """What an error status proves; one that the table does not know, by its class."""
+    """What an error status proves; a status that is not in the table is sorted by its class."""
     return STATUSES.get(status) or (Failure.SERVER_ERROR if status >= 500 else Failure.BAD_REQUEST)
 
 
@@ -59,7 +59,7 @@ def timeout(timeout_s: float) -> httpx2.Timeout:
 
 
 def retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """How long the provider asks to be left alone: a day at most, None when it does not say so in digits."""
+    """How long the provider asks us to wait: a day at most, None when it does not say so in digits."""
     for name, unit in (("retry-after-ms", "milliseconds"), ("retry-after", "seconds")):
         value = headers.get(name)
         if value is not None and value.replace(".", "", 1).isdecimal():

@@ -1,4 +1,4 @@
-"""`FIELD=VALUE` arguments, the acting person, and what a change is answered with: for the commands that set things."""
+"""What the commands that set things share: `FIELD=VALUE` arguments, the acting person, and reports of a change."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _told(value: Any) -> str:
 
 
 def poor_margins(session: Session, *, model: str | None = None, operation: str | None = None) -> list[Margin]:
-    """What a change makes of the margins of this model or operation, or of all: those that are too small."""
+    """The margins of this model or operation, or of all, that are too small after a change."""
     from billing.catalog import margins
 
     return [

@@ -42,7 +42,7 @@ FAULTS = {
     "malformed_body": 0.03,
     "fewer_images": 0.05,
 }
-# Short times, so that lost calls come to their end while somebody watches.
+# Short times, so that unknown calls are resolved or given up while somebody watches.
 PACE = {
     "CREDITMILL_TEXT_CALL_S": "6",
     "CREDITMILL_IMAGE_CALL_S": "6",
@@ -135,7 +135,7 @@ def _report(home: Path, job_ids: list[UUID], account_ids: list[int], *, seconds:
         jobs = list(story.views(session, job_ids).values())
         receipts = story.receipts(session, job_ids)
         customers = [accounts.view(session, account_id) for account_id in account_ids]
-        # It may have begun before midnight.
+        # The run may have begun before midnight.
         first = now.date() - timedelta(days=1)
         earned = revenue_reports.report(session, first, now.date(), by=By.MODEL, account_ids=account_ids)
         findings = audit.audit(session, now=now)

@@ -1,4 +1,4 @@
-"""Commands about jobs: list them, tell the story of one, cancel one, resolve what is not known."""
+"""Commands about jobs: list them, tell the story of one, cancel one, resolve unknown calls."""
 
 from __future__ import annotations
 

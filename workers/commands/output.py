@@ -26,7 +26,7 @@ def console() -> Console:
 def json_line(value: Any) -> str:
     """One line of JSON; amounts of USD are strings, so that no reader rounds them.
 
-    Letters stand as they are; what steers a terminal is escaped.
+    Letters stay as they are; what steers a terminal is escaped.
     """
     line = json.dumps(value, default=_plain, ensure_ascii=False)
     return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)

@@ -20,7 +20,7 @@ DATE = click.DateTime(["%Y-%m-%d"])
 LAST_DAY = date(9998, 12, 31)
 """Years have four digits, and the month after it is looked at too."""
 FORMULA = tuple("=+-@＝＋－＠")
-"""How a cell begins that a spreadsheet would compute."""
+"""The characters that begin a cell which a spreadsheet would compute."""
 
 
 @click.group("revenue")

@@ -1,4 +1,4 @@
-"""The chart of a revenue report: over time what came in, went out and remained, else the largest and all others.
+"""The chart of a revenue report: over time what came in, went out and remained, else the largest and the rest.
 
 matplotlib's own state is left alone: a figure is made, drawn into memory and forgotten.
 """
@@ -50,7 +50,7 @@ def draw(found: Report) -> bytes:
     _frame(axes)
     file = BytesIO()
     with warnings.catch_warnings():
-        # A letter that the font lacks becomes a box, and is no concern of whoever asked for the chart.
+        # A letter that the font lacks is drawn as a box, and the warning about it helps nobody.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         FigureCanvasAgg(figure).print_png(file)
     return file.getvalue()
@@ -118,7 +118,7 @@ def _in_time(found: Report) -> tuple[str, list[tuple[date, Figures]]]:
     first, last = found.first, found.last
     unit = _unit(found)
     if unit == "month":
-        # Whoever asked for all time wants to see no years before the first job.
+        # A chart of all time shows no years before the first job.
         first, last = min(by_day), max(by_day)
     bars: dict[date, list[Figures]] = {}
     for number in range((last - first).days + 1):
@@ -128,7 +128,7 @@ def _in_time(found: Report) -> tuple[str, list[tuple[date, Figures]]]:
 
 
 def _unit(found: Report) -> str:
-    """What one bar over time, or else one bar at all, stands for."""
+    """What one bar stands for: an account, operation or model, or over time a day, week or month."""
     days = (found.last - found.first).days + 1
     if found.by is not By.DAY:
         return str(found.by)

@@ -56,7 +56,7 @@ def submit(source: TextIO, account_id: int, wait: bool, timeout: float) -> None:
     try:
         wait_for(job_ids, timeout_s=timeout)
     finally:
-        # Also when the wait is cut short: whoever has the ids need not submit again.
+        # Printed also when the wait is cut short: with the ids, nobody needs to submit again.
         with transaction() as session:
             finished = story.views(session, job_ids)
         for line, job in submitted:
@@ -70,7 +70,7 @@ def wait_for(
 ) -> dict[UUID, JobView]:
     """Wait until these jobs are terminal, with a progress bar on a terminal; raises ClickException on time-out.
 
-    `watch` is called between looks, for whoever waits for something else as well.
+    `watch` is called between looks, for a caller that waits for something else as well.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

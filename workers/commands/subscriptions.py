@@ -180,7 +180,7 @@ def paid(account_id: int, as_json: bool) -> None:
         before = _standing(session, account_id, now)
         earlier = _paid_out(session, account_id)
         subscriptions.paid(session, account_id, now=now)
-        # What was read before is not what the statements have written since.
+        # Statements have changed the rows since they were read.
         session.expire_all()
         credits = _paid_out(session, account_id) - earlier
         facts = _facts(subscriptions.of_account(session, account_id)) | {"credits_granted": credits}
@@ -225,7 +225,7 @@ def periods_(account_id: int, as_json: bool) -> None:
 
 
 def _standing(session: Session, account_id: int, now: datetime) -> Standing | None:
-    """How the subscription stands before a command changes it; None without one. For the words of the answer only."""
+    """The standing before a command changes it; None without a subscription. Only for the words of the answer."""
     from billing.plans import subscriptions
 
     found = subscriptions.find(session, account_id)
@@ -252,7 +252,7 @@ def _ends(made: Subscribed) -> str:
 
 
 def _sentence(subscribed: Subscribed, standing: Standing) -> str:
-    """How a subscription stands and what comes next, in one line."""
+    """A subscription's standing and what comes next, in one line."""
     told = f"Account {subscribed.account.id} on {subscribed.plan_of(standing).slug}: "
     told += standing.status.replace("_", " ")
     if standing.status is Status.CANCELLED:

@@ -1,4 +1,4 @@
-"""A plain connection to the broker, for whoever only looks: the doctor, the watchdog, the metrics."""
+"""A plain connection to the broker, for those who only look: the doctor, the watchdog, the metrics."""
 
 from __future__ import annotations
 

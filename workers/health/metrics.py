@@ -1,4 +1,4 @@
-"""The state of the system as figures for Prometheus: what waits, what is not known, and whether the books balance.
+"""The state of the system as figures for Prometheus: what waits, what is unknown, and whether the books balance.
 
 Read from the database and the broker when asked, so no process has to be alive for it.
 """

@@ -1,4 +1,4 @@
-"""Ends a worker that is connected and takes no messages, so that whoever keeps it starts another.
+"""Ends a worker that is connected and takes no messages, so that its supervisor starts another.
 
 Celery's consumer has stalled after a reconnection more than once (celery issues 8030, 8091, 10205): alive, answering
 pings, deaf. What tells is the queue: messages wait in it, this worker has room, and none arrives for a minute.
@@ -21,7 +21,7 @@ from workers.health.broker import broker_client
 
 LOOK_EVERY_SHARE = 0.1
 LONGEST_SLEEP = 5
-"""How many times its pause may lie between two looks before the process must have been suspended."""
+"""The time between two looks, in pauses of the watchdog, beyond which the process must have been suspended."""
 EXIT_CODE = 70
 """The exit code of a worker that would not stop in time (EX_SOFTWARE)."""
 
@@ -54,14 +54,14 @@ class Watchdog:
         self._received = -1
 
     def start(self) -> None:
-        """Watch from now on, in a thread of its own: the worker's own loop may be what stands still."""
+        """Watch from now on, in a thread of its own: the worker's own loop may be what has stalled."""
         self._well_at = self._looked_at = time.monotonic()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def look(self, now: float) -> bool:
         """Look once, at this time of the monotonic clock; False when the worker has been stalled for too long."""
         received = received_count()
-        # Who was suspended, with all its threads, has had no time to receive anything either.
+        # A process that was suspended, with all its threads, had no time to receive anything.
         slept = now - self._looked_at > LONGEST_SLEEP * self._stalled_after_s * LOOK_EVERY_SHARE
         self._looked_at = now
         if received != self._received or slept or _is_stopping() or self._is_busy() or not self._messages_wait():
@@ -92,6 +92,6 @@ class Watchdog:
 
 def _is_stopping() -> bool:
     """Whether the worker was told to stop: it takes no messages any more, and finishes what it has."""
-    # A code of 0 says so, too.
+    # An exit code of 0 tells it to stop, too.
     told = (worker_state.should_stop, worker_state.should_terminate)
     return any(each is not None and each is not False for each in told)

@@ -35,7 +35,7 @@ def running(home: Path) -> Iterator[None]:
 
 
 def _running(home: Path) -> Iterator[None]:
-    # Only those who start servers need what starts them.
+    # Imported here: only a process that starts servers needs it.
     from workers.local.embedded.servers import embedded_servers
 
     before = {name: os.environ.get(name) for name in NAMES}
@@ -58,7 +58,7 @@ def _running(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _owned(home: Path) -> Iterator[None]:
-    """Be the only one who runs this instance; a killed owner's lock is gone with it."""
+    """Hold this instance's lock, so that no other process runs it; the lock of a killed owner ends with its process."""
     with (home / "instance.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -71,7 +71,7 @@ def prepare() -> Settings:
 
 
 def point_to_simulator(port: int) -> None:
-    """Let the adapters call the simulator on this port; raises ClickException rather than replace a real key."""
+    """Point the adapters to the simulator on this port; raises ClickException rather than replace a real key."""
     with transaction() as session:
         current = configured_providers(session)
         for provider in SIMULATED:
@@ -86,7 +86,7 @@ def point_to_simulator(port: int) -> None:
 
 
 def forget_simulator() -> None:
-    """Take the connections to an earlier run's simulator away: nobody answers there any more."""
+    """Remove the connections to an earlier run's simulator: nothing answers there any more."""
     with transaction() as session:
         for provider in SIMULATED:
             if provider in configured_providers(session) and _is_simulated(session, provider):

@@ -1,6 +1,6 @@
 """Runs our own programs on one machine, shows what they print under their names, and stops them in order.
 
-What the programs do is theirs; PostgreSQL and Valkey are kept by `workers.embedded`.
+It knows nothing of what the programs do; `workers.local.embedded` runs PostgreSQL and Valkey.
 """
 
 import json
@@ -92,7 +92,7 @@ class _Running:
         return 0 if self.child is None else self.child.wait()
 
     def _kill_group(self) -> None:
-        # The group's number is still its own while its leader is not reaped, or while nobody else has the number.
+        # The group's number is still its own while its leader is not reaped, or while no other process has the number.
         if self.child is not None or self.process.is_running() or not psutil.pid_exists(self.process.pid):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -210,7 +210,7 @@ class Supervisor:
 
     def _watch(self) -> None:
         while not self._stopping.wait(WATCH_EVERY_S):
-            # Not for ever: stop() waits for this thread, and may have interrupted a holder of the lock.
+            # With a timeout, because stop() waits for this thread and may have interrupted a holder of the lock.
             if self._lock.acquire(timeout=WATCH_EVERY_S):
                 try:
                     for slot in self._slots:

@@ -46,7 +46,7 @@ class Api(Protocol):
         ...
 
     def without_usage(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The body without what it says of usage or cost."""
+        """The body without its usage or cost."""
         ...
 
     def refuse(self, call: Call, refusal: Refusal) -> tuple[Refusal, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Chance that repeats itself, and the exact count of tokens: what every made-up answer is drawn from."""
+"""Repeatable chance and the exact count of tokens: what every made-up answer is drawn from."""
 
 from __future__ import annotations
 

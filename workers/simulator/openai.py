@@ -28,8 +28,8 @@ class OpenAIApi:
     """OpenAI's API. It executes whatever comes, as OpenAI does, unless `honour_keys`: then one key is executed once.
 
     Keys are honoured as draft-ietf-httpapi-idempotency-key-header has it: the answer again, 409 while the first request
-    is being worked on, 422 for another body under the same key; refusals are forgotten. Answers are kept in memory: of
-    a key that an earlier process executed only the journal knows, so it is never executed again, but answered with 409.
+    is being worked on, 422 for another body under the same key; refusals are forgotten. Answers are kept in memory; a
+    key that an earlier process executed is in the journal only: it is answered with 409, never executed again.
     """
 
     def __init__(self, earlier: Iterable[Entry], *, honour_keys: bool) -> None:

@@ -23,9 +23,9 @@ from workers.simulator.texts import Desk
 PATH = "/runware/v1"
 IMAGES, LOOK_UP = "imageInference", "getTaskDetails"
 COST_USD = 0.0038
-"""Of one image; the simulated bill."""
+"""The simulated cost of one image."""
 
-# Runware's status and code for the refusals of the faults and of the server, which have OpenAI's.
+# Runware's status and code for each refusal of the faults and of the server, which are known by OpenAI's code.
 CODES: Mapping[str | None, tuple[int, str]] = {
     "rate_limit_exceeded": (429, "rateLimitExceeded"),
     "overloaded": (503, "serviceUnavailable"),
@@ -109,7 +109,7 @@ class RunwareApi:
         return replace(question, body={**question.body, "numberResults": max(1, _count(question.body) - 1)})
 
     def answer(self, call: Call, question: Question, desk: Desk) -> Answer:
-        """Make the images, or look a task up, which is no work; raises RefusalError for a task that is not known."""
+        """Make the images, or look a task up, which is no work; raises RefusalError for an unknown task."""
         if question.endpoint == LOOK_UP:
             return Answer({"data": [self._details(call.request_id, desk)]}, billable=False)
         count = _count(question.body)

@@ -1,4 +1,4 @@
-"""Texts out of nowhere: drawn from a seed, counted exactly, cut at their limit, and the same every time."""
+"""Made-up texts: drawn from a seed, counted exactly, cut at their limit, and the same every time."""
 
 from __future__ import annotations
 

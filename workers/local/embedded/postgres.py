@@ -98,7 +98,7 @@ class Postgres(Server):
         self._end()
         self._initialise(binaries, user)
         self._make_socket_folder(user)
-        # No server lives here now, but to PostgreSQL a process that has the old number by now, even a zombie, is one.
+        # No server runs here now, but PostgreSQL takes a process with the old number, even a zombie, for one.
         for stale in (self._data / "postmaster.pid", self._sockets / f".s.PGSQL.{SOCKET_PORT}.lock"):
             stale.unlink(missing_ok=True)
         command = [str(binaries / "postgres"), "-D", str(self._data), "-k", str(self._sockets), "-p", str(SOCKET_PORT)]

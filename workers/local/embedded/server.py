@@ -182,7 +182,7 @@ def plain_environment() -> dict[str, str]:
 
 
 def send(processes: Sequence[psutil.Process], signum: signal.Signals) -> None:
-    """Signal these processes; those that are gone already are no trouble."""
+    """Signal these processes; those that are gone already are skipped."""
     for process in processes:
         try:
             process.send_signal(signum)
