@@ -182,7 +182,6 @@ def test_a_nul_in_an_image_is_replaced():
 
 # --- Answers that cannot be read: the work was done all the same ---
 
-
 BAD_USAGES = {
     "negative input": {"input_tokens": -1, "input_tokens_details": None},
     "negative output": {"output_tokens": -1, "output_tokens_details": None},
