@@ -1,9 +1,11 @@
-"""The commands about models, prices and operations: what they print, change and refuse, and with which exit code."""
+"""The commands about models and prices: what they print, change and refuse, and with which exit code.
+
+What they share with the commands about operations is here for both: how bad input is refused, and the history.
+"""
 
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 from billing.catalog.pricing import Usage
 from tests.catalogue import a_settled_job, everything, sql
 from tests.factories import an_account, rows
+from tests.integration.commands.told import lines, one
 
 TEXT = [
     "model_type=text", "provider=openai", "input_cost_per_1m=2", "output_cost_per_1m=8", "context_window=1047576",
@@ -22,15 +25,6 @@ TEXT = [
 ]  # fmt: skip
 SQUARE = ["dall-e-3", "--size", "1024x1024", "--quality", "standard"]
 NOVEMBER = ["--since", "2026-11-01", "--until", "2026-12-01"]
-
-
-def lines(told):
-    return [json.loads(line) for line in told.splitlines()]
-
-
-def one(told):
-    (line,) = lines(told)
-    return line
 
 
 def assert_one_sentence(told, code):
@@ -127,13 +121,6 @@ def test_a_poor_margin_is_written_and_warned_about(run, arguments, problem):
     assert f"creditmill: {problem}" in err
     assert all(line.endswith(" [poor_margin]") for line in err.splitlines())
     assert rows("SELECT count(*) FROM change_history") == [(1,)]
-
-
-def test_an_operation_that_loses_money_is_warned_about(run):
-    code, out, err = run("operations", "set", "clustering", "tokens_per_credit=2000", "--force", "--json")
-
-    assert (code, one(out)["tokens_per_credit"]) == (0, 2000)
-    assert "creditmill: clustering on gpt-5.1 loses 0.01 USD (2,000 output tokens). [poor_margin]\n" in err
 
 
 @pytest.mark.parametrize(
@@ -319,31 +306,6 @@ def test_an_implausible_rate_remains_until_it_is_forced(run):
     assert (code, one(out)["written"], len(one(out)["changes"])) == (1, 1, 2)
     assert run("models", "sync", "--yes", "--force")[0] == 0
     assert run("models", "sync")[0] == 0
-
-
-# --- operations ---
-
-
-def test_operations_are_listed_added_and_changed(run):
-    code, out, err = run("operations", "list", "--json")
-    assert (code, err, len(lines(out))) == (0, "", 10)
-    assert "site_structure_generation" in run("operations", "list")[1]
-
-    code, out, err = run("operations", "add", "translation", "model_type=text", "tokens_per_credit=90", "--json")
-    assert (code, err, one(out)["tokens_per_credit"], one(out)["min_credits"]) == (0, "", 90, 1)
-
-    code, out, err = run("operations", "set", "translation", "tokens_per_credit=80", "--json")
-    assert (code, err) == (0, "")
-    assert (one(out)["tokens_per_credit"], one(out)["previous_tokens_per_credit"]) == (80, 90)
-
-
-def test_the_defaults_are_shown_and_changed(run):
-    code, out, err = run("operations", "defaults", "--json")
-    assert (code, err, one(out)["credit_rounding_mode"]) == (0, "", "up")
-    assert rows("SELECT count(*) FROM change_history") == [(0,)]
-
-    code, out, err = run("operations", "defaults", "credit_rounding_mode=nearest", "--json")
-    assert (code, err, one(out)["credit_rounding_mode"]) == (0, "", "nearest")
 
 
 # --- history ---

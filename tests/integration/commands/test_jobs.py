@@ -1,0 +1,102 @@
+"""`creditmill jobs`: the story of a job, lists without prompts, cancelling, resolving an unknown outcome."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from billing.jobs import calling, settling
+from billing.jobs.policy import Failure
+from config.database import transaction
+from tests.factories import (
+    NOON,
+    a_claim,
+    a_generated_job,
+    a_queued_job,
+    a_reserved_job,
+    an_account,
+    the_account,
+    the_job,
+)
+from tests.integration.commands.told import PLANTED, assert_one_sentence, lines
+
+
+def test_a_jobs_story_has_each_step_with_credits_and_cost(run):
+    job_id = a_generated_job(an_account())
+    with transaction() as session:
+        settling.settle(session, [job_id], now=NOON)
+
+    code, out, _ = run("jobs", "show", job_id, "--json", "--content")
+
+    story = lines(out)[0]
+    assert code == 0
+    assert [(step["step"], step["credits"]) for step in story["timeline"]] == [
+        ("queued", None),
+        ("reserved", 11),
+        ("calling", None),
+        ("generated", None),
+        ("settled", -5),
+    ]
+    assert story["timeline"][3]["cost_usd"] == "0.0041250000"
+    assert story["content"] == {"text": "a b c"}
+    assert "settled" in run("jobs", "show", job_id)[1]
+
+
+def test_jobs_are_listed_without_their_prompts(run):
+    account_id = an_account()
+    job_id = a_queued_job(account_id, params={"prompt": PLANTED})
+    a_reserved_job(account_id)
+
+    shown = lines(run("jobs", "list", "--account", account_id, "--state", "queued", "--json")[1])
+
+    assert [job["job_id"] for job in shown] == [str(job_id)]
+    assert PLANTED not in run("jobs", "list")[1] + json.dumps(shown)
+
+
+@pytest.mark.parametrize(("make", "state"), [(a_queued_job, "cancelled"), (a_reserved_job, "refunded")])
+def test_a_job_can_be_cancelled_before_its_call(run, make, state):
+    account_id = an_account()
+    job_id = make(account_id)
+
+    for _ in range(2):
+        assert run("jobs", "cancel", job_id)[0] == 0
+
+    assert the_job(job_id).state == state
+    assert the_account(account_id).reserved == 0
+
+
+def test_a_generated_job_cannot_be_cancelled(run):
+    code, _, err = run("jobs", "cancel", a_generated_job(an_account()))
+
+    assert code == 2
+    assert_one_sentence(err, "not_cancellable")
+
+
+def test_an_unknown_outcome_is_listed_and_resolved_with_its_evidence(run, home):
+    account_id = an_account(1000)
+    job_id = a_reserved_job(account_id)
+    a_claim(job_id)
+    with transaction() as session:
+        calling.mark_unknown(
+            session, [the_job(job_id)], Failure.WORKER_LOST, now=NOON, look_after=timedelta(minutes=10)
+        )
+    (home / "result.json").write_text('{"text": "bread"}')
+    usage = '{"input_tokens": 100, "output_tokens": 400}'
+
+    listed = lines(run("jobs", "unknown", "--json")[1])
+    refused = run("jobs", "resolve", job_id, "--outcome", "delivered", "--evidence", "Ticket 4711", "--usage", "[]")
+    code, out, _ = run(
+        "jobs", "resolve", job_id, "--outcome", "delivered", "--evidence", "Ticket 4711",
+        "--usage", usage, "--content", home / "result.json", "--json",
+    )  # fmt: skip
+
+    assert [(each["job_id"], each["failure"], each["worst_cost_usd"]) for each in listed] == [
+        (str(job_id), "worker_lost", "0.0100312500")
+    ]
+    assert refused[0] == 2
+    assert_one_sentence(refused[2], "invalid_json")
+    assert (code, lines(out)[0]["state"], lines(out)[0]["cost_usd"]) == (0, "generated", "0.0041250000")
+    assert "Ticket 4711" in run("jobs", "show", job_id)[1]
+    assert lines(run("jobs", "unknown", "--json")[1]) == []
