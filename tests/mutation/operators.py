@@ -101,7 +101,7 @@ def drops_value(of: str, name: str) -> Mutation:
 
 
 def gives(of: str, name: str, value: str) -> Mutation:
-    """With another value for the keyword argument, or the entry of a dictionary, called NAME: an expression of `was`."""
+    """With another value, an expression of `was`, for the keyword argument or the dictionary's entry called NAME."""
 
     def change(tree: ast.AST) -> Edits:
         _, _, old = _one(_given(tree, name))
