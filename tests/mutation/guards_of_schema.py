@@ -82,7 +82,7 @@ def triggers() -> list[tuple[str, str]]:
 
 
 def _of(table: Table) -> Iterator[tuple[str, str]]:
-    for rule in table.constraints:
+    for rule in sorted(table.constraints, key=lambda rule: str(rule.name)):
         if (
             isinstance(rule, CheckConstraint | UniqueConstraint)
             or (isinstance(rule, PrimaryKeyConstraint) and not any(column.identity for column in rule.columns))
@@ -90,7 +90,9 @@ def _of(table: Table) -> Iterator[tuple[str, str]]:
             or (isinstance(rule, ForeignKeyConstraint) and len(rule.columns) > 1)
         ):
             yield str(rule.name), f"ALTER TABLE {table.name} DROP CONSTRAINT {rule.name} CASCADE"
-    yield from ((str(index.name), f"DROP INDEX {index.name}") for index in table.indexes if index.unique)
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        if index.unique:
+            yield str(index.name), f"DROP INDEX {index.name}"
 
 
 OF_SCHEMA = [
