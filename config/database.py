@@ -23,7 +23,6 @@ from sqlalchemy import (
     func,
     make_url,
     select,
-    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import ExceptionContext
@@ -172,14 +171,19 @@ def disconnect() -> None:
 
 
 @contextmanager
-def transaction(*, isolation: str | None = None, read_only: bool = False) -> Iterator[Session]:
+def transaction(
+    *, isolation: str | None = None, read_only: bool = False, lock_timeout_s: int | None = None
+) -> Iterator[Session]:
     """A session that commits when the block ends and rolls back when it raises.
 
-    `isolation` is a PostgreSQL isolation level, for readers that need one snapshot.
+    `isolation` is a PostgreSQL isolation level, for readers that need one snapshot. `lock_timeout_s` says how long a
+    statement waits for a row that somebody else has locked, in seconds.
     """
     with _maker()() as session, session.begin():
         if isolation is not None:
             session.connection(execution_options={"isolation_level": isolation, "postgresql_readonly": read_only})
+        if lock_timeout_s is not None:
+            session.execute(select(func.set_config("lock_timeout", f"{lock_timeout_s}s", True)))
         yield session
 
 
@@ -217,11 +221,6 @@ def _is_out_of_time(error: Exception) -> bool:
     from billiard.exceptions import SoftTimeLimitExceeded
 
     return isinstance(error, SoftTimeLimitExceeded)
-
-
-def wait_briefly(session: Session) -> None:
-    """Let the rest of this transaction wait for a lock for a second at most."""
-    session.execute(text("SET LOCAL lock_timeout = '1s'"))
 
 
 def utc_now() -> datetime:

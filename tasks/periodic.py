@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
+
 import structlog
+from sqlalchemy.orm import Session
 
 from billing.jobs import recovery
 from billing.jobs.recovery import Recovered
+from billing.plans import renewals
+from billing.plans.renewals import Worked
 from billing.reports import audit, revenue
 from billing.upkeep import periodic_runs
-from config.database import database_now, transaction, wait_briefly
+from config.database import database_now, transaction
 from tasks import pipeline
 from tasks.app import app
-from tasks.catching_up import LIMITS, RENEWALS, catch_up
 from tasks.messages import giving_up
 from tasks.runtime import runtime
 
 log = structlog.get_logger(__name__)
 
+LOCK_TIMEOUT_S = 1
+"""How long one row that somebody else has locked may hold up all others, in seconds."""
 ROLL_UP_BATCHES = 100
 """The most transactions that one tick of the roll-ups takes."""
 
@@ -27,9 +34,7 @@ def recover_jobs() -> dict[str, int]:
     done = Recovered()
     for state in recovery.states():
         found = Recovered()
-        with transaction() as session:
-            # One locked account must not hold up all others for as long as statements usually wait.
-            wait_briefly(session)
+        with transaction(lock_timeout_s=LOCK_TIMEOUT_S) as session:
             recovery.recover(session, state, found, now=database_now(session), patience=runtime().patience)
         # At once: what waited for the other states would be lost with their trouble.
         _publish(found)
@@ -55,13 +60,38 @@ def _publish(found: Recovered) -> None:
 @app.task(name="periodic.renew_subscriptions")
 def renew_subscriptions() -> int:
     """Begin the periods of every subscription that have come since the last run, and grant what they include."""
-    return catch_up(RENEWALS)
+    return in_batches("renew_subscriptions", renewals.renew)
 
 
 @app.task(name="periodic.reset_plan_limits")
 def reset_plan_limits() -> int:
     """Open the usage rows of every period that has begun since the last run."""
-    return catch_up(LIMITS)
+    return in_batches("reset_plan_limits", renewals.reset_limits)
+
+
+def in_batches(
+    task: str,
+    batch: Callable[[Session, datetime, Worked], bool],
+    *,
+    clock: Callable[[Session], datetime] = database_now,
+) -> int:
+    """Work on batch after batch, each in its own transaction, until nothing is due; returns how many rows were written.
+
+    One tick of a task works at a time, and whoever finds another at work ends: they would wait for each other's rows,
+    and note them as blocked.
+    """
+    worked, more = Worked(), True
+    while more:
+        with transaction(lock_timeout_s=LOCK_TIMEOUT_S) as session:
+            if not periodic_runs.try_lock(session, task):
+                break
+            now = clock(session)
+            more = batch(session, now, worked)
+            if not more:
+                periodic_runs.note(session, task, worked=worked.periods, blocked=len(worked.blocked), now=now)
+    for account_id, error in worked.blocked.items():
+        log.error("subscription_blocked", task=task, account_id=account_id, error=error)
+    return worked.periods
 
 
 @app.task(name="periodic.roll_up_revenue")

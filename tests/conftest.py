@@ -1,20 +1,24 @@
-"""Real servers for all tests: one PostgreSQL and one Valkey for the run, and a database of its own for each test."""
+"""Real servers for all tests: a PostgreSQL and a Valkey for each process that runs tests, and one database, put back
+after each test.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
 import redis
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url, text
 
 from billing import migrating
 from config import database
 from config.secrets import new_secret_key, use_secret_keys
+from tests.own_database import OwnDatabase
 from workers.local.embedded.servers import Servers, embedded_servers
 
 SECRET_KEY = new_secret_key()
@@ -25,14 +29,17 @@ def servers() -> Iterator[Servers]:
     """A PostgreSQL and a Valkey for the whole run."""
     # Not below pytest's own folder: a second run closes that to PostgreSQL's user.
     with TemporaryDirectory(prefix="creditmill-") as folder, embedded_servers(Path(folder)) as started:
-        # No test cuts the power, and copying a database for each test is ten times quicker without waiting for disks.
-        _administer(started.database_url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        # No test cuts the power, and copying a database is ten times quicker without waiting for disks. What one test
+        # has left is no reason to choose other plans for the next.
+        settings = ("fsync = off", "autovacuum = off")
+        changes = [f"ALTER SYSTEM SET {setting}" for setting in settings]
+        _administer(started.database_url, *changes, "SELECT pg_reload_conf()")
         yield started
 
 
 @pytest.fixture(scope="session")
 def template(servers: Servers) -> str:
-    """The name of a migrated database that each test's own is copied from."""
+    """The name of a migrated database that all others are copied from."""
     name = "creditmill_template"
     _administer(servers.database_url, f"CREATE DATABASE {name}")
     engine = database.make_engine(named(servers.database_url, name))
@@ -41,31 +48,55 @@ def template(servers: Servers) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def own_database(servers: Servers, template: str) -> Iterator[OwnDatabase]:
+    """The database of this process, for one test after the other."""
+    own = OwnDatabase(lambda: _copied(servers, template), lambda url: _dropped(servers, url))
+    yield own
+    own.drop()
+
+
 @pytest.fixture
-def database_url(servers: Servers, template: str) -> Iterator[str]:
-    """A fresh database with the schema and the catalogue, for one test."""
-    with fresh_database(servers, template) as url:
-        yield url
+def database_url(own_database: OwnDatabase) -> Iterator[str]:
+    """A database with the schema and the catalogue, for one test; it is as good as a fresh one."""
+    yield own_database.url
+    own_database.put_back()
 
 
 @contextmanager
 def fresh_database(servers: Servers, template: str) -> Iterator[str]:
     """A copy of the migrated database, for as long as the block lasts."""
+    url = _copied(servers, template)
+    try:
+        yield url
+    finally:
+        _dropped(servers, url)
+
+
+def _copied(servers: Servers, template: str) -> str:
     name = f"test_{uuid4().hex}"
     _administer(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
-    try:
-        yield named(servers.database_url, name)
-    finally:
-        _administer(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+    return named(servers.database_url, name)
+
+
+def _dropped(servers: Servers, url: str) -> None:
+    _administer(servers.database_url, f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
 
 
 @pytest.fixture
 def db(database_url: str) -> Iterator[str]:
-    """This process, connected to a fresh database; `transaction()` works."""
+    """This process, connected to the database of the test; `transaction()` works."""
     use_secret_keys(SECRET_KEY)
-    database.connect(database.make_engine(database_url))
+    # What a test listens to, it hears of an engine of its own.
+    database.connect(_engine(database_url).execution_options())
     yield database_url
     database.disconnect()
+
+
+@lru_cache(maxsize=1)
+def _engine(url: str) -> Engine:
+    """An engine that remembers what it has compiled; `disconnect` closes its connections after each test."""
+    return database.make_engine(url)
 
 
 @pytest.fixture

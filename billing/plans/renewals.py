@@ -37,8 +37,6 @@ class Worked:
 
     periods: int = 0
     blocked: dict[int, str] = field(default_factory=dict)
-    # Whether everything was looked at that was due.
-    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,41 +49,33 @@ class Owed:
     credits: int
 
 
-def renew(session: Session, until: datetime, worked: Worked) -> None:
-    """Move subscriptions into the periods that began up to this instant, and grant the credits that they include.
+def renew(session: Session, now: datetime, worked: Worked) -> bool:
+    """Move subscriptions into the periods that have begun by now, and grant the credits that they include.
 
-    Works on one batch and adds what it did to `worked`.
+    Works on one batch of those that have waited longest and adds what it did to `worked`. Returns False when there was
+    nothing left to do.
     """
 
-    def one(account_ids: Sequence[int]) -> None:
+    def one(account_ids: Sequence[int], until: datetime) -> None:
         posting.lock(session, account_ids)
         move_on(session, subscription_queries.lock(session, account_ids), until)
         worked.periods += grant(session, account_ids, until)
 
-    _work(session, TO_GRANT, until, worked, one)
+    return _work(session, TO_GRANT, now, worked, one)
 
 
-def reset_limits(session: Session, until: datetime, worked: Worked) -> None:
-    """Open the plan-limit rows of the periods that began up to this instant; a row that exists is left as it is.
+def reset_limits(session: Session, now: datetime, worked: Worked) -> bool:
+    """Open the plan-limit rows of the periods that have begun by now; a row that exists is left as it is.
 
-    Works on one batch and adds what it did to `worked`. It waits for no reservation, and none for it.
+    Works on one batch of those that have waited longest and adds what it did to `worked`. Returns False when there was
+    nothing left to do. It waits for no reservation, and none for it.
     """
 
-    def one(account_ids: Sequence[int]) -> None:
+    def one(account_ids: Sequence[int], until: datetime) -> None:
         move_on(session, subscription_queries.lock(session, account_ids), until)
         worked.periods += _open(session, account_ids, until)
 
-    _work(session, TO_OPEN, until, worked, one)
-
-
-def oldest_to_renew(session: Session, worked: Worked) -> datetime | None:
-    """The earliest instant for which there is something to renew that can be worked on."""
-    return subscription_queries.oldest(session, TO_GRANT, but=worked.blocked)
-
-
-def oldest_to_reset(session: Session, worked: Worked) -> datetime | None:
-    """The earliest instant for which there are limits to open that can be worked on."""
-    return subscription_queries.oldest(session, TO_OPEN, but=worked.blocked)
+    return _work(session, TO_OPEN, now, worked, one)
 
 
 def behind(session: Session, account_ids: Collection[int], now: datetime) -> list[int]:
@@ -179,17 +169,20 @@ def grant(session: Session, account_ids: Sequence[int], until: datetime, *, at: 
 def _work(
     session: Session,
     condition: ColumnElement[bool],
-    until: datetime,
+    now: datetime,
     worked: Worked,
-    one: Callable[[Sequence[int]], None],
-) -> None:
-    def due(limit: int) -> list[int]:
-        found = subscription_queries.due(session, until, limit=limit, but=worked.blocked)
-        return found or subscription_queries.waiting(session, condition, until, limit=limit, but=worked.blocked)
-
-    for account_id, error in each_apart(session, sorted(due(BATCH)), one):
+    one: Callable[[Sequence[int], datetime], None],
+) -> bool:
+    due = subscription_queries.due(session, condition, now, limit=BATCH, but=worked.blocked)
+    if not due:
+        return False
+    # One instant after the other, so that a late tick leaves what ticks in time would have left: an account that can
+    # hold one more grant and no two has that one.
+    until = due[0][0]
+    account_ids = sorted({account_id for at, account_id in due if at == until})
+    for account_id, error in each_apart(session, account_ids, lambda some: one(some, until)):
         worked.blocked[account_id] = type(error).__name__
-    worked.finished = not due(1)
+    return True
 
 
 def _open(session: Session, account_ids: Sequence[int], until: datetime) -> int:

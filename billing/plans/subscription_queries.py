@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, tuple_, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
@@ -25,26 +25,25 @@ def of_accounts(session: Session, account_ids: Iterable[int]) -> list[Subscribed
     return _read(session, Subscription.account_id.in_(sorted(set(account_ids))))
 
 
-def due(session: Session, until: datetime, *, limit: int, but: Collection[int]) -> list[int]:
-    """The accounts whose subscriptions turn up to this instant, the earliest first, without some."""
-    statement = select(Subscription.account_id).where(
-        Subscription.renews_at <= until, Subscription.account_id.not_in(but)
-    )
-    return list(session.scalars(statement.order_by(Subscription.renews_at, Subscription.id).limit(limit)))
+def due(
+    session: Session, condition: ColumnElement[bool], now: datetime, *, limit: int, but: Collection[int]
+) -> list[tuple[datetime, int]]:
+    """When subscriptions turned, or began a period that still waits for something, with the accounts that this befell.
 
-
-def waiting(
-    session: Session, condition: ColumnElement[bool], until: datetime, *, limit: int, but: Collection[int]
-) -> list[int]:
-    """The accounts with periods that began up to this instant and wait for something, without some."""
-    statement = (
-        select(Subscription.account_id)
-        .join(SubscriptionPeriod, SubscriptionPeriod.subscription_id == Subscription.id)
-        .where(condition, SubscriptionPeriod.starts_at <= until, Subscription.account_id.not_in(but))
-        .order_by(SubscriptionPeriod.starts_at, Subscription.id)
-        .limit(limit)
+    Up to now, the earliest first, without some accounts.
+    """
+    others = Subscription.account_id.not_in(but)
+    turned, began = Subscription.renews_at, SubscriptionPeriod.starts_at
+    turns = select(turned.label("at"), Subscription.account_id).where(turned <= now, others)
+    waits = (
+        select(began.label("at"), Subscription.account_id)
+        .join(Subscription, Subscription.id == SubscriptionPeriod.subscription_id)
+        .where(condition, began <= now, others)
     )
-    return list(dict.fromkeys(session.scalars(statement)))
+    # Each by the first entries of its index: at one midnight all the others may be due too.
+    first = [turns.order_by(turned).limit(limit), waits.order_by(began).limit(limit)]
+    found = session.execute(union_all(*first).order_by("at").limit(limit))
+    return [(row.at, row.account_id) for row in found]
 
 
 def behind(session: Session, account_ids: Collection[int], now: datetime) -> list[int]:
@@ -56,19 +55,6 @@ def behind(session: Session, account_ids: Collection[int], now: datetime) -> lis
         Subscription.account_id.in_(sorted(set(account_ids))), or_(Subscription.renews_at <= now, owed)
     )
     return list(session.scalars(statement.order_by(Subscription.account_id)))
-
-
-def oldest(session: Session, condition: ColumnElement[bool], *, but: Collection[int]) -> datetime | None:
-    """The earliest instant at which a subscription turns, or began a period that still waits for something."""
-    others = Subscription.account_id.not_in(but)
-    turns = select(func.min(Subscription.renews_at)).where(others)
-    waits = (
-        select(func.min(SubscriptionPeriod.starts_at))
-        .join(Subscription, Subscription.id == SubscriptionPeriod.subscription_id)
-        .where(condition, others)
-    )
-    # Of two, one of which may be NULL, PostgreSQL takes the other.
-    return session.scalar(select(func.least(turns.scalar_subquery(), waits.scalar_subquery())))
 
 
 def lock(session: Session, account_ids: Iterable[int]) -> list[Subscribed]:

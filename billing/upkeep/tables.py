@@ -47,21 +47,16 @@ class WorkerLoss(Base):
 
 
 class PeriodicRun(Base):
-    """One hour of one periodic task: who works on it, and when it was last worked to its end."""
+    """The runs of one periodic task that came to their end."""
 
     __tablename__ = "periodic_runs"
-    __table_args__ = (
-        CheckConstraint("(claimed_by IS NULL) = (lease_until IS NULL)", name="claim_is_leased"),
-        CheckConstraint("runs >= 0 AND worked >= 0 AND blocked >= 0", name="not_negative"),
-    )
+    __table_args__ = (CheckConstraint("runs >= 0 AND worked >= 0 AND blocked >= 0", name="not_negative"),)
 
     task: Mapped[str] = mapped_column(primary_key=True)
-    # The hour's first instant.
-    period: Mapped[datetime] = mapped_column(primary_key=True)
-    claimed_by: Mapped[UUID | None]
-    lease_until: Mapped[datetime | None]
-    runs: Mapped[int] = mapped_column(Integer, server_default="0")
-    # How many rows it wrote in this hour, and how many it could not work on when it last ran.
-    worked: Mapped[int] = mapped_column(server_default="0")
-    blocked: Mapped[int] = mapped_column(Integer, server_default="0")
-    finished_at: Mapped[datetime | None]
+    runs: Mapped[int] = mapped_column(Integer)
+    # How many rows all of them wrote, and how many the last one could not work on.
+    worked: Mapped[int]
+    blocked: Mapped[int] = mapped_column(Integer)
+    # When the first and the last of them ended.
+    first_at: Mapped[datetime]
+    finished_at: Mapped[datetime]

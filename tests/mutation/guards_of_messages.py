@@ -8,12 +8,10 @@ from tests.mutation.operators import (
     assigns,
     calls,
     drops_call,
-    drops_clause,
     drops_value,
     gives,
     never,
     returns,
-    says,
     too_early,
 )
 
@@ -62,6 +60,11 @@ OF_COMMITS = [
         "recovery commits before it publishes",
         too_early("recover_jobs", "_publish"),
         "test_recovery_commits_before_it_publishes_again",
+    ),
+    guard(
+        "one tick of a task works at a time",
+        never("in_batches", "try_lock"),
+        "test_whoever_finds_another_at_work_ends_at_once_and_takes_nothing_for_blocked",
     ),
     guard(
         "a claim is committed before the call",
@@ -131,17 +134,4 @@ OF_MESSAGES = [
     ),
 ]
 
-OF_CLOCKS = [
-    guard(
-        "one claims an hour of a task",
-        says("periodic_runs.claim", "pg_advisory_xact_lock", "abs"),
-        "test_of_many_who_claim_an_hour_at_once_one_gets_it",
-    ),
-    guard(
-        "whoever has lost a claim writes nothing to it",
-        drops_clause("periodic_runs._hold", "claimed_by"),
-        "test_who_has_lost_a_claim_writes_nothing_to_it",
-    ),
-]
-
-AROUND_JOBS = [*OF_REQUESTS, *OF_COMMITS, *OF_PROVIDERS, *OF_MESSAGES, *OF_CLOCKS]
+AROUND_JOBS = [*OF_REQUESTS, *OF_COMMITS, *OF_PROVIDERS, *OF_MESSAGES]

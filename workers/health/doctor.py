@@ -14,7 +14,7 @@ from billing.catalog import catalog, margins
 from billing.jobs import recovery
 from billing.reports import audit
 from billing.upkeep import dead_letters, periodic_runs
-from billing.upkeep.tables import PeriodicRun
+from billing.upkeep.periodic_runs import Run
 from config import database
 from config.database import database_now, transaction, utc_now
 from config.integrations import configured_providers, connection_for
@@ -142,9 +142,10 @@ def _periodic() -> Check:
     """When each periodic task last succeeded; one that misses three of its ticks is overdue."""
     with transaction() as session:
         now = database_now(session)
-        runs, first = periodic_runs.latest(session), periodic_runs.first_at(session)
-    if first is None:
+        runs = periodic_runs.latest(session)
+    if not runs:
         return Check("periodic", True, "No periodic task has run yet.")
+    first = min(run.first_at for run in runs.values())
     told, problems = [], []
     for name, entry in sorted(app.conf.beat_schedule.items()):
         run = runs.get(name)
@@ -156,15 +157,15 @@ def _periodic() -> Check:
     return Check("periodic", True, f"Periodic tasks last succeeded: {', '.join(told)}.")
 
 
-def _of_task(name: str, run: PeriodicRun | None, *, first: datetime, every: timedelta, now: datetime) -> list[str]:
+def _of_task(name: str, run: Run | None, *, first: datetime, every: timedelta, now: datetime) -> list[str]:
     """What is wrong with one periodic task, whose `run` is its last one; `first` is the first run of any."""
     last = None if run is None else run.finished_at
     problems = []
     if last is not None and last > now + SLACK:
-        # By such a run nobody can tell whether the task runs now.
+        # Its next run will say when it was; how long ago this one was, nobody can tell.
         problems.append(
-            f"{name} last succeeded at {_minute(last)}, which is yet to come: the database's clock was set back. "
-            "Check it; until then nobody can tell whether the task still runs."
+            f"{name} last succeeded at {_minute(last)}, which is yet to come: the database's clock was set back, and "
+            "it has not run since. Check the clock; are beat and the billing worker running?"
         )
     elif now - (last or first) > MISSED * every + SLACK:
         since = f"it last succeeded at {_minute(last)}" if last else f"it has not succeeded since {_minute(first)}"

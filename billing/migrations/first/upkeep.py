@@ -34,16 +34,11 @@ def tables() -> None:
     op.create_table(
         "periodic_runs",
         sa.Column("task", sa.Text(), nullable=False),
-        sa.Column("period", INSTANT, nullable=False),
-        sa.Column("claimed_by", sa.Uuid()),
-        sa.Column("lease_until", INSTANT),
-        sa.Column("runs", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("worked", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("blocked", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("finished_at", INSTANT),
-        sa.PrimaryKeyConstraint("task", "period", name=op.f("pk_periodic_runs")),
-        sa.CheckConstraint(
-            "(claimed_by IS NULL) = (lease_until IS NULL)", name=op.f("ck_periodic_runs_claim_is_leased")
-        ),
+        sa.Column("runs", sa.Integer(), nullable=False),
+        sa.Column("worked", sa.BigInteger(), nullable=False),
+        sa.Column("blocked", sa.Integer(), nullable=False),
+        sa.Column("first_at", INSTANT, nullable=False),
+        sa.Column("finished_at", INSTANT, nullable=False),
+        sa.PrimaryKeyConstraint("task", name=op.f("pk_periodic_runs")),
         sa.CheckConstraint("runs >= 0 AND worked >= 0 AND blocked >= 0", name=op.f("ck_periodic_runs_not_negative")),
     )

@@ -20,8 +20,9 @@ from billing.plans.renewals import Worked
 from billing.reports import audit
 from config import database
 from config.database import transaction
-from tasks.catching_up import LIMITS, RENEWALS, catch_up
+from tests import subscribers
 from tests.factories import MINUTE, NOON, a_queued_job, an_account, rows, the_account
+from tests.subscribers import reset_limits, without_lock
 
 DAY = timedelta(days=1)
 MOMENT = timedelta(microseconds=1)
@@ -63,22 +64,18 @@ def a_subscriber(*steps):
 
 
 def renew(_, now=BOUNDARY):
-    """One batch of the renewals, as a tick does it."""
-    with transaction() as session:
-        renewals.renew(session, now, worked := Worked())
-    assert worked.blocked == {}
+    """The renewals without a tick's lock."""
+    assert without_lock(renewals.renew, now).blocked == {}
 
 
 def reset(_, now=BOUNDARY):
-    """One batch of the limits' task."""
-    with transaction() as session:
-        renewals.reset_limits(session, now, worked := Worked())
-    assert worked.blocked == {}
+    """The limits' task without a tick's lock."""
+    assert without_lock(renewals.reset_limits, now).blocked == {}
 
 
 def tick(_, now=BOUNDARY):
-    """A tick of the renewals with its claim."""
-    catch_up(RENEWALS, clock=lambda _: now)
+    """A tick of the renewals."""
+    subscribers.renew(now)
 
 
 EVERYTHING = """
@@ -195,7 +192,7 @@ def test_an_operator_and_the_ticks_at_the_boundary():
         assert_as_in_turn([op(action, *given, now=BEFORE, **named), reset], *steps, holds_account=False)
 
 
-def test_an_operator_and_a_whole_tick_with_its_claim():
+def test_an_operator_and_a_whole_tick():
     for action, given, named in (("cancel", (), {"at_once": True}), ("past_due", (), {})):
         assert_as_in_turn([op(action, *given, **named), tick])
 
@@ -265,7 +262,7 @@ def test_many_operators_ticks_and_reservations_at_once_come_to_their_end():
 
     calls = [
         renew, reset, tick, partial(operating, ids), partial(operating, ids[::-1]), partial(reserve, jobs[::2]),
-        partial(reserve, jobs[::-2]), partial(lambda _: catch_up(LIMITS, clock=lambda _: BOUNDARY)),
+        partial(reserve, jobs[::-2]), partial(lambda _: reset_limits(BOUNDARY)),
     ]  # fmt: skip
     with ThreadPoolExecutor(len(calls)) as pool:
         at_once(pool, calls, ids[0])
@@ -321,14 +318,7 @@ def test_a_turn_that_was_noted_too_early_ends_no_tick():
     account_id = a_subscriber()
     with transaction() as session:
         session.execute(text("UPDATE subscriptions SET renews_at = renews_at - interval '1 hour'"))
-    looks = iter(range(50))
-
-    def clock(_):
-        assert next(looks) < 49, "a tick comes to its end"
-        return BOUNDARY - 30 * MINUTE
-
-    assert catch_up(RENEWALS, clock=clock) == 0
-    assert catch_up(LIMITS, clock=clock) == 1
+    assert subscribers.tick(BOUNDARY - 30 * MINUTE) == (0, 1)
     assert rows("SELECT renews_at FROM subscriptions") == [(BOUNDARY,)]
     tick(None)
     assert the_account(account_id).balance == 1000
@@ -342,5 +332,7 @@ def test_the_limits_task_waits_for_nobody_who_holds_the_account():
         session.execute(text("SELECT 1 FROM accounts WHERE id = :id FOR NO KEY UPDATE"), {"id": account_id})
         with transaction() as other:
             other.execute(text("SET LOCAL lock_timeout = '2s'"))
-            renewals.reset_limits(other, BOUNDARY, worked := Worked())
+            worked = Worked()
+            while renewals.reset_limits(other, BOUNDARY, worked):
+                pass
         assert (worked.periods, worked.blocked) == (2, {})

@@ -1,4 +1,4 @@
-"""Single guards of upkeep, one test each: what the database refuses of counts and of the hours of a task."""
+"""Single guards of upkeep, one test each: what the database refuses of losses and of the runs of a task."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from tests.guarding import assert_refused
 pytestmark = pytest.mark.usefixtures("db")
 
 REFUSED = [
-    ("INSERT INTO periodic_runs (task, period, claimed_by) VALUES ('a', now(), gen_random_uuid())",
-                                                                         "ck_periodic_runs_claim_is_leased"),
-    ("INSERT INTO periodic_runs (task, period, worked) VALUES ('a', now(), -1)", "ck_periodic_runs_not_negative"),
-    ("INSERT INTO periodic_runs (task, period) SELECT 'a', now() FROM generate_series(1, 2)", "pk_periodic_runs"),
+    ("INSERT INTO periodic_runs VALUES ('a', 1, -1, 0, now(), now())",   "ck_periodic_runs_not_negative"),
+    ("INSERT INTO periodic_runs SELECT 'a', 1, 0, 0, now(), now() FROM generate_series(1, 2)", "pk_periodic_runs"),
     ("INSERT INTO worker_losses (subject, losses, last_at) VALUES ('job', 0, now())", "ck_worker_losses_counted"),
 ]  # fmt: skip
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from billing.jobs.states import OPEN, TERMINAL, TRANSITIONS, Event, State, leaving, target
+from tests.unit.test_architecture import ROOT
 
 # Written out from the diagram in the design, section 3: whoever changes the table changes the drawing too.
 DIAGRAM = {
@@ -28,6 +31,12 @@ DIAGRAM = {
 
 def test_the_table_is_the_diagram_of_the_design():
     assert {(str(left), str(event), str(to)) for (left, event), to in TRANSITIONS.items()} == DIAGRAM
+
+
+def test_the_table_of_the_docs_is_the_table_of_the_code():
+    rows = re.findall(r"^\| (\w+) \| (\w+) \| (\w+) \|", (ROOT / "docs/reference/states.md").read_text(), re.M)
+
+    assert set(rows[1:]) == {(str(left), str(event), str(to)) for (left, event), to in TRANSITIONS.items()}
 
 
 @pytest.mark.parametrize("event", Event)
