@@ -137,9 +137,10 @@ OF_SUBSCRIPTIONS = [
         "test_each_boundary_grants_once_and_in_the_order_of_time",
     ),
     guard(
-        "credits are granted in the order of time",
-        calls("renewals.grant", "(lambda *given: was(*given)[::-1])", instead_of="subscription_queries.periods"),
-        "test_each_boundary_grants_once_and_in_the_order_of_time",
+        "a late tick grants one instant after the other",
+        assigns("renewals._work", "until", "now"),
+        "test_an_account_that_can_hold_one_more_grant_and_no_two_has_that_one_however_late_the_tick",
+        "test_a_late_tick_goes_by_the_order_of_time_over_all_accounts",
     ),
     guard(
         "a grant that marks nothing is undone",
