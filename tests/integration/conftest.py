@@ -1,4 +1,4 @@
-"""The command line in this process, for the tests of its commands."""
+"""The command line in this process, for the tests of its commands; and books with something of everything in them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import sys
 
 import pytest
 
+from billing.reports import revenue
+from config.database import transaction
+from tests.catalogue import a_settled_job, sql
 from tests.conftest import SECRET_KEY
+from tests.factories import NOON, a_queued_job, a_reserved_job, a_subscription, an_account
 from tests.system import forget_broker
 from workers import cli
 
@@ -40,3 +44,19 @@ def run(env, db, capsys, monkeypatch):
         return code, told.out, told.err
 
     return run
+
+
+@pytest.fixture
+def books(db):
+    """An account with a plan, and a job in each state that a statement needs; the settled one is the only one called.
+
+    So a statement breaks the one rule that it is meant to break, wherever else it fits.
+    """
+    account_id = an_account(1000)
+    a_subscription(account_id, {"content_ideas": 10})
+    a_settled_job(account_id, "idea_generation")
+    a_queued_job(account_id)
+    a_reserved_job(account_id)
+    sql("UPDATE subscriptions SET current_period_end = current_period_start + 30")
+    with transaction() as session:
+        revenue.roll_up(session, now=NOON)

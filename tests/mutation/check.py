@@ -25,22 +25,23 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from tests.mutation.definitions import ROOT, ids_of
 from tests.mutation.guard import Guard
 from tests.mutation.guards import GUARDS
+from tests.mutation.operators import Mutation
 from tests.mutation.without import FAILURES, SERVERS, SQL
 from workers.local.embedded.servers import Servers, embedded_servers
 
-ROOT = Path(__file__).parents[2]
 RUN_S = 300
 """The longest that one guard's tests may take, in seconds; each test has its own, shorter limit."""
 UNCHANGED_S = 1_800
 TEST_S = 60
-SCHEMA_COMPARISON = "tests/integration/config/test_database.py::test_the_migrations_make_exactly_the_tables_of_the_code"
+COMPARISON = "test_the_migrations_make_exactly_the_tables_of_the_code"
 """It notices whatever is dropped, and shows of nothing that it protects anything."""
 
 ARGUMENTS = (
     *("-q", "-p", "no:cacheprovider", "-p", "tests.mutation.without", "--tb=line"),
-    *(f"--timeout={TEST_S}", "--timeout-method=signal", f"--deselect={SCHEMA_COMPARISON}"),
+    *(f"--timeout={TEST_S}", "--timeout-method=signal", *(f"--deselect={test}" for test in ids_of(COMPARISON))),
 )
 CAUGHT, NOT_CAUGHT, ERROR = "caught", "not caught", "error"
 
@@ -112,18 +113,17 @@ def benches(count: int) -> Iterator[Queue[Bench]]:
 
 
 @click.command()
-@click.option("--only", default="", metavar="TEXT", help="Only the guards whose name contains this.")
+@click.option("--only", default="", metavar="TEXT", help="Only the guards whose promise, or definition, contains this.")
 @click.option("--list", "listing", is_flag=True, help="Show the guards, and run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.option("--jobs", default=2, show_default=True, help="How many guards are tested at a time.")
 def main(only: str, listing: bool, as_json: bool, jobs: int) -> None:
     """Take each guard away in turn and show that a test notices."""
-    chosen = [guard for guard in GUARDS if only.lower() in guard.name.lower()]
+    chosen = [guard for guard in GUARDS if only.lower() in f"{guard.promise} {guard.how()}".lower()]
     if not chosen:
-        raise click.UsageError(f"No guard's name contains {only!r}.")
+        raise click.UsageError(f"No guard's promise contains {only!r}.")
     if listing:
-        for guard in chosen:
-            click.echo(json.dumps(asdict(guard)) if as_json else f"{guard.name}\n    {', '.join(guard.tests)}")
+        _list(chosen, as_json=as_json)
         return
     for end in (signal.SIGINT, signal.SIGTERM):
         # However it is ended, also from the background, it stops its servers and removes its copies.
@@ -167,7 +167,7 @@ def judge(guards: Sequence[Guard], folder: Path, console: Console, *, jobs: int)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [found[guard.name] for guard in guards]
+    return [found[guard.promise] for guard in guards]
 
 
 def copy_tree(to: Path) -> None:
@@ -182,8 +182,7 @@ def copy_tree(to: Path) -> None:
 
 def failing_unchanged(tree: Path, guards: Iterable[Guard], folder: Path, *, jobs: int) -> set[str]:
     """The tests of these guards that fail although nothing was taken away."""
-    listed = {test for guard in guards for test in guard.tests}
-    tests = sorted(test for test in listed if test.partition("::")[0] not in listed or "::" not in test)
+    tests = sorted({test for guard in guards for test in guard.test_ids(tree)})
     failures = folder / "unchanged.failures"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *ARGUMENTS, "-n", str(jobs), *tests],
@@ -200,17 +199,12 @@ def failing_unchanged(tree: Path, guards: Iterable[Guard], folder: Path, *, jobs
     return set(run.failed)
 
 
-def remove(guard: Guard, tree: Path) -> None:
-    """Take a guard of the code away; raises ValueError unless its text stands there exactly once."""
-    if guard.edit is None:
-        return
-    file = tree / guard.edit.path
-    source = file.read_text(encoding="utf-8") if file.exists() else ""
-    if source.count(guard.edit.old) != 1:
-        raise ValueError(f"{guard.edit.path} has {source.count(guard.edit.old)} times: {guard.edit.old!r}")
-    file.write_text(source.replace(guard.edit.old, guard.edit.new), encoding="utf-8")
+def remove(mutation: Mutation, unchanged: Path, tree: Path) -> None:
+    """Take a guard of the code away; raises ValueError when it is not found, or not exactly once."""
+    path, text = mutation.apply(unchanged)
+    (tree / path).write_text(text, encoding="utf-8")
     # The copy came with compiled modules, which are known by time and size: this one must not pass for its old self.
-    for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
+    for compiled in (tree / path).parent.glob(f"__pycache__/{path.stem}.*.pyc"):
         compiled.unlink()
 
 
@@ -218,15 +212,17 @@ def _judge_one(guard: Guard, unchanged: Path, tree: Path, red: set[str], bench: 
     began = time.monotonic()
 
     def result(outcome: str, by: str) -> Result:
-        return Result(guard.name, outcome, by, round(time.monotonic() - began, 1))
+        return Result(guard.promise, outcome, by, round(time.monotonic() - began, 1))
 
-    broken = [test for test in guard.tests if any(_belongs(node, test) for node in red)]
+    tests = guard.test_ids(unchanged)
+    broken = [test for test in tests if any(_belongs(node, test) for node in red)]
     if broken:
         return result(ERROR, f"fails with every guard in place: {', '.join(broken)}")
     shutil.copytree(unchanged, tree)
     try:
-        remove(guard, tree)
-        run = bench.run(tree, guard.tests, sql=guard.sql)
+        if guard.mutation is not None:
+            remove(guard.mutation, unchanged, tree)
+        run = bench.run(tree, tests, sql=guard.sql)
     except ValueError as error:
         return result(ERROR, str(error))
     finally:
@@ -236,6 +232,13 @@ def _judge_one(guard: Guard, unchanged: Path, tree: Path, red: set[str], bench: 
     if run.code == 1 and run.failed:
         return result(CAUGHT, run.failed[0])
     return result(ERROR, f"pytest ended with {run.code}: {run.said[-600:]}")
+
+
+def _list(guards: Sequence[Guard], *, as_json: bool) -> None:
+    for guard in guards:
+        told = {"promise": guard.promise, "how": guard.how(), "tests": guard.test_ids()}
+        lines = [guard.promise, f"    {guard.how()}", *(f"    {test}" for test in guard.test_ids())]
+        click.echo(json.dumps(told) if as_json else "\n".join(lines))
 
 
 def _failed(failures: Path) -> tuple[str, ...]:

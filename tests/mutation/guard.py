@@ -1,57 +1,32 @@
-"""What a guard is, and short ways to write one down."""
+"""What a guard is: its promise, how it is taken away, and the tests that should notice, the quickest first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Edit:
-    """A change of one file: `old` stands in it exactly once."""
-
-    path: str
-    old: str
-    new: str
+from tests.mutation.definitions import ROOT, ids_of
+from tests.mutation.operators import Mutation
 
 
 @dataclass(frozen=True)
 class Guard:
-    """One guard: its promise, the tests that should notice its removal, and either SQL or an edit that removes it."""
+    """One guard. It is dropped from the database by SQL, or taken out of the code by a mutation."""
 
-    name: str
+    promise: str
     tests: tuple[str, ...]
-    edit: Edit | None = None
     sql: str = ""
-    constraint: str = ""
+    mutation: Mutation | None = None
+
+    def test_ids(self, root: Path = ROOT) -> list[str]:
+        """The tests as pytest knows them; raises ValueError for a name that no test has."""
+        return [found for name in self.tests for found in ids_of(name, root)]
+
+    def how(self) -> str:
+        """How it is taken away, in words."""
+        return self.sql if self.mutation is None else f"{self.mutation.of}, {self.mutation.what}"
 
 
-def located(short: tuple[str, ...]) -> tuple[str, ...]:
-    """`charging::test_x` is a test of tests/integration/jobs/test_charging.py, `unit/policy` a module of tests/unit."""
-    whole = []
-    for each in short:
-        module, _, test = each.partition("::")
-        folder, _, name = module.rpartition("/")
-        whole.append(f"tests/{folder or 'integration'}/test_{name}.py" + (f"::{test}" if test else ""))
-    return tuple(whole)
-
-
-def rule(table: str, constraint: str, promise: str, *tests: str) -> Guard:
-    drop = f"ALTER TABLE {table} DROP CONSTRAINT {constraint} CASCADE"
-    return Guard(f"{promise} ({constraint})", located(tests or (direct(constraint),)), sql=drop, constraint=constraint)
-
-
-def direct(constraint: str) -> str:
-    return f"guards::test_the_database_refuses_it_by_itself[{constraint}]"
-
-
-def checks(table: str, **promises: str) -> list[Guard]:
-    """The CHECKs of one table, which have a direct test each."""
-    return [rule(table, f"ck_{table}_{name}", promise) for name, promise in promises.items()]
-
-
-def trigger(table: str, name: str, promise: str, *tests: str) -> Guard:
-    return Guard(f"{promise} (trigger {name} of {table})", located(tests), sql=f"DROP TRIGGER {name} ON {table}")
-
-
-def code(path: str, promise: str, old: str, new: str, *tests: str) -> Guard:
-    return Guard(promise, located(tests), edit=Edit(path, old, new))
+def guard(promise: str, mutation: Mutation, *tests: str) -> Guard:
+    """A guard of the code."""
+    return Guard(promise, tests, mutation=mutation)

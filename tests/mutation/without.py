@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from billing import migrating, schema
-from workers.local import embedded
+from workers.local.embedded import servers
 from workers.local.embedded.servers import Servers
 
 SQL = "CREDITMILL_WITHOUT_SQL"
@@ -31,8 +31,13 @@ def pytest_configure(config: pytest.Config) -> None:
         pytest.exit(f"{schema.__file__} is not of this tree", returncode=NOT_REMOVED)
     if statement := os.environ.get(SQL):
         migrating.migrate = _then_remove(migrating.migrate, statement)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Let the tests take the servers that run already: before the module that starts them is imported."""
     if running := os.environ.get(SERVERS):
-        embedded.embedded_servers = _already(*running.split())  # type: ignore[assignment]
+        servers.embedded_servers = _already(*running.split())
 
 
 def _then_remove(migrate: Callable[[Engine], list[str]], statement: str) -> Callable[[Engine], list[str]]:

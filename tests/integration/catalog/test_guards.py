@@ -1,0 +1,56 @@
+"""Single guards of the catalogue, one test each: what the database refuses, and what an operator finds who waited."""
+
+from __future__ import annotations
+
+import pytest
+
+from billing.plans import plans
+from config.database import transaction
+from tests.factories import rows
+from tests.guarding import assert_refused
+
+pytestmark = pytest.mark.usefixtures("db")
+
+REFUSED = [
+    ("UPDATE billing_configuration SET past_due_grace_days = -1",   "ck_billing_configuration_past_due_grace_days"),
+    ("UPDATE ai_model_config SET model_name = 'gpt-4o' WHERE model_name = 'gpt-4o-mini'",
+                                                                         "uq_ai_model_config_model_name"),
+    ("UPDATE ai_model_config SET is_default = true WHERE model_name = 'gpt-4o'",
+                                                                         "uq_ai_model_config_one_default_a_type"),
+    ("UPDATE ai_model_config SET max_images = 0 WHERE model_type = 'image'", "ck_ai_model_config_limits"),
+    ("UPDATE ai_model_config SET api = 'images' WHERE model_type = 'text'",  "ck_ai_model_config_api_fits_type"),
+    ("UPDATE ai_model_config SET provider = 'nobody'",                   "ck_ai_model_config_provider"),
+    ("UPDATE credit_cost_config SET operation_type = 'clustering'",      "uq_credit_cost_config_operation_type"),
+    ("UPDATE credit_cost_config SET tokens_per_credit = 0",              "ck_credit_cost_config_tokens_per_credit"),
+    ("UPDATE credit_cost_config SET min_credits = -1",                   "ck_credit_cost_config_min_credits"),
+    ("UPDATE credit_cost_config SET model_type = 'video', limit_unit = 'requests'", "ck_credit_cost_config_model_type"),
+    ("UPDATE credit_cost_config SET limit_unit = 'images' WHERE model_type = 'text'",
+                                                                         "ck_credit_cost_config_limit_unit_fits_type"),
+    ("UPDATE billing_configuration SET default_tokens_per_credit = 0",   "ck_billing_configuration_tokens_per_credit"),
+    ("UPDATE billing_configuration SET credit_rounding_mode = 'bankers'", "ck_billing_configuration_rounding"),
+    ("UPDATE billing_configuration SET max_open_jobs = 0",               "ck_billing_configuration_max_open_jobs"),
+    ("UPDATE billing_configuration SET max_open_jobs_per_account = 0",
+                                                              "ck_billing_configuration_max_open_jobs_per_account"),
+    ("INSERT INTO billing_configuration (id) VALUES (2)",                "ck_billing_configuration_singleton"),
+    ("INSERT INTO global_integration_settings (id) VALUES (2)",          "ck_global_integration_settings_singleton"),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("books")
+@pytest.mark.parametrize("rule", dict.fromkeys(rule for _, rule in REFUSED))
+def test_the_database_refuses_it_by_itself(rule):
+    assert_refused(REFUSED, rule)
+
+
+def test_whoever_waited_to_change_the_catalogue_reads_it_anew():
+    with transaction() as session:
+        plans.set_plan(session, "starter", {"content_ideas": "1"})
+
+    with transaction() as session:
+        seen = plans.named(session, "starter")
+        with transaction() as other:
+            plans.set_plan(other, "starter", {"image_prompts": "2"})
+        plans.set_plan(session, "starter", {"content_ideas": "3"})
+
+    assert seen.limits == {"content_ideas": 3, "image_prompts": 2}
+    assert rows("SELECT limits FROM plans WHERE slug = 'starter'") == [(seen.limits,)]

@@ -1,0 +1,220 @@
+"""The guards of credits: what is reserved, charged, added and granted, and what the reports and the audit say of it."""
+
+from __future__ import annotations
+
+from tests.mutation.guard import guard
+from tests.mutation.operators import (
+    always,
+    assigns,
+    calls,
+    drops,
+    drops_call,
+    drops_clause,
+    drops_value,
+    gives,
+    never,
+    returns,
+    says,
+)
+
+OF_PRICES = [
+    guard(
+        "a charge is capped by its reservation",
+        gives("pricing.charge", "credits", "due"),
+        "test_what_exceeds_the_reservation_is_the_platforms_loss",
+        "test_a_charge_never_exceeds_what_is_held_and_loses_nothing",
+    ),
+    guard(
+        "an estimate counts the longest output, so that no charge needs more",
+        returns("pricing.estimate", "_for_tokens(work.input_tokens, price)", instead_of="_for_tokens"),
+        "test_text_is_reserved_for_its_input_and_its_longest_output",
+    ),
+    guard(
+        "a fraction of a credit is rounded up where the platform says so",
+        never("round_credits", "UP"),
+        "test_division_rounds_as_it_is_told",
+    ),
+]
+
+OF_RESERVING = [
+    guard(
+        "no job is reserved beyond what is available",
+        never("decisions.decide", "available"),
+        "test_a_job_that_cannot_be_paid_is_rejected_with_its_shortfall_and_holds_nothing",
+    ),
+    guard(
+        "no job is reserved beyond its plan",
+        never("decisions.decide", "remaining"),
+        "test_a_plan_limit_that_does_not_suffice_rejects_and_holds_no_credits",
+    ),
+    guard(
+        "a frozen account starts nothing",
+        never("decisions.decide", "frozen"),
+        "test_a_frozen_account_starts_no_new_job",
+    ),
+    guard(
+        "jobs of one batch do not share credits",
+        drops("_Batch.decide", "_available"),
+        "test_a_batch_is_served_in_the_order_in_which_it_came",
+    ),
+    guard(
+        "a hold carries its allowance into the books",
+        drops("_hold_units", "allowed"),
+        "test_a_decision_from_a_stale_count_of_units_is_refused_by_the_books",
+    ),
+    guard(
+        "a hold stays within its allowance, in the statement that makes it",
+        says("_COUNT", r"AND \(v\.allowed IS NULL.*\)"),
+        "test_units_beyond_the_allowance_write_no_credits_either",
+    ),
+    guard(
+        "credits are not written without their units",
+        always("posting.post", "expected"),
+        "test_units_without_their_row_write_no_credits_either",
+        "test_units_beyond_the_allowance_write_no_credits_either",
+    ),
+    guard(
+        "a reservation renews first what is due",
+        never("reserving.reserve", "bring_up_to_date"),
+        "test_a_job_is_not_refused_for_credits_that_a_late_tick_still_owes",
+    ),
+]
+
+OF_ACCOUNTS = [
+    guard(
+        "whoever changes an account locks it",
+        drops_call("account_queries.lock", "with_for_update"),
+        "test_jobs_settled_side_by_side_leave_a_continuous_ledger",
+        "test_two_jobs_race_for_the_last_credits_and_the_loser_holds_nothing_of_the_plan",
+    ),
+    guard(
+        "accounts are locked in one order",
+        drops_call("account_queries.lock", "order_by"),
+        "test_accounts_are_locked_in_the_order_of_their_ids",
+    ),
+    guard(
+        "a release locks its accounts before it changes any",
+        drops("settling.release", "lock"),
+        "test_a_release_locks_accounts_in_their_order_before_it_changes_any",
+    ),
+    guard(
+        "a top-up is added once for each key",
+        assigns("ledger.accounts.top_up", "earlier", "None"),
+        "test_a_top_up_with_one_key_adds_its_credits_once",
+    ),
+    guard(
+        "a top-up's key with another amount is a conflict",
+        never("ledger.accounts.top_up", "earlier.amount"),
+        "test_a_top_up_with_one_key_adds_its_credits_once",
+    ),
+    guard(
+        "top-ups of one account wait for each other",
+        calls("ledger.accounts.top_up", "find_many", instead_of="posting.lock"),
+        "test_one_top_up_sent_by_many_at_once_is_added_once_and_answered_alike",
+    ),
+    guard(
+        "no top-up takes the key of a grant",
+        never("ledger.accounts.top_up", "OUR_KEYS"),
+        "test_an_operators_top_up_cannot_take_the_key_of_a_grant",
+    ),
+]
+
+OF_SUBSCRIPTIONS = [
+    guard(
+        "an account is subscribed once, however many try",
+        drops("subscriptions._bring_up_to_date", "posting.lock"),
+        "test_an_account_that_is_subscribed_by_many_at_once_has_one_subscription",
+    ),
+    guard(
+        "a renewal waits for whoever holds the account",
+        drops("renew.one", "posting.lock"),
+        "test_an_operator_and_the_ticks_at_the_boundary",
+        "test_many_operators_ticks_and_reservations_at_once_come_to_their_end",
+    ),
+    guard(
+        "what was granted is not granted again",
+        drops_clause("TO_GRANT", "granted"),
+        "test_each_boundary_grants_once_and_in_the_order_of_time",
+    ),
+    guard(
+        "a late tick grants one instant after the other",
+        assigns("renewals._work", "until", "now"),
+        "test_an_account_that_can_hold_one_more_grant_and_no_two_has_that_one_however_late_the_tick",
+        "test_a_late_tick_goes_by_the_order_of_time_over_all_accounts",
+    ),
+    guard(
+        "a grant that marks nothing is undone",
+        always("renewals.grant", "marked"),
+        "test_a_grant_that_loses_its_race_undoes_everything_it_did",
+    ),
+    guard(
+        "a trial grants nothing",
+        gives("_begun", "credits", "included"),
+        "test_a_trial_grants_nothing_until_it_ends",
+    ),
+    guard(
+        "a period that begins past due withholds its credits",
+        gives("_begun", "credits_withheld", "0"),
+        "test_a_period_that_begins_past_due_withholds_its_credits_until_it_is_paid",
+    ),
+    guard(
+        "what was withheld is forfeited when the subscription ends",
+        drops("move_on", "forfeit_withheld"),
+        "test_a_grace_that_runs_out_ends_the_subscription_and_forfeits_what_was_withheld",
+    ),
+    guard(
+        "a period that was begun is left as it is",
+        drops_value("add_periods", "where"),
+        "test_a_period_that_was_granted_is_left_as_it_is",
+    ),
+    guard(
+        "who paid late is not granted the period again",
+        drops_clause("_is_forfeited", "granted"),
+        "test_who_paid_late_cancels_and_comes_back_is_not_granted_the_period_again",
+    ),
+]
+
+OF_REPORTS = [
+    guard(
+        "ticks wait for each other and for rebuilds",
+        drops("roll_up", "lock_rollups"),
+        "test_ticks_at_once_take_each_change_once",
+    ),
+    guard(
+        "a rebuild waits for the tick",
+        drops("reports.revenue.rebuild", "lock_rollups"),
+        "test_a_rebuild_waits_for_the_tick_and_counts_nothing_twice",
+    ),
+    guard(
+        "a rebuild sees sources and queue at one moment",
+        always("reports.revenue.rebuild", "is_one_snapshot"),
+        "test_a_rebuild_without_one_snapshot_is_refused",
+    ),
+    guard(
+        "a change is taken once",
+        says("_TAKE", "DELETE FROM revenue_changes", "UPDATE revenue_changes SET day = day"),
+        "test_rolling_up_twice_changes_nothing",
+    ),
+    guard(
+        "a rebuild takes what is queued for its days",
+        says("revenue_queries.replace", "(?<=FROM revenue_changes WHERE)", " false AND"),
+        "test_a_rebuild_takes_the_place_of_whatever_is_there",
+    ),
+    guard(
+        "whoever changes exposure waits for whoever finishes the job",
+        says("COUNT_EXPOSURE", r"PERFORM FROM .* FOR NO KEY UPDATE;"),
+        "test_exposure_that_is_written_while_its_job_is_finished_is_counted_once",
+    ),
+    guard(
+        "the audit freezes whoever's credits do not add up",
+        assigns("audit.freeze", "serious", "set()"),
+        "test_each_rule_about_a_customers_credits_freezes_the_account_that_breaks_it",
+    ),
+    guard(
+        "the audit reads one snapshot",
+        drops_value("audit_books", "isolation"),
+        "test_the_audit_reads_one_snapshot",
+    ),
+]
+
+OF_BOOKS = [*OF_PRICES, *OF_RESERVING, *OF_ACCOUNTS, *OF_SUBSCRIPTIONS, *OF_REPORTS]

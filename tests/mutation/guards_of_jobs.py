@@ -1,0 +1,219 @@
+"""The guards of a job's way: its moves between states, its calls, what becomes of unknown ones, and recovery."""
+
+from __future__ import annotations
+
+from tests.mutation.guard import guard
+from tests.mutation.operators import assigns, drops, drops_call, drops_clause, drops_value, gives, never, says
+
+OF_MOVES = [
+    guard(
+        "a step takes only jobs in the states that it leaves",
+        drops_clause("job_queries.lock", "state"),
+        "test_settling_twice_charges_once",
+    ),
+    guard(
+        "a step locks its jobs",
+        drops_call("job_queries.lock", "with_for_update"),
+        "test_one_job_settled_by_many_at_once_is_charged_once",
+        "test_one_job_reserved_by_many_at_once_holds_once",
+        "test_one_job_claimed_by_many_at_once_is_called_once",
+    ),
+    guard(
+        "jobs are locked in one order",
+        drops_call("job_queries.lock", "order_by"),
+        "test_jobs_are_locked_in_the_order_of_their_ids",
+    ),
+    guard(
+        "a locked job is read anew",
+        drops_value("job_queries.lock", "populate_existing"),
+        "test_a_claim_counts_on_from_the_calls_that_others_made_meanwhile",
+    ),
+    guard(
+        "a job moves only from a state that its event leaves",
+        says("job_queries.move", r"j\.state IN :leaving", "(true OR j.state IN :leaving)"),
+        "test_a_reserved_job_is_not_cancelled_as_if_it_held_nothing",
+        "test_a_late_result_after_the_refund_charges_nobody_and_is_counted_as_exposure",
+    ),
+    guard(
+        "the attempt's number fences late writers",
+        assigns("job_queries.move", "fence", "''"),
+        "test_an_old_attempt_cannot_overwrite_a_newer_one",
+        "test_an_old_claim_cannot_give_a_newer_one_back",
+    ),
+    guard(
+        "a job's cost is the sum of its calls, however often it is summed",
+        gives("sum_cost", "cost_usd", "GenerationJob.cost_usd + was"),
+        "test_a_refusal_after_paid_work_that_is_recorded_twice_is_counted_once",
+    ),
+    guard(
+        "a job is charged for a call that succeeded",
+        drops_clause("call_queries.delivered", "succeeded"),
+        "test_a_job_is_charged_for_the_call_that_delivered_for_it_and_not_for_a_failed_one",
+    ),
+    guard(
+        "nobody is charged for a call that came too late",
+        drops_clause("call_queries.delivered", "exposure"),
+        "test_a_job_is_charged_for_the_call_that_delivered_for_it_and_not_for_a_late_one",
+    ),
+    guard(
+        "a refund needs a verdict and not only a failed call",
+        never("verdict_on", "error_code"),
+        "test_a_job_between_two_tries_is_not_refunded",
+    ),
+    guard(
+        "only a job whose last call failed is refunded",
+        assigns("verdict_on", "failed", "True"),
+        "test_a_verdict_over_a_call_that_is_still_being_made_refunds_nothing",
+    ),
+]
+
+OF_CALLS = [
+    guard(
+        "a live claim is left alone",
+        never("calling.claim", "again"),
+        "test_a_live_claim_is_left_alone",
+        "test_one_job_claimed_by_many_at_once_is_called_once",
+    ),
+    guard(
+        "only whoever made a claim gets it again",
+        drops_clause("_own_claim", "call.claimed_by"),
+        "test_whoever_made_a_claim_gets_it_again_and_nobody_else",
+    ),
+    guard(
+        "a claim that was worked on is not made again",
+        drops_clause("_own_claim", "outcome"),
+        "test_a_claim_that_was_worked_on_is_not_given_again",
+    ),
+    guard(
+        "a claim past its lease is not made again",
+        assigns("_own_claim", "lasts", "True"),
+        "test_a_claim_past_its_lease_is_not_given_again",
+    ),
+    guard(
+        "each call has a number of its own",
+        assigns("calling.claim", "attempt", "max(job.attempts, 1)"),
+        "test_an_old_attempt_cannot_overwrite_a_newer_one",
+    ),
+    guard(
+        "all attempts of a job carry one key",
+        gives("calling.claim", "idempotency_key", "f'{was}-{attempt}'"),
+        "test_all_attempts_of_a_job_carry_one_key",
+    ),
+    guard(
+        "a success that is recorded twice counts once",
+        never("calling.succeed", "call.outcome"),
+        "test_recording_a_success_twice_counts_its_cost_once",
+    ),
+    guard(
+        "a late success is exposure",
+        gives("calling.succeed", "exposure", "False"),
+        "test_a_late_result_after_the_refund_charges_nobody_and_is_counted_as_exposure",
+    ),
+    guard(
+        "a failure after a recorded success changes nothing",
+        drops_clause("calling.fail", "succeeded"),
+        "test_a_failure_after_a_recorded_success_changes_nothing",
+    ),
+    guard(
+        "a late failure changes nothing that was found out",
+        drops_clause("calling.fail", "resolution"),
+        "test_a_late_failure_does_not_change_what_was_resolved",
+    ),
+    guard(
+        "a late verdict of an old attempt says nothing of a newer one",
+        drops_clause("calling.fail", "job.attempts"),
+        "test_a_late_verdict_of_an_old_attempt_says_nothing_about_the_newer_one",
+    ),
+    guard(
+        "a claim is given back by its own attempt",
+        drops_value("calling.postpone", "attempts"),
+        "test_an_old_claim_cannot_give_a_newer_one_back",
+    ),
+    guard(
+        "a proven refusal withdraws the guess at its cost",
+        drops_value("_count_cost", "exposure"),
+        "test_a_late_refusal_withdraws_the_exposure",
+        "test_a_late_refusal_after_paid_work_takes_the_place_of_the_guess",
+    ),
+    *(
+        guard(
+            f"a call that {what} is never repeated",
+            gives("VERDICTS", failure, "Verdict.RETRY"),
+            "test_only_what_was_proven_not_executed_is_ever_tried_again",
+            "test_a_failure_leads_to_its_verdict",
+        )
+        for failure, what in (
+            ("TIMED_OUT", "timed out"),
+            ("CONNECTION_LOST", "broke"),
+            ("WORKER_LOST", "lost its worker"),
+        )
+    ),
+]
+
+OF_UNKNOWN_CALLS = [
+    guard(
+        "a lost call is asked about by one at a time",
+        never("unknown_calls.ask", "asked_at"),
+        "test_a_lost_call_is_asked_about_once_within_the_time_that_an_answer_takes",
+    ),
+    guard(
+        "only an unknown call is exposed",
+        drops_clause("unknown_calls.expose", "outcome"),
+        "test_only_a_call_of_unknown_outcome_is_exposed",
+    ),
+    guard(
+        "an unknown outcome that is given up is exposure",
+        drops("recovery._unknown", "expose"),
+        "test_an_unknown_outcome_is_refunded_in_the_end_and_its_worst_cost_is_ours",
+    ),
+    guard(
+        "what was executed and lost is exposure",
+        gives("correct_cost", "exposure", "False"),
+        "test_what_was_executed_and_lost_is_our_cost",
+    ),
+    guard(
+        "what was delivered and given up is written off",
+        drops("recovery.give_up", "write_off"),
+        "test_what_was_delivered_and_given_up_is_our_exposure",
+    ),
+    guard(
+        "a call is resolved by hand once",
+        drops_clause("unknown_calls.resolve", "resolution"),
+        "test_a_lost_result_is_resolved_once",
+    ),
+    guard(
+        "only an unknown outcome is learnt",
+        drops_clause("resolve_by_answer", "outcome"),
+        "test_what_is_learnt_of_a_call_that_is_known_changes_nothing",
+    ),
+    guard(
+        "what is learnt twice changes nothing the second time",
+        drops_clause("resolve_by_answer", "resolution"),
+        "test_what_is_learnt_after_a_resolution_by_hand_changes_nothing",
+    ),
+]
+
+OF_RECOVERY = [
+    guard(
+        "a claim is recovery's business only when its lease has ended",
+        gives("calling.claim", "next_at", "now"),
+        "test_nothing_is_touched_before_its_time",
+    ),
+    guard(
+        "a job is given up only past its deadline",
+        assigns("recovery._reserved", "late", "[*jobs]"),
+        "test_a_job_whose_deadline_has_not_come_is_published_and_not_given_up",
+    ),
+    guard(
+        "what lost its worker in a call is unknown, never called again",
+        drops_clause("recovery._calling", "outcome"),
+        "test_a_claim_past_its_lease_becomes_unknown_and_keeps_its_hold",
+    ),
+    guard(
+        "an unknown outcome keeps its hold for as long as it is waited for",
+        drops_clause("recovery._unknown", "given_up_at"),
+        "test_an_unknown_outcome_keeps_its_hold_however_often_it_was_asked_for",
+    ),
+]
+
+OF_JOBS = [*OF_MOVES, *OF_CALLS, *OF_UNKNOWN_CALLS, *OF_RECOVERY]

@@ -1,0 +1,137 @@
+"""The guards around a job: its request comes once, messages follow commits and get lost nowhere."""
+
+from __future__ import annotations
+
+from tests.mutation.guard import guard
+from tests.mutation.operators import (
+    always,
+    assigns,
+    calls,
+    drops_call,
+    drops_value,
+    gives,
+    never,
+    returns,
+    too_early,
+)
+
+AT_LEAST_ONCE = "test_messages_are_delivered_at_least_once"
+
+OF_REQUESTS = [
+    guard(
+        "a repeated request inserts nothing",
+        drops_call("job_queries.add", "on_conflict_do_nothing"),
+        "test_the_same_key_and_body_is_the_same_job",
+    ),
+    guard(
+        "one key with another body is a conflict",
+        never("_submitted", "request_hash"),
+        "test_the_same_key_with_another_body_is_a_conflict",
+    ),
+    guard(
+        "a request is stored under its own id, so that it can be stored again",
+        drops_value("pipeline._store", "job_id"),
+        "test_a_request_whose_commit_was_not_confirmed_is_one_job",
+    ),
+    guard(
+        "a message that comes twice is one job",
+        never("with_key", "message_id"),
+        "test_a_message_that_is_delivered_twice_is_one_job",
+    ),
+    guard(
+        "a message that could not be kept stays in its queue",
+        never("take_in", "kept"),
+        "test_a_request_that_could_not_be_kept_is_not_taken_for_done",
+    ),
+    guard(
+        "a request waits in its queue while the database is away",
+        gives("generation.submit", "requeue", "False"),
+        "test_a_request_goes_back_into_the_queue_while_the_database_is_away",
+    ),
+]
+
+OF_COMMITS = [
+    guard(
+        "a request is committed before it is published",
+        returns("pipeline._submit", "[start([(job.job_id, job.kind)]) or job for job in was]"),
+        "test_a_request_is_committed_before_it_is_published",
+    ),
+    guard(
+        "recovery commits before it publishes",
+        too_early("recover_jobs", "_publish"),
+        "test_recovery_commits_before_it_publishes_again",
+    ),
+    guard(
+        "one tick of a task works at a time",
+        never("in_batches", "try_lock"),
+        "test_whoever_finds_another_at_work_ends_at_once_and_takes_nothing_for_blocked",
+    ),
+    guard(
+        "a claim is committed before the call",
+        returns(
+            "_JobCall._claim",
+            "[setattr(self, 'claim', claim), self._provider().call(*was, timeout_s=1.0)] and was",
+            instead_of="connection_for",
+        ),
+        "test_a_claim_and_its_call_are_committed_before_the_provider_is_called",
+    ),
+    guard(
+        "what a provider did is recorded although the database was away",
+        gives("writing.record", "retry", "retry_if_exception_type(())"),
+        "test_what_was_delivered_is_recorded_although_the_database_was_away_for_a_moment",
+    ),
+    guard(
+        "a row that cannot be worked on is undone alone",
+        calls("_apart", "__import__('contextlib').nullcontext", instead_of="begin_nested"),
+        "test_what_was_half_done_to_a_row_is_undone_and_the_others_go_on",
+    ),
+]
+
+OF_PROVIDERS = [
+    guard(
+        "the SDK never retries by itself",
+        gives("OpenAIProvider._client", "max_retries", "2"),
+        "test_the_sdk_makes_one_request_and_no_retry",
+        "test_the_sdk_tries_a_broken_connection_once",
+    ),
+    guard(
+        "a connection that broke proves nothing",
+        returns("failure_of_break", "Failure.UNREACHABLE", instead_of="CONNECTION_LOST"),
+        "test_a_broken_connection_is_sorted_by_whether_anything_was_sent",
+    ),
+    guard(
+        "a lost request is sent again only to a server that honours keys",
+        always("OpenAIProvider.means", "honours_keys"),
+        "test_a_lost_call_is_sent_again_only_where_the_server_does_one_key_once",
+    ),
+    guard(
+        "a request is sent again only where it was sent to",
+        never("unknown_calls._question", "_went_there"),
+        "test_a_provider_that_cannot_tell_is_not_asked_and_recovery_waits",
+    ),
+]
+
+OF_MESSAGES = [
+    guard(
+        "a message that could not be kept is not acknowledged",
+        always("CarefulConsumer._set_aside", "kept"),
+        "test_a_message_that_could_not_be_kept_is_not_acknowledged",
+    ),
+    guard(
+        "a message is acknowledged when its work is done",
+        assigns("celeryconfig", "task_acks_late", "False"),
+        AT_LEAST_ONCE,
+    ),
+    guard(
+        "a killed child gives its message back",
+        assigns("celeryconfig", "task_reject_on_worker_lost", "False"),
+        AT_LEAST_ONCE,
+    ),
+    guard(
+        "running work is not delivered a second time",
+        gives("celeryconfig", "visibility_timeout", "300"),
+        "test_a_limit_ends_before_the_next_one_begins",
+    ),
+]
+
+AROUND_JOBS = [*OF_REQUESTS, *OF_COMMITS, *OF_PROVIDERS, *OF_MESSAGES]
