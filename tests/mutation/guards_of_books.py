@@ -114,7 +114,7 @@ OF_ACCOUNTS = [
     ),
     guard(
         "no top-up takes the key of a grant",
-        never("ledger.accounts.top_up", "OUR_KEYS"),
+        never("_check_top_up", "OUR_KEYS"),
         "test_an_operators_top_up_cannot_take_the_key_of_a_grant",
     ),
 ]

@@ -117,8 +117,9 @@ def test_opening_a_period_does_not_block_reservations_nor_they_it():
         # In another session, while this one holds the account: with a stronger lock it would wait, and then deadlock.
         with transaction() as other:
             other.execute(text("SET LOCAL lock_timeout = '2s'"))
-            renewals.reset_limits(other, NOON, opened := Worked())
-            assert (opened.periods, opened.blocked, opened.finished) == (1, {}, True)
+            assert renewals.reset_limits(other, NOON, opened := Worked())
+            assert (opened.periods, opened.blocked) == (1, {})
+            assert not renewals.reset_limits(other, NOON, opened)
         assert reserving.reserve(session, [job_id], now=NOON, publish_by=MINUTE) == [job_id]
 
     assert units() == [("content_ideas", 0, 1)]

@@ -6,8 +6,6 @@ from datetime import date, timedelta
 from zoneinfo import ZoneInfo
 
 from billing.money import CREDITS_MAX
-from billing.plans import renewals
-from billing.plans.renewals import Worked
 from billing.reports import forecast
 from config.database import transaction
 from tests.factories import NOON, a_reserved_job, rows
@@ -21,14 +19,6 @@ HALF = CREDITS_MAX // 2 + 1
 def simulate(account_id, *, months=3, now=NOON):
     with transaction(read_only=True, isolation="REPEATABLE READ") as session:
         return forecast.simulate(session, account_id, months=months, now=now)
-
-
-def renew(until):
-    """What a tick at this instant does."""
-    for work in (renewals.renew, renewals.reset_limits):
-        with transaction() as session:
-            work(session, until, worked := Worked())
-            assert worked.finished
 
 
 def account_zone():

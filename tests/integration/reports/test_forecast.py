@@ -11,15 +11,13 @@ from billing.jobs import recovery
 from billing.jobs.recovery import Patience, Recovered
 from billing.money import CREDITS_MAX
 from billing.periods import add_months, starts_at
-from billing.plans import renewals
-from billing.plans.renewals import Worked
 from billing.reports import forecast
 from billing.reports.forecast import Expected
 from config.database import transaction
 from tests.catalogue import everything, sql
 from tests.factories import HOUR, MINUTE, NOON, a_claim, a_queued_job, a_reserved_job, an_account, the_account
-from tests.integration.reports.forecasts import DAY, HALF, a_full_account, account_zone, renew, simulate
-from tests.subscribers import a_plan, a_subscriber, act
+from tests.integration.reports.forecasts import DAY, HALF, a_full_account, account_zone, simulate
+from tests.subscribers import a_plan, a_subscriber, act, reset_limits, tick
 
 pytestmark = pytest.mark.usefixtures("db")
 
@@ -109,9 +107,8 @@ def test_credits_of_a_period_that_has_begun_and_was_not_granted_are_told():
     a_plan()
     account_id = a_subscriber(anchor=date(2026, 11, 1))
     december = NOON + 11 * DAY
-    with transaction() as session:
-        # The tasks for limits and for credits run apart: this is the moment between them.
-        renewals.reset_limits(session, december, Worked())
+    # The tasks for limits and for credits run apart: this is the moment between them.
+    reset_limits(december)
 
     told = simulate(account_id, months=1, now=december)
 
@@ -126,7 +123,7 @@ def test_an_account_that_can_hold_no_more_is_granted_nothing_from_then_on():
     told = short(simulate(account_id, months=2))
 
     assert told == [("2026-12-20", "renewal", 0, HALF), ("2027-01-20", "renewal", 0, HALF)]
-    renew(NOON + 70 * DAY)
+    tick(NOON + 70 * DAY)
     assert the_account(account_id).balance == HALF
 
 
@@ -138,7 +135,7 @@ def test_an_account_may_be_filled_to_the_last_credit():
     told = short(simulate(account_id, months=2))
 
     assert [each[2:] for each in told] == [(500, CREDITS_MAX), (0, CREDITS_MAX)]
-    renew(NOON + 31 * DAY)
+    tick(NOON + 31 * DAY)
     assert the_account(account_id).balance == CREDITS_MAX
 
 
@@ -148,14 +145,13 @@ def test_a_grant_that_an_account_cannot_hold_keeps_a_smaller_one_back():
     account_id = a_subscriber(anchor=date(2026, 11, 1))
     sql("UPDATE accounts SET balance = :balance", balance=CREDITS_MAX - 100)
     december, january = NOON + 11 * DAY, NOON + 43 * DAY
-    with transaction() as session:
-        renewals.reset_limits(session, december, Worked())
+    reset_limits(december)
     sql("UPDATE subscriptions SET next_plan_id = (SELECT id FROM plans WHERE slug = 'small')")
 
     told = simulate(account_id, months=1, now=december)
 
     assert [(each.event, each.credits_granted) for each in told] == [("grant", 0), ("plan_change", 0)]
-    renew(january)
+    tick(january)
     assert the_account(account_id).balance == CREDITS_MAX - 100
 
 
@@ -256,7 +252,7 @@ def test_a_frozen_account_renews_all_the_same():
     sql("UPDATE accounts SET frozen_reason = 'chargeback'")
 
     assert simulate(account_id) == before
-    renew(NOON + 31 * DAY)
+    tick(NOON + 31 * DAY)
     assert the_account(account_id).balance == before[0].balance
 
 

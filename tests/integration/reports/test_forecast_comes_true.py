@@ -16,8 +16,8 @@ from billing.plans import plans, renewals
 from billing.plans.renewals import Worked
 from config.database import transaction
 from tests.factories import MINUTE, rows, the_account
-from tests.integration.reports.forecasts import DAY, HALF, account_zone, renew, simulate
-from tests.subscribers import a_subscriber, act
+from tests.integration.reports.forecasts import DAY, HALF, account_zone, simulate
+from tests.subscribers import a_subscriber, act, tick
 
 pytestmark = pytest.mark.usefixtures("db")
 TICK = timedelta(microseconds=1)
@@ -160,11 +160,11 @@ def test_what_is_simulated_is_what_the_clock_then_does(
     instants = sorted({each.at for each in expected})
     assert len(instants) == len(expected)
     for each in expected:
-        renew(each.at - TICK)
+        tick(each.at - TICK)
         before = written(account_id)
-        renew(each.at)
+        tick(each.at)
         assert happened(account_id, before, each.at) == told(each), each
     last = written(account_id)
     here = account_zone()
-    renew(starts_at(add_months(now.astimezone(here).date(), months), here))
+    tick(starts_at(add_months(now.astimezone(here).date(), months), here))
     assert written(account_id) == last, "nothing came that was not told"
