@@ -31,7 +31,7 @@ from workers.local import instance, machine
 from workers.local.signals import stop_signals
 from workers.local.supervisor import Supervisor
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "requests.jsonl"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "requests.jsonl"
 CUSTOMERS = (("Corner Bakery", 20_000), ("Trailhead Outdoor", 12_000), ("Nearly Empty Ltd", 40))
 FAULTS = {
     "rate_limit": 0.12,
