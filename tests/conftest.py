@@ -4,11 +4,14 @@ after each test.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -18,10 +21,54 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from billing import migrating
 from config import database
 from config.secrets import new_secret_key, use_secret_keys
+from tests import rounds, schedule
 from tests.own_database import OwnDatabase
 from workers.local.embedded.servers import Servers, embedded_servers
 
 SECRET_KEY = new_secret_key()
+_made: list[TemporaryDirectory[str]] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run be quick."""
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="leave out what is marked own_system; a quarter of the rounds of each property and race",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give everything that this run makes one temporary folder, also what is killed before it can tidy up."""
+    rounds.use(quick=config.getoption("--quick"))
+    if not hasattr(config, "workerinput"):
+        # The folders of tests stay where pytest keeps those of the last runs.
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+        _made.append(TemporaryDirectory(prefix="creditmill-tests-", ignore_cleanup_errors=True))
+        os.environ["TMPDIR"] = _made[0].name
+        tempfile.tempdir = None
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    while _made:
+        _made.pop().cleanup()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes longest comes first; a quick run leaves out what needs a system of its own."""
+    if config.getoption("--quick"):
+        left_out = [item for item in items if item.get_closest_marker("own_system")]
+        items[:] = [item for item in items if not item.get_closest_marker("own_system")]
+        config.hook.pytest_deselected(items=left_out)
+    items.sort(key=schedule.place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.ByFile | None:
+    """With `--dist loadgroup`: a file at a time, and the fleet's files as one."""
+    return schedule.ByFile(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(scope="session")

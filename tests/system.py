@@ -40,6 +40,19 @@ PACE = {
     "CREDITMILL_VISIBILITY_TIMEOUT_S": "10",
 }
 
+ATTEMPTS = 3
+"""How often the fleet calls a provider for one job."""
+FLEET = {
+    "call_attempts": str(ATTEMPTS),
+    "call_wait_max_s": "1",
+    "recover_every_s": "0.5",
+    "republish_after_s": "3",
+    # A claim lasts as long as its call may take, and a bit: while one worker stands still, a text becomes unknown and
+    # is given up, waits included, before an image that was called with it becomes unknown.
+    "image_call_s": "8",
+}
+"""How the fleet's settings differ from those of a system of its own."""
+
 
 def wait_until(condition: Callable[[], Found], *, within_s: float = 60, what: str = "the condition") -> Found:
     """Wait for something to become true, and return it; fails with its name after `within_s` seconds."""
@@ -123,6 +136,14 @@ class System:
 
 
 @contextmanager
+def running_fleet(home: Path, database_url: str, broker_url: str) -> Iterator[System]:
+    """The system that many tests share, ready for work."""
+    with running_system(home, database_url, broker_url, **FLEET) as started:
+        started.wait_for_workers("billing", "generation")
+        yield started
+
+
+@contextmanager
 def running_system(
     home: Path,
     database_url: str,
@@ -173,3 +194,13 @@ def running_system(
         database.disconnect()
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def running_beside(system: System, name: str) -> Iterator[None]:
+    """One more program of ours on a running system, as long as the block lasts."""
+    home = system.home / name
+    home.mkdir()
+    wanted = [machine.program(name, [name], stop_order=1)]
+    with (home / "output.log").open("w") as output, machine.supervised(home, wanted, output, quiet=True):
+        yield

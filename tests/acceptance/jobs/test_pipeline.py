@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from math import ceil
@@ -15,13 +14,13 @@ from billing.jobs.tables import GenerationJob, ProviderCall
 from billing.ledger.tables import Account
 from config.database import transaction
 from tasks import pipeline
-from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account
-from tests.system import System, running_system
-from workers.local.embedded.servers import Servers
+from tests.schedule import FLEET
+from tests.system import ATTEMPTS, System
+
+pytestmark = pytest.mark.xdist_group(FLEET)
 
 OPENING = 1000
-ATTEMPTS = 4
 INPUT_USD, CACHED_USD, OUTPUT_USD = (Decimal(rate) / 1_000_000 for rate in ("1.25", "0.125", "10"))
 """What the default text model, gpt-5.1, costs by the token."""
 IMAGE_USD, IMAGE_CREDITS = Decimal("0.04"), 5
@@ -86,24 +85,14 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory, servers: Servers, template: str) -> Iterator[System]:
-    with (
-        fresh_database(servers, template) as database_url,
-        running_system(
-            tmp_path_factory.mktemp("system"), database_url, emptied(servers), call_attempts=str(ATTEMPTS)
-        ) as started,
-    ):
-        yield started
-
-
-@pytest.fixture(scope="module")
 def endings(system: System) -> dict[str, Ended]:
     """Every case, submitted together, each on an account of its own, and waited for."""
     accounts = {name: an_account(case.credits) for name, case in CASES.items()}
     jobs = {name: _submit(accounts[name], name, case) for name, case in CASES.items()}
     finished = system.finished(list(jobs.values()))
     with transaction() as session:
-        found = list(session.query(ProviderCall).order_by(ProviderCall.job_id, ProviderCall.attempt))
+        ours = session.query(ProviderCall).filter(ProviderCall.job_id.in_(list(jobs.values())))
+        found = list(ours.order_by(ProviderCall.job_id, ProviderCall.attempt))
     return {
         name: Ended(
             case,
@@ -244,11 +233,14 @@ def test_a_rejection_says_how_many_credits_are_missing(endings):
 
 
 def test_a_result_is_kept_for_each_success_and_for_nothing_else(endings):
-    with_result = {job_id for (job_id,) in rows("SELECT job_id FROM generation_results")}
+    ours = [ended.job.id for ended in endings.values()]
+    found = rows("SELECT job_id FROM generation_results WHERE job_id = ANY(:jobs)", jobs=ours)
+    with_result = {job_id for (job_id,) in found}
 
     assert with_result == {ended.job.id for ended in endings.values() if ended.case.state == "settled"}
 
 
 def test_the_books_balance(endings, system):
     assert system.findings() == []
-    assert rows("SELECT count(*) FROM dead_messages") == [(0,)]
+    ours = [ended.job.id for ended in endings.values()]
+    assert rows("SELECT count(*) FROM dead_messages WHERE job_id = ANY(:jobs)", jobs=ours) == [(0,)]

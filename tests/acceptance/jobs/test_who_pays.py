@@ -24,13 +24,13 @@ from config.database import transaction
 from tasks import pipeline
 from tests.acceptance.commands import BIN, PROJECT
 from tests.acceptance.envelopes import QUEUES, unacknowledged, waiting
-from tests.conftest import emptied, fresh_database
 from tests.factories import an_account, rows, the_account, the_job
-from tests.system import System, running_system, wait_until
-from workers.local.embedded.servers import Servers
+from tests.schedule import FLEET
+from tests.system import ATTEMPTS, System, wait_until
+
+pytestmark = pytest.mark.xdist_group(FLEET)
 
 OPENING = 1000
-ATTEMPTS = 3
 MILLION = 1_000_000
 INPUT_USD, CACHED_USD, OUTPUT_USD = Decimal("1.25") / MILLION, Decimal("0.125") / MILLION, Decimal("10") / MILLION
 """What the default text model costs by the token; a reasoning token is an output token."""
@@ -40,18 +40,6 @@ IMAGE_USD, IMAGE_CREDITS = Decimal("0.04"), 5
 TEXT_MODEL, IMAGE_MODEL = "gpt-5.1", "dall-e-3"
 FRAMING = 16 + 8
 """Input tokens that an estimate adds to those of a prompt: for the request and for its one message."""
-
-PACE = {
-    "call_attempts": str(ATTEMPTS),
-    "call_wait_max_s": "1",
-    "recover_every_s": "0.5",
-    "republish_after_s": "3",
-    "unknown_wait_s": "3",
-    "text_call_s": "3",
-    # A claim lasts as long as its call may take, and a bit: while one worker stands still, a text becomes unknown and
-    # is given up, waits included, before an image that was called with it becomes unknown.
-    "image_call_s": "7",
-}
 
 
 class Row(NamedTuple):
@@ -256,16 +244,6 @@ def table() -> dict[str, Row]:
     assert head == ("outcome", "customer", "platform's cost")
     assert len({row.outcome for row in found}) == len(found)
     return {row.outcome: row for row in found}
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory, servers: Servers, template: str) -> Iterator[System]:
-    with (
-        fresh_database(servers, template) as database_url,
-        running_system(tmp_path_factory.mktemp("system"), database_url, emptied(servers), **PACE) as started,
-    ):
-        started.wait_for_workers("billing", "generation")
-        yield started
 
 
 @pytest.fixture(scope="module")

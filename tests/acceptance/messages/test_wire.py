@@ -26,7 +26,10 @@ from tests.acceptance.envelopes import (
     waiting,
 )
 from tests.factories import an_account, rows, the_account
+from tests.schedule import FLEET
 from tests.system import System, wait_until
+
+pytestmark = pytest.mark.xdist_group(FLEET)
 
 PROMPT = "Bread from another app"
 
@@ -260,18 +263,30 @@ def test_no_worker_ended_over_a_bad_message(after_bad_messages, system):
 # --- Queues ---
 
 
-def consumed_queues() -> list[list[str]]:
+def consumed_queues() -> dict[str, set[str]]:
     """The queues that each of the two workers takes messages from."""
     answers = app.control.inspect(limit=2, timeout=10).active_queues() or {}
     assert len(answers) == 2
-    return list(answers.values())
+    return {worker: {queue["name"] for queue in queues} for worker, queues in answers.items()}
 
 
-def test_a_message_in_each_queue_lands_only_there(system):
-    broker_url = system.environment["BROKER_URL"]
+@pytest.fixture
+def _silence():
+    """Workers that take no messages, until the test is over."""
+    before = consumed_queues()
     for queue in QUEUES:
         app.control.cancel_consumer(queue)
-    wait_until(lambda: not any(consumed_queues()), what="silence")
+    wait_until(lambda: not any(consumed_queues().values()), what="silence")
+    yield
+    for worker, queues in before.items():
+        for queue in queues:
+            app.control.add_consumer(queue, destination=[worker])
+    wait_until(lambda: consumed_queues() == before, what="workers that take messages again")
+
+
+@pytest.mark.usefixtures("_silence")
+def test_a_message_in_each_queue_lands_only_there(system):
+    broker_url = system.environment["BROKER_URL"]
     ids = {queue: str(uuid4()) for queue in QUEUES}
     for queue, message_id in ids.items():
         app.send_task("generation.refund_credits", [[]], queue=queue, task_id=message_id)

@@ -9,10 +9,11 @@ from uuid import UUID
 import pytest
 
 from tasks import pipeline
-from tests.conftest import emptied, fresh_database
 from tests.factories import an_account
-from tests.system import System, running_system, wait_until
-from workers.local.embedded.servers import Servers
+from tests.schedule import FLEET
+from tests.system import System, running_beside, wait_until
+
+pytestmark = pytest.mark.xdist_group(FLEET)
 
 CHAIN = [
     "generation.check_balance",
@@ -22,17 +23,12 @@ CHAIN = [
 ]
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory, servers: Servers, template: str) -> Iterator[System]:
-    programs = ("billing", "generation", "beat", "flower")
-    home = tmp_path_factory.mktemp("system")
-    with (
-        fresh_database(servers, template) as database_url,
-        running_system(home, database_url, emptied(servers), programs=programs) as started,
-    ):
-        started.wait_for_workers("billing", "generation")
-        wait_until(lambda: _workers(started), what="Flower, with both workers")
-        yield started
+@pytest.fixture(scope="module", autouse=True)
+def _flower(system: System) -> Iterator[None]:
+    """Flower, beside the fleet."""
+    with running_beside(system, "flower"):
+        wait_until(lambda: _workers(system), what="Flower, with both workers")
+        yield
 
 
 def _workers(system: System) -> dict[str, Any]:
