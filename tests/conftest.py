@@ -67,8 +67,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.ByFile | None:
-    """With `--dist loadgroup`: a file at a time, and the fleet's files as one."""
-    return schedule.ByFile(config, log) if config.getvalue("dist") == "loadgroup" else None
+    """With `--dist loadfile`: a file at a time, and the fleet's files as one."""
+    return schedule.ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

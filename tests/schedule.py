@@ -1,28 +1,49 @@
 """Which tests run one after the other in one process, and which of those come first.
 
-A file stays together, because its tests share what they have started; so do all files that use the fleet. Whatever
-takes longest is begun first, so that all processes end together.
+A file stays together, because its tests share what they have started; so do all files that use the fleet. What takes
+longest is begun first, so that all processes end together.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 import pytest
-from xdist.scheduler import LoadGroupScheduling
+from xdist.scheduler import LoadScopeScheduling
 
-FLEET = "fleet"
-LONGEST_FIRST = (FLEET,)
-"""Parts of names: what takes longest first. Whatever is not named comes after them, in the order of collection."""
+TESTS = Path(__file__).parent
+USES_THE_FLEET = "pytest.mark.fleet"
+LONGEST_FIRST = (USES_THE_FLEET,)
+"""Parts of the names of files: those that take longest, the longest first. All others come after them, as collected."""
 
 
-class ByFile(LoadGroupScheduling):
-    """Hands out files, and groups of files as one (`pytest.mark.xdist_group`)."""
+class ByFile(LoadScopeScheduling):
+    """Hands out files, and all files of the fleet as one, in the order in which they were collected."""
+
+    def __init__(self, config: pytest.Config, log: Any = None) -> None:
+        super().__init__(config, log)
+        # xdist would begin with the file that has most tests, which is not the one that takes longest.
+        config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
-        return super()._split_scope(nodeid).split("::")[0]
+        file = nodeid.partition("::")[0]
+        return USES_THE_FLEET if file in files_of_the_fleet() else file
+
+
+@cache
+def files_of_the_fleet() -> frozenset[str]:
+    """The files whose tests are marked as the fleet's; the process that hands out tests sees no marks."""
+    return frozenset(
+        str(path.relative_to(TESTS.parent))
+        for path in TESTS.rglob("test_*.py")
+        if f"pytestmark = {USES_THE_FLEET}" in path.read_text(encoding="utf-8")
+    )
 
 
 def place(item: pytest.Item) -> int:
     """The place among all: the smaller, the earlier."""
-    names = [item.nodeid, *(str(mark.args[0]) for mark in item.iter_markers("xdist_group"))]
-    found = (number for number, part in enumerate(LONGEST_FIRST) if any(part in name for name in names))
-    return next(found, len(LONGEST_FIRST))
+    file = item.nodeid.partition("::")[0]
+    name = USES_THE_FLEET if file in files_of_the_fleet() else file
+    return next((number for number, part in enumerate(LONGEST_FIRST) if part in name), len(LONGEST_FIRST))

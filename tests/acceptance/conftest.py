@@ -1,7 +1,7 @@
 """Acceptance tests that change nothing global share one fleet: the workers, beat, and the simulated provider.
 
 A test that uses it works with accounts of its own, leaves workers and queues as it found them, and is marked
-`pytest.mark.xdist_group(FLEET)`. Whatever stops programs, empties the broker, or needs other settings, has a system of
+`pytest.mark.fleet`. Whatever stops programs, empties the broker, or needs other settings, has a system of
 its own.
 """
 
@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.conftest import fresh_database
-from tests.schedule import FLEET
 from tests.system import System, running_fleet
 from workers.local.embedded.servers import Servers
 from workers.local.embedded.valkey import Valkey
@@ -51,4 +50,4 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def is_of_the_fleet(node: pytest.Item | pytest.Module) -> bool:
     """Whether these tests use the fleet."""
-    return any(mark.args[0] == FLEET for mark in node.iter_markers("xdist_group"))
+    return node.get_closest_marker("fleet") is not None

@@ -15,10 +15,9 @@ from billing.ledger.tables import Account
 from config.database import transaction
 from tasks import pipeline
 from tests.factories import an_account, rows, the_account
-from tests.schedule import FLEET
 from tests.system import ATTEMPTS, System
 
-pytestmark = pytest.mark.xdist_group(FLEET)
+pytestmark = pytest.mark.fleet
 
 OPENING = 1000
 INPUT_USD, CACHED_USD, OUTPUT_USD = (Decimal(rate) / 1_000_000 for rate in ("1.25", "0.125", "10"))

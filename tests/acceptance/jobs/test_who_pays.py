@@ -25,10 +25,9 @@ from tasks import pipeline
 from tests.acceptance.commands import BIN, PROJECT
 from tests.acceptance.envelopes import QUEUES, unacknowledged, waiting
 from tests.factories import an_account, rows, the_account, the_job
-from tests.schedule import FLEET
 from tests.system import ATTEMPTS, System, wait_until
 
-pytestmark = pytest.mark.xdist_group(FLEET)
+pytestmark = pytest.mark.fleet
 
 OPENING = 1000
 MILLION = 1_000_000

@@ -16,10 +16,9 @@ import pytest
 from tests.acceptance.envelopes import item, put, request, unacknowledged
 from tests.acceptance.messages.test_wire import a_good_one, a_request
 from tests.factories import an_account, rows
-from tests.schedule import FLEET
 from tests.system import System, wait_until
 
-pytestmark = pytest.mark.xdist_group(FLEET)
+pytestmark = pytest.mark.fleet
 
 
 def changed(raw: str, **parts: Any) -> str:

@@ -26,10 +26,9 @@ from tests.acceptance.envelopes import (
     waiting,
 )
 from tests.factories import an_account, rows, the_account
-from tests.schedule import FLEET
 from tests.system import System, wait_until
 
-pytestmark = pytest.mark.xdist_group(FLEET)
+pytestmark = pytest.mark.fleet
 
 PROMPT = "Bread from another app"
 

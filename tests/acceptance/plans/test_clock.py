@@ -10,10 +10,9 @@ from billing.plans import plans, subscriptions
 from config.database import transaction, utc_now
 from tasks import periodic
 from tests.factories import an_account, rows, the_account
-from tests.schedule import FLEET
 from tests.system import System, wait_until
 
-pytestmark = pytest.mark.xdist_group(FLEET)
+pytestmark = pytest.mark.fleet
 
 DAY = timedelta(days=1)
 

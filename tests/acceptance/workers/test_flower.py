@@ -10,10 +10,9 @@ import pytest
 
 from tasks import pipeline
 from tests.factories import an_account
-from tests.schedule import FLEET
 from tests.system import System, running_beside, wait_until
 
-pytestmark = pytest.mark.xdist_group(FLEET)
+pytestmark = pytest.mark.fleet
 
 CHAIN = [
     "generation.check_balance",
