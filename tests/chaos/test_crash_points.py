@@ -23,6 +23,8 @@ from tests.conftest import SECRET_KEY, emptied, fresh_database
 from workers.local import machine
 from workers.local.embedded.servers import Servers
 
+pytestmark = pytest.mark.own_system
+
 SLICE = 44
 """Crashes of an ordinary run: about 45 seconds on two cores."""
 

@@ -16,6 +16,7 @@ from billing.jobs.states import TRANSITIONS
 from tests.catalogue import TOKEN_IMAGE, change
 from tests.chaos.conftest import Scale
 from tests.chaos.machine import Machine
+from tests.rounds import rounds
 
 SLICE = {"examples": 60, "steps": 30}
 WHOLE = {"examples": 500, "steps": 50}
@@ -40,7 +41,7 @@ def run(scale: Scale, *, examples: int, steps: int) -> list[str]:
     Machine.happened.clear()
     change("add_model", "gpt-image-1", force=True, **TOKEN_IMAGE | {"max_output_tokens": "1000"})
     chosen = settings(
-        max_examples=examples,
+        max_examples=rounds(examples),
         stateful_step_count=steps,
         database=None,
         deadline=None,

@@ -9,7 +9,7 @@ from tests.chaos.storm import HEAL_S, Plan, Report, kinds, ride_out, show
 
 BOUND_MB = 350
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.own_system, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from billing.periods import Interval, Period, period_containing, period_from, starts_at
+from tests.rounds import rounds
 
 ZONES = [
     "UTC",
@@ -46,7 +47,7 @@ anchors = st.dates(min_value=date(2004, 1, 1), max_value=date(2032, 12, 31))
 days = st.dates(min_value=date(2004, 1, 2), max_value=date(2036, 12, 30))
 zones = st.sampled_from(ZONES)
 intervals = st.sampled_from(list(Interval))
-MANY = settings(deadline=None, max_examples=150)
+MANY = settings(deadline=None, max_examples=rounds(150))
 
 
 @cache

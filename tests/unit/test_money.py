@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.money import USD_STEP, Rounding, divide, round_credits, usd
+from tests.rounds import rounds
 
-MANY = settings(deadline=None, max_examples=300)
+MANY = settings(deadline=None, max_examples=rounds(300))
 AMOUNTS = st.integers(min_value=0, max_value=10**15)
 DIVISORS = st.integers(min_value=1, max_value=10**6)
 EXACT = Context(prec=400)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.periods import Period, add_months, period_containing
+from tests.rounds import rounds
 
-MANY = settings(deadline=None, max_examples=200)
+MANY = settings(deadline=None, max_examples=rounds(200))
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Kiritimati"]
 anchors = st.dates(min_value=date(1990, 1, 1), max_value=date(2060, 12, 31))
 late_anchors = anchors.filter(lambda day: day.day >= 28)

@@ -18,6 +18,8 @@ from workers.local import machine
 from workers.local.embedded.servers import Servers
 from workers.local.supervisor import Program
 
+pytestmark = pytest.mark.own_system
+
 OPENING = 100_000
 STEPS = ("check", "reserve", "settle", "refund")
 

@@ -21,6 +21,8 @@ from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
 from workers.local.embedded.servers import Servers
 
+pytestmark = pytest.mark.own_system
+
 OPENING = 100_000
 PACE = {"text_call_s": "4", "call_wait_max_s": "1", "unknown_wait_s": "2", "republish_after_s": "3"}
 

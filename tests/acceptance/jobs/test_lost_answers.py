@@ -16,6 +16,8 @@ from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
 from workers.local.embedded.servers import Servers
 
+pytestmark = pytest.mark.own_system
+
 OPENING = 100_000
 LOST = ("hang_after_accept", "reset_mid_body", "malformed_body")
 """Faults after which the provider has done the work and we have no answer."""

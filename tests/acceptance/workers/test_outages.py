@@ -28,6 +28,8 @@ from tests.system import System, running_system, wait_until
 from workers.local.embedded.postgres import Postgres
 from workers.local.embedded.valkey import Valkey
 
+pytestmark = pytest.mark.own_system
+
 OPENING = 100_000
 STALLED_AFTER_S = 3
 OTHERS = "pid <> pg_backend_pid() AND datname IS NOT NULL"

@@ -34,6 +34,8 @@ from tests.system import System, running_system, wait_until
 from workers.local.embedded.servers import Servers
 from workers.simulator.faults import FAULTS
 
+pytestmark = pytest.mark.own_system
+
 KEY = f"sim-planted-{uuid4().hex}"
 REFUSED_KEY = f"planted-for-images-{uuid4().hex}"
 MARKER = f"marker{uuid4().hex}"

@@ -20,6 +20,8 @@ from workers.local import machine
 from workers.local.embedded.postgres import Postgres
 from workers.local.embedded.valkey import Valkey
 
+pytestmark = pytest.mark.own_system
+
 PLANTED_KEY = "sim-by-url"
 
 

@@ -18,6 +18,8 @@ from tests.system import System, running_system, wait_until
 from workers.local.embedded.servers import Servers
 from workers.local.supervisor import is_alive
 
+pytestmark = pytest.mark.own_system
+
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, servers: Servers, template: str) -> Iterator[System]:

@@ -34,9 +34,10 @@ from tests.factories import (
     the_account,
     the_job,
 )
+from tests.rounds import rounds
 
 pytestmark = pytest.mark.usefixtures("db")
-ROUNDS = 15
+ROUNDS = rounds(15)
 
 
 def at_once(*calls):

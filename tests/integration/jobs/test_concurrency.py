@@ -26,10 +26,11 @@ from tests.factories import (
     the_account,
     the_job,
 )
+from tests.rounds import rounds
 
 pytestmark = pytest.mark.usefixtures("db")
-ROUNDS = 30
-MANY_ROUNDS = 200
+ROUNDS = rounds(30)
+MANY_ROUNDS = rounds(200)
 LAST_CREDITS = 11
 """What one of these jobs reserves."""
 

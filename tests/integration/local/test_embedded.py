@@ -21,6 +21,8 @@ from workers.local.embedded.server import EmbeddedServerError
 from workers.local.embedded.servers import Servers, embedded_servers
 from workers.local.embedded.valkey import Valkey
 
+pytestmark = pytest.mark.own_system
+
 # The owner runs both servers, tells us where they are, and then only waits; it survives SIGINT by ignoring it.
 OWNER = """
 import json, signal, sys, time

@@ -35,6 +35,8 @@ import io, json, sys
 from pathlib import Path
 from workers.local.signals import stop_signals
 from workers.local.supervisor import Program, Supervisor
+
+pytestmark = pytest.mark.own_system
 code, state_file, log_folder, grace = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
 with stop_signals() as stopping:
     programs = [Program("sleeper", [sys.executable, "-c", code], stop_grace_s=grace)]

@@ -22,11 +22,12 @@ from config import database
 from config.database import transaction
 from tests import subscribers
 from tests.factories import MINUTE, NOON, a_queued_job, an_account, rows, the_account
+from tests.rounds import rounds
 from tests.subscribers import reset_limits, without_lock
 
 DAY = timedelta(days=1)
 MOMENT = timedelta(microseconds=1)
-ROUNDS = 2
+ROUNDS = rounds(2)
 BOUNDARY = datetime(2026, 12, 1, tzinfo=UTC)
 """When the second period begins of who is anchored on the first of the month."""
 

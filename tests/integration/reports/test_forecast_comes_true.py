@@ -17,6 +17,7 @@ from billing.plans.renewals import Worked
 from config.database import transaction
 from tests.factories import MINUTE, rows, the_account
 from tests.integration.reports.forecasts import DAY, HALF, account_zone, simulate
+from tests.rounds import rounds
 from tests.subscribers import a_subscriber, act, tick
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -116,7 +117,7 @@ def told(each):
 
 
 @settings(
-    max_examples=40,
+    max_examples=rounds(40),
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -36,6 +36,7 @@ from tests.factories import (
     the_job,
 )
 from tests.revenue_books import queued, rebuild, roll_up, rolled, source, standing
+from tests.rounds import rounds
 
 pytestmark = pytest.mark.usefixtures("db")
 DAY = timedelta(days=1)
@@ -491,7 +492,7 @@ BY_HAND = {
 }  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=14))
 def test_any_order_of_changes_ticks_and_rebuilds_gives_the_sums_of_the_sources(steps):
     emptied = "revenue_changes, revenue_rollups, credit_usage_logs, provider_calls, generation_results, generation_jobs"

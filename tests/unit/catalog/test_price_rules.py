@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from billing.catalog import price_rules
 from billing.catalog.price_rules import PER_1M, PER_CREDIT, PER_IMAGE, ImplausiblePrice, InvalidPrice
 from billing.errors import BillingError
+from tests.rounds import rounds
 
-MANY = settings(deadline=None, max_examples=400)
+MANY = settings(deadline=None, max_examples=rounds(400))
 FIELDS = {PER_1M: "input_cost_per_1m", PER_IMAGE: "cost_per_image_usd", PER_CREDIT: "price_per_credit_usd"}
 units = st.sampled_from(list(FIELDS))
 

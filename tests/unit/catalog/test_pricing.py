@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from billing.catalog import pricing
 from billing.catalog.pricing import Charge, ImagePrice, Price, TokenRates, Usage, Work
 from billing.money import Rounding
+from tests.rounds import rounds
 
-MANY = settings(deadline=None, max_examples=120)
+MANY = settings(deadline=None, max_examples=rounds(120))
 HALF_STEP = Fraction(1, 2 * 10**10)
 BUCKETS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
 

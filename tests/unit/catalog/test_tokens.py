@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.catalog.tokens import count_input
+from tests.rounds import rounds
 
-MANY = settings(deadline=None, max_examples=300)
+MANY = settings(deadline=None, max_examples=rounds(300))
 TOKENIZERS = ["cl100k_base", "o200k_base", "o200k_harmony"]
 PER_MESSAGE, PER_REQUEST = 3, 3
 """What OpenAI's cookbook adds for a chat: 3 tokens a message, and 3 that open the answer."""

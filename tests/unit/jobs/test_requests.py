@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from billing.errors import BillingError, InvalidRequest
 from billing.jobs import requests
 from billing.jobs.requests import BODY_MAX_BYTES, ImageParams, Submission, TextParams
+from tests.rounds import rounds
 
 MARKER = "MARKER-whiskey-tango"
 JOB_ID = "6f1c1c0e-8f5c-4a53-9f2b-2a4f4d0f8f11"
 GOOD: dict[str, Any] = {"account_id": 7, "operation": "clustering", "params": {"prompt": MARKER}}
-MANY = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(deadline=None, max_examples=rounds(300), suppress_health_check=[HealthCheck.too_slow])
 
 
 def refused(data: object) -> InvalidRequest:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.providers.base import ProviderError
+from tests.rounds import rounds
 from tests.unit.providers.any_json import json_values
 from tests.unit.providers.openai_wire import ANSWERS, Wire, answering, assert_no_words
 
@@ -32,7 +33,7 @@ contents = st.binary() | (json_values | whole_answers).map(lambda body: json.dum
 statuses = st.sampled_from([200, 201, 204, 400, 401, 409, 429, 500, 503, 524])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=rounds(200))
 @given(content=contents, status=statuses, api=st.sampled_from(list(ANSWERS)))
 def test_whatever_is_answered_a_call_delivers_or_says_why_not(content, status, api):
     wire = fuzzed()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tenacity import RetryError
 
 from tasks.providers.retry import FIRST_WAIT_S, TryAgain, retrying
+from tests.rounds import rounds
 
 
 class Clock:
@@ -100,7 +101,7 @@ def test_a_wish_counts_for_the_failure_that_it_came_with(clock):
     assert second <= 2 * FIRST_WAIT_S
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=rounds(50))
 @given(failures=st.integers(min_value=1, max_value=30), wait_max_s=st.floats(min_value=0.1, max_value=60))
 def test_waits_grow_at_random_and_stay_within_their_bounds(failures, wait_max_s):
     waits: list[float] = []

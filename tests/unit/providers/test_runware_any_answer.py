@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from billing.jobs.calling import Delivery
 from billing.jobs.policy import VERDICTS, Verdict
 from tasks.providers.base import ProviderError
+from tests.rounds import rounds
 from tests.unit.providers.runware_wire import (
     TASK,
     Wire,
@@ -55,7 +56,7 @@ def outcome(ask: Callable[[], Delivery | None]) -> Delivery | ProviderError | No
         return error
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=rounds(400))
 @given(content=contents, status=statuses)
 def test_whatever_is_answered_a_call_delivers_or_says_why_not(content, status):
     wire = fuzzed()
@@ -68,7 +69,7 @@ def test_whatever_is_answered_a_call_delivers_or_says_why_not(content, status):
         json.dumps([told.content, told.raw_usage], ensure_ascii=False, allow_nan=False).encode()
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=rounds(400))
 @given(content=contents, status=statuses)
 def test_whatever_is_answered_a_look_up_delivers_or_knows_nothing_unless_the_task_failed(content, status):
     wire = fuzzed()
