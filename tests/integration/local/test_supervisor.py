@@ -15,6 +15,8 @@ from workers.local import supervisor as module
 from workers.local.signals import stop_signals
 from workers.local.supervisor import Program, Supervisor, SupervisorError
 
+pytestmark = pytest.mark.own_system
+
 SLEEPS = "import time; print('up'); time.sleep(600)"
 # A shell that starts tests in its background has them, and so their children, ignore SIGQUIT: this one heeds it.
 IGNORES_TERM = (
@@ -35,8 +37,6 @@ import io, json, sys
 from pathlib import Path
 from workers.local.signals import stop_signals
 from workers.local.supervisor import Program, Supervisor
-
-pytestmark = pytest.mark.own_system
 code, state_file, log_folder, grace = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
 with stop_signals() as stopping:
     programs = [Program("sleeper", [sys.executable, "-c", code], stop_grace_s=grace)]

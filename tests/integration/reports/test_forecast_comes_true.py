@@ -12,13 +12,12 @@ from sqlalchemy import text
 
 from billing.errors import BillingError
 from billing.periods import add_months, starts_at
-from billing.plans import plans, renewals
-from billing.plans.renewals import Worked
+from billing.plans import plans
 from config.database import transaction
 from tests.factories import MINUTE, rows, the_account
 from tests.integration.reports.forecasts import DAY, HALF, account_zone, simulate
 from tests.rounds import rounds
-from tests.subscribers import a_subscriber, act, tick
+from tests.subscribers import a_subscriber, act, reset_limits, tick
 
 pytestmark = pytest.mark.usefixtures("db")
 TICK = timedelta(microseconds=1)
@@ -147,14 +146,12 @@ def test_what_is_simulated_is_what_the_clock_then_does(
         session.execute(text("SET LOCAL session_replication_role = replica"))
         session.execute(text("TRUNCATE accounts CASCADE"))
     account_id, now = a_lived_subscription(zone, beginning, first, second, began, acts)
-    with transaction() as session:
-        # The limits of a period that has begun already are none of what is to come.
-        renewals.reset_limits(session, now, Worked())
+    # The limits of a period that has begun already are none of what is to come.
+    reset_limits(now)
     now += later * DAY
     if apart:
         # The limits' task may have come, and the one that grants not yet.
-        with transaction() as session:
-            renewals.reset_limits(session, now, Worked())
+        reset_limits(now)
 
     expected = simulate(account_id, months=months, now=now)
 
