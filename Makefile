@@ -28,7 +28,7 @@ test: $(READY) ## Run the tests for while you work, in minutes: one fleet of rea
 	@$(BIN)/pytest -n 2 --dist loadfile --quick
 
 test-all: $(READY) ## Run all tests: kills, outages, the storm, the demo and the docs too, and every round of each race
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 3 --dist loadfile
 
 test-later: $(READY) ## Run the unit tests as they will run in 400 days (needs faketime)
 	@faketime -f +400d $(BIN)/pytest -q tests/unit

@@ -112,6 +112,14 @@ def test_every_link_leads_somewhere():
             assert ((PROJECT / page).parent / target).exists(), f"{page}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_and_folder_that_a_page_names_exists(page):
+    ours = r"`((?:workers|tasks|billing|config|tests|docs|examples)/[^` ]*)`"
+    named = [place for place in re.findall(ours, (PROJECT / page).read_text()) if "…" not in place]
+
+    assert [place for place in named if not (PROJECT / place).exists()] == []
+
+
 def test_every_setting_is_documented():
     from config.settings import Settings
 

@@ -224,7 +224,7 @@ class Machine(Driver):
     @some("asked")
     @happens(pick=picks, crash=crashes)
     def resolve_by_answer(self, pick: int, crash: bool) -> None:
-        """The provider tells what became of a lost call: that it delivered, or that it did nothing."""
+        """The provider tells what became of an unknown call: that it delivered, or that it did nothing."""
         flight, claim = one(self.asked, pick)
         deed, used = flight.deed, flight.deed.used(flight.body)
         if deed.failure is not None and used is not None:
@@ -266,7 +266,7 @@ class Machine(Driver):
     @some("flights")
     @happens(pick=picks, lost=st.booleans(), said=st.booleans(), crash=crashes)
     def resolve(self, pick: int, lost: bool, said: bool, crash: bool) -> None:
-        """Somebody found out what became of the latest call of a job, and tells the truth."""
+        """An operator resolves the latest call of a job, and tells the truth."""
         job_id = one(self.flights, pick).claim.job_id
         flight = [flight for flight in self.flights if flight.claim.job_id == job_id][-1]
         deed, used = flight.deed, flight.deed.used(flight.body)

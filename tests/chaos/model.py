@@ -291,7 +291,7 @@ class Model:
             job.next_at = (job.calls[-1].finished or 0) + UNKNOWN_WAIT
 
     def resolve_by_answer(self, job_id: UUID, attempt: int, failure: str | None, used: Used | None, words: int) -> str:
-        """What a provider tells of a lost call: that it delivered, or (`failure`) why it did not."""
+        """What a provider tells of an unknown call: that it delivered, or (`failure`) why it did not."""
         job = self.jobs[job_id]
         call = job.calls[attempt - 1]
         if call.outcome == "unknown" and call.resolved is None:

@@ -37,8 +37,8 @@ SCENARIOS = (
     Scenario("refused", "content_policy", ("refunded", "content_policy")),
     Scenario("retried", "overloaded x1", SETTLED),
     Scenario("unknown", "reset_mid_body", LOST, recoveries=2),
-    # The provider does the work of one key once, so the outcome of a lost call is found out by sending it again.
-    Scenario("found out", "reset_mid_body x1", SETTLED, recoveries=1, honours_keys=True),
+    # The provider does the work of one key once, so the outcome of an unknown call is resolved by sending it again.
+    Scenario("resolved", "reset_mid_body x1", SETTLED, recoveries=1, honours_keys=True),
     # The retry is the recovery task's, because the provider wants to be left alone for longer than a worker waits.
     Scenario("postponed", "rate_limit x1", SETTLED, recoveries=1),
     # The job is written and its message is not published: the recovery task starts it.

@@ -115,7 +115,7 @@ OF_CALLS = [
         "test_a_failure_after_a_recorded_success_changes_nothing",
     ),
     guard(
-        "a late failure changes nothing that was found out",
+        "a late failure changes nothing that was resolved",
         drops_clause("calling.fail", "resolution"),
         "test_a_late_failure_does_not_change_what_was_resolved",
     ),
@@ -152,9 +152,9 @@ OF_CALLS = [
 
 OF_UNKNOWN_CALLS = [
     guard(
-        "a lost call is asked about by one at a time",
+        "an unknown call is asked about by one at a time",
         never("unknown_calls.ask", "asked_at"),
-        "test_a_lost_call_is_asked_about_once_within_the_time_that_an_answer_takes",
+        "test_an_unknown_call_is_asked_about_once_within_the_time_that_an_answer_takes",
     ),
     guard(
         "only an unknown call is exposed",

@@ -102,7 +102,7 @@ OF_PROVIDERS = [
     guard(
         "a lost request is sent again only to a server that honours keys",
         always("OpenAIProvider.means", "honours_keys"),
-        "test_a_lost_call_is_sent_again_only_where_the_server_does_one_key_once",
+        "test_an_unknown_call_is_sent_again_only_where_the_server_does_one_key_once",
     ),
     guard(
         "a request is sent again only where it was sent to",

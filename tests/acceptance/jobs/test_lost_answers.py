@@ -1,4 +1,4 @@
-"""Calls whose answers are lost: found out from a provider that can tell, through real workers and a real wire."""
+"""Calls whose answers are lost: resolved by a provider that can tell, through real workers and a real wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single guards of calls, one test each: who may make one, what counts of it, and what is found out of it later."""
+"""Single guards of calls, one test each: who may make one, what counts of it, and what resolves it later."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_losing_a_job_leaves_what_its_call_said_as_it_was():
     assert rows("SELECT outcome, failure FROM provider_calls") == [("failed", "content_policy")]
 
 
-# --- What is found out about a call whose outcome was not known ---
+# --- What resolves an unknown call ---
 
 
 def resolve(job_id, outcome, **given):
@@ -225,7 +225,7 @@ def claim(db):
     return made
 
 
-def test_a_lost_call_is_asked_about_once_within_the_time_that_an_answer_takes():
+def test_an_unknown_call_is_asked_about_once_within_the_time_that_an_answer_takes():
     claim = a_claim(a_reserved_job(an_account(1000)))
     lose(claim)
 

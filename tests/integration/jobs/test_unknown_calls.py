@@ -46,7 +46,7 @@ class Oracle:
         self._means, self.told, self.asked = means, told, []
 
     def call(self, claim, connection, *, timeout_s):
-        raise AssertionError("a lost call is never simply made again")
+        raise AssertionError("an unknown call is never simply made again")
 
     def means(self, connection):
         return self._means

@@ -28,7 +28,7 @@ def without_a_fault(claim: Claim, caller: Caller) -> Claim:
 
 @pytest.mark.parametrize("api", ["responses", "chat_completions", "images"])
 @pytest.mark.parametrize("fault", LOST)
-def test_a_lost_call_is_sent_again_and_answered_without_a_second_execution(simulator, fault, api):
+def test_an_unknown_call_is_sent_again_and_answered_without_a_second_execution(simulator, fault, api):
     caller = openai(simulator)
     claim = caller.claim(f"{PROMPT} [[simulate: {fault}]]", api=api)
 

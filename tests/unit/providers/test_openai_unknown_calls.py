@@ -1,4 +1,4 @@
-"""What became of a call that OpenAI's adapter lost: found out only where the server does one key once."""
+"""Unknown calls of the OpenAI adapter: they can be resolved only where the server does the work of one key once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.providers.openai_wire import (
 
 
 @pytest.mark.parametrize(("honours_keys", "means"), [(True, Means.RESEND), (False, Means.WAIT)])
-def test_a_lost_call_is_sent_again_only_where_the_server_does_one_key_once(honours_keys, means):
+def test_an_unknown_call_is_sent_again_only_where_the_server_does_one_key_once(honours_keys, means):
     assert OpenAIProvider().means(Connection("openai", KEY, URL, honours_keys)) is means
 
 

@@ -1,4 +1,4 @@
-"""The simulated Runware through our own adapter: what is lost on the way, and what is found out about it.
+"""The simulated Runware through our own adapter: what is lost on the way, and what resolves it.
 
 The simulator's journal is the truth of what was executed; the adapter only knows what came over the wire.
 """

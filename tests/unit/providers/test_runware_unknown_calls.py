@@ -37,7 +37,7 @@ from tests.unit.providers.runware_wire import (
 )
 
 
-def test_a_lost_call_is_looked_up_over_any_connection():
+def test_an_unknown_call_is_looked_up_over_any_connection():
     assert RunwareProvider().means(Connection("runware", KEY, None)) is Means.LOOK_UP
     assert RunwareProvider().means(Connection("runware", KEY, URL, honours_keys=True)) is Means.LOOK_UP
 
