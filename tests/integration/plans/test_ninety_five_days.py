@@ -29,7 +29,7 @@ from tests.factories import MINUTE, a_claim, a_delivery, a_queued_job, an_accoun
 from workers.local.embedded.servers import Servers
 
 # Three months take their time on a slow machine.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.own_system, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[3]
 START = datetime(2026, 11, 1, 9, tzinfo=UTC)
 HOUR = timedelta(hours=1)
