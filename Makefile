@@ -25,7 +25,7 @@ up: $(READY) ## Run every process on this machine until Ctrl-C
 	@$(BIN)/creditmill up
 
 test: $(READY) ## Run the tests for while you work, in minutes: one fleet of real workers, PostgreSQL, Valkey
-	@$(BIN)/pytest -n 2 --dist loadfile --quick
+	@$(BIN)/pytest -n 3 --dist loadfile --quick
 
 test-all: $(READY) ## Run all tests: kills, outages, the storm, the demo and the docs too, and every round of each race
 	@$(BIN)/pytest -n 3 --dist loadfile

@@ -338,8 +338,10 @@ def _become_worker(parent: int, worker: str, environment: dict[str, str], log: s
         quiet, output = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         for target, opened in ((0, quiet), (1, output), (2, output)):
             os.dup2(opened, target)
+        # A worker that is killed leaves its temporary folder behind: it belongs into that of the run.
+        kept = {name: os.environ[name] for name in ("TMPDIR",) if name in os.environ}
         os.environ.clear()
-        os.environ.update(environment)
+        os.environ.update(kept | environment)
         run(worker, Path(environment[PLAN]))
     finally:
         # Whatever happened, this process must not run on as a second fork server.
