@@ -26,6 +26,7 @@ from billing import migrating
 from config import database
 from config.database import transaction
 from config.integrations import set_connection
+from config.logging import configure_logging
 from tests.chaos import chaotic
 from tests.chaos.proxy import HOST, Proxy, Target
 from tests.conftest import SECRET_KEY
@@ -163,6 +164,10 @@ def running_world(home: Path, seed: int, *, rates: dict[str, float] | None = Non
         chaotic.forecast(weather, chaotic.CLEAR)
         forget_broker()
         bootstrap.publisher("storm")
+        # What the apps in this process meet in a storm is thousands of lines: they belong with the others' logs.
+        apps = stack.enter_context((home / "apps.log").open("w"))
+        configure_logging("WARNING", stream=apps)
+        stack.callback(configure_logging, "WARNING")
         stack.callback(database.disconnect)
         provider_url = f"http://{HOST}:{port}"
         with transaction() as session:

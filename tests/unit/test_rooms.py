@@ -6,6 +6,7 @@ The order of the rooms, and what tasks and workers may see, are contracts in pyp
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,3 +104,10 @@ def test_a_package_has_no_code_of_its_own(path):
 @pytest.mark.parametrize("path", sources(), ids=place)
 def test_no_module_is_called_by_another_name(path):
     assert [(module, name, other) for module, name, other in imported(path) if other is not None] == []
+
+
+def test_only_the_ledger_has_the_statement_that_changes_a_balance():
+    writes = re.compile(r"UPDATE accounts\b|update\(Account\)")
+    found = {place(path) for path in sources() if writes.search(path.read_text(encoding="utf-8"))}
+
+    assert found == {"billing/ledger/account_queries.py"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,6 +38,26 @@ def empty(servers):
     with administer.connect() as connection:
         connection.execute(text("DROP DATABASE empty WITH (FORCE)"))
     administer.dispose()
+
+
+CONSTRAINTS = """
+    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace AND conrelid <> 0 AND conrelid::regclass::text <> 'alembic_version'
+"""
+
+
+def constraints(engine):
+    """Every constraint as PostgreSQL writes it; the values of an IN may come in any order."""
+    with engine.connect() as connection:
+        found = connection.execute(text(CONSTRAINTS)).all()
+    return {(table, name, tuple(sorted(re.findall(r"'[^']*'|[^', ]+", rule)))) for table, name, rule in found}
+
+
+def test_the_migrations_make_exactly_the_constraints_of_the_code(db, empty):
+    # Alembic compares columns, keys and indexes, but no CHECKs.
+    Base.metadata.create_all(empty)
+
+    assert constraints(database.engine()) == constraints(empty)
 
 
 def test_migrating_applies_what_is_pending_and_a_second_time_nothing(empty):
