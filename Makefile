@@ -21,19 +21,19 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Bill real generation requests end to end, with faults, on this machine
 	@$(BIN)/creditmill demo
 
-up: $(READY) ## Run every process on this machine until Ctrl-C
+up: $(READY) ## Run every process on this machine until Ctrl-C (creditmill up --simulator needs no key)
 	@$(BIN)/creditmill up
 
-test: $(READY) ## Run the tests for while you work, in minutes: one fleet of real workers, PostgreSQL, Valkey
+test: $(READY) ## Run the quick tests, in minutes, against real workers, PostgreSQL and Valkey
 	@$(BIN)/pytest -n 3 --dist loadfile --quick
 
-test-all: $(READY) ## Run all tests: kills, outages, the storm, the demo and the docs too, and every round of each race
+test-all: $(READY) ## Run all tests: those that kill and cut off what they run on, the demo and the docs too
 	@$(BIN)/pytest -n 3 --dist loadfile
 
 test-later: $(READY) ## Run the unit tests as they will run in 400 days (needs faketime)
 	@faketime -f +400d $(BIN)/pytest -q tests/unit
 
-chaos: $(READY) ## Try hard to break the books: model, crash points and faults on live processes (CHAOS_SEED=1)
+chaos: $(READY) ## Try hard to break the books: model, crash points and faults on live processes (CHAOS_SEED=7 chooses others)
 	@CHAOS_FULL=1 $(BIN)/pytest tests/chaos -s -q
 
 mutants: $(READY) ## Remove every guard in turn and see a test notice
@@ -55,5 +55,5 @@ upgrade: ## Renew constraints.txt with the newest versions that fit
 	@{ head -n 1 constraints.txt; .upgrade/bin/python -m pip freeze --exclude-editable; } > constraints.new
 	@mv constraints.new constraints.txt && rm -rf .upgrade
 
-clean: ## Remove the environment and the development instance
+clean: ## Remove the environment and the development instance with its data
 	@rm -rf $(VENV) .creditmill build *.egg-info

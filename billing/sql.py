@@ -1,8 +1,4 @@
-"""The SQL that all rooms share.
-
-Many rows are sent as one JSON parameter, typed by the table's own columns. What several rooms write at once is joined
-into one statement.
-"""
+"""Words of SQL that all nouns share: many rows as one JSON parameter, and parts of several nouns as one statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tasks of this process work with: its settings and its providers. Set once by the composition root."""
+"""This process's settings and provider adapters: set once by the composition root, read by every task."""
 
 from __future__ import annotations
 

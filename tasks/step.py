@@ -1,4 +1,7 @@
-"""The base of every task: database trouble is retried, lost workers are counted, log lines carry the task."""
+"""The base of every task: it retries while the database is away, and counts work that ended its worker before.
+
+The message of a task that fails for good is set aside, and every log line carries the task.
+"""
 
 from __future__ import annotations
 

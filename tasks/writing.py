@@ -1,4 +1,7 @@
-"""Writing that is repeated while the database is away; each write must be harmless when it is repeated."""
+"""`record`: one write in a transaction, repeated while the database is away.
+
+What is written says the same when it comes twice. Claims and the outcomes of provider calls are written so.
+"""
 
 from __future__ import annotations
 

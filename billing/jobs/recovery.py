@@ -1,7 +1,7 @@
-"""Recovery: jobs that were left behind are brought to their end.
+"""Jobs whose time has come: each is moved on, ended, or named as one that needs its message again.
 
-A job without a message is published again, a call whose worker was lost becomes unknown, and a job past its deadline is
-given up and refunded. Several runs may go on at once; one of them handles each job.
+A job whose worker was lost becomes unknown, one past its deadline is given up and refunded. `tasks.periodic` publishes
+the messages. Several may run at once; each job is looked at by one of them.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def recover(session: Session, state: State, done: Recovered, *, now: datetime, p
 
     for job, error in each_apart(session, jobs, handle):
         done.blocked[job.id] = type(error).__name__
-        _publish_again(session, [job], now, patience)
+        _put_off(session, [job], now, patience)
 
 
 def give_up(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
@@ -185,7 +185,7 @@ def _queued(
     late = [job.id for job in jobs if job.deadline_at <= now]
     expired = InvalidRequest("The job was not started before its deadline.", code=EXPIRED.code)
     done.expired += reserving.reject(session, late, expired, now=now)
-    done.started += _publish_again(session, [job for job in jobs if job.deadline_at > now], now, patience)
+    done.started += _put_off(session, [job for job in jobs if job.deadline_at > now], now, patience)
 
 
 def _reserved(
@@ -193,7 +193,7 @@ def _reserved(
 ) -> None:
     late = [job for job in jobs if job.deadline_at <= now]
     done.expired += settling.release(session, late, {job.id: EXPIRED for job in late}, now=now)
-    done.called += _publish_again(session, [job for job in jobs if job.deadline_at > now], now, patience)
+    done.called += _put_off(session, [job for job in jobs if job.deadline_at > now], now, patience)
 
 
 def _calling(
@@ -213,7 +213,7 @@ def _calling(
     calling.retry_later(session, retry, now=now)
     done.unknown += [job.id for job in unknown]
     done.called += [job.id for job in retry]
-    done.refunded += _publish_again(session, failed, now, patience)
+    done.refunded += _put_off(session, failed, now, patience)
 
 
 def _unknown(
@@ -237,7 +237,7 @@ def _unknown(
         unknown_calls.expose(session, job)
     done.resolved += settling.release(session, late, {job.id: UNRESOLVED for job in late}, now=now)
     by = {job_id: at if at > now else now + patience.republish_after for job_id, at in given_up_at.items()}
-    done.asked += _publish_again(session, [job for job in open_jobs if job not in late], now, patience, by=by)
+    done.asked += _put_off(session, [job for job in open_jobs if job not in late], now, patience, by=by)
 
 
 def _proven(call: ProviderCall) -> Release:
@@ -248,10 +248,10 @@ def _proven(call: ProviderCall) -> Release:
 def _generated(
     session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
 ) -> None:
-    done.settled += _publish_again(session, jobs, now, patience)
+    done.settled += _put_off(session, jobs, now, patience)
 
 
-def _publish_again(
+def _put_off(
     session: Session,
     jobs: Sequence[GenerationJob],
     now: datetime,

@@ -61,7 +61,7 @@ def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[
             }
         )
         ledger.append(_deduction(job, charge.credits, balances[job.account_id], now))
-        log.append(_usage_row(job, usage, price, charge.credits, now))
+        log.append(_log_row(job, usage, price, charge.credits, now))
     moved = job_queries.move(session, Event.SETTLE, moves)
     assert len(moved) == len(moves), "a locked job left its state"
     books.post(session)
@@ -165,7 +165,7 @@ def _deduction(job: GenerationJob, credits: int, balance_after: int, now: dateti
     }
 
 
-def _usage_row(job: GenerationJob, usage: Usage, price: Price, credits: int, now: datetime) -> dict[str, Any]:
+def _log_row(job: GenerationJob, usage: Usage, price: Price, credits: int, now: datetime) -> dict[str, Any]:
     return {
         "account_id": job.account_id,
         "job_id": job.id,

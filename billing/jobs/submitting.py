@@ -119,7 +119,7 @@ def _text(session: Session, submission: Submission, operation: CreditCostConfig,
     if params.json_mode and not model.supports_json_mode:
         raise InvalidRequest(f"{model.model_name} has no JSON mode.", code="invalid_params")
     limit = asked or min(platform_settings(session).openai_max_tokens, model.max_output_tokens)
-    work = Work(input_tokens=_counted(params.texts(), model, output=limit), max_output_tokens=limit)
+    work = Work(input_tokens=_count_what_fits(params.texts(), model, output=limit), max_output_tokens=limit)
     return submission.params, work, catalog.price_of(session, operation, model)
 
 
@@ -146,7 +146,7 @@ def _image(session: Session, submission: Submission, operation: CreditCostConfig
     if model.bills_images:
         return whole, Work(images=params.n), price
     assert model.max_output_tokens is not None
-    counted = _counted([params.prompt], model, output=0)
+    counted = _count_what_fits([params.prompt], model, output=0)
     return whole, Work(counted, model.max_output_tokens * params.n, params.n), price
 
 
@@ -155,11 +155,11 @@ def _embedding(
 ) -> Understood:
     params = validated(EmbeddingParams, submission.params, "invalid_params")
     # The model reads each text by itself, so its limit applies to each.
-    counted = sum(_counted([each], model, output=0) for each in params.input)
+    counted = sum(_count_what_fits([each], model, output=0) for each in params.input)
     return submission.params, Work(input_tokens=counted), catalog.price_of(session, operation, model)
 
 
-def _counted(texts: list[str], model: AIModelConfig, *, output: int) -> int:
+def _count_what_fits(texts: list[str], model: AIModelConfig, *, output: int) -> int:
     counted = tokens.count_input(texts, model.tokenizer)
     if model.context_window is not None and counted + output > model.context_window:
         more = f" and asks for up to {output} more" if output else ""

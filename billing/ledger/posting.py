@@ -1,7 +1,7 @@
 """Posting: the only place where a balance changes.
 
-One statement writes what a batch adds to accounts. What belongs to it in other rooms, such as the units of a plan
-limit, is written by the same statement: both are written, or neither.
+One statement changes accounts and, with them, what belongs to the change and is another noun's, such as the units of a
+plan limit: all of it is written, or nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Queries over plans, and over the usage rows of each period."""
+"""Queries over plans, and over the rows that count what one account uses of one limit in one period."""
 
 from __future__ import annotations
 

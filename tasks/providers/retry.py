@@ -1,6 +1,7 @@
-"""When a provider call is tried again: tenacity owns every retry; the SDKs' own are switched off.
+"""How long one worker waits between two tries of a call, and when it stops waiting and gives the job back.
 
-Attempts are bounded by the job's budget (a fact of the database), time by what is set here.
+Tenacity owns every retry; the SDKs' own are switched off. Whether a failure may be tried again at all is decided by
+`billing.jobs.policy`, whose budget bounds the attempts; the time is bounded by what is set here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Commands about plans: what they include and limit, who is subscribed, and what is left in the current period."""
+"""Commands of `creditmill plans` that act on a plan: what it includes and limits, and what is left of the limits.
+
+Those that act on a subscription are in `subscriptions`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Commands about subscriptions: begin, move, cancel, resume, and what was paid."""
+"""Commands of `creditmill plans` that act on an account's subscription: begin, move, cancel, resume, what was paid.
+
+Those that act on a plan itself are in `plans`.
+"""
 
 from __future__ import annotations
 
