@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, Table
+from sqlalchemy import Column, Table, TextClause, text
 from sqlalchemy.dialects import postgresql
 
 _DIALECT = postgresql.dialect()
@@ -29,11 +30,26 @@ class Part:
     given: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-def together(parts: Sequence[Part]) -> str:
-    """Join these parts into one statement, which returns how many rows each part wrote."""
-    named = ", ".join(f"{part.name} AS ({part.sql})" for part in parts)
-    counted = ", ".join(f"(SELECT count(*) FROM {part.name})" for part in parts)  # noqa: S608 - names of our own parts
-    return f"WITH {named} SELECT {counted}"
+def together(parts: Sequence[Part]) -> tuple[TextClause, dict[str, Any]]:
+    """Join these parts into one statement, which returns how many rows each part wrote; and its parameters."""
+    given = {name: value for part in parts for name, value in part.given.items()}
+    return _joined(tuple((part.name, part.sql) for part in parts)), given
+
+
+@lru_cache(maxsize=64)
+def _joined(parts: tuple[tuple[str, str], ...]) -> TextClause:
+    named = ", ".join(f"{name} AS ({sql})" for name, sql in parts)
+    counted = ", ".join(f"(SELECT count(*) FROM {name})" for name, _ in parts)  # noqa: S608 - names of our own parts
+    return text(f"WITH {named} SELECT {counted}")
+
+
+def check_written(parts: Sequence[Part], written: Sequence[int]) -> None:
+    """Raise AssertionError unless each part wrote the rows that it must: the caller's transaction then writes nothing.
+
+    The caller has locked what it writes and decided on it, so a row that does not fit is a mistake of ours.
+    """
+    wrong = [part.name for part, count in zip(parts, written, strict=True) if part.rows != count]
+    assert not wrong, f"{', '.join(wrong)}: what was locked and decided on could not be written"
 
 
 def as_json(rows: Sequence[dict[str, Any]]) -> str:
@@ -41,10 +57,27 @@ def as_json(rows: Sequence[dict[str, Any]]) -> str:
     return json.dumps(rows, default=_plain)
 
 
-def recordset(table: Table, columns: Sequence[str], alias: str = "v") -> str:
-    """`jsonb_to_recordset(…) AS v(id uuid, …)`, with the types of the table's columns of those names."""
+def recordset(table: Table, columns: Sequence[str], alias: str = "v", given: str = "rows") -> str:
+    """`jsonb_to_recordset(…) AS v(id uuid, …)`, with the types of the table's columns of those names.
+
+    `given` is the name of the parameter that holds the rows.
+    """
     typed = ", ".join(f"{name} {_type(table.c[name])}" for name in columns)
-    return f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS {alias}({typed})"
+    return f"jsonb_to_recordset(CAST(:{given} AS jsonb)) AS {alias}({typed})"
+
+
+def inserted(table: Table, rows: Sequence[dict[str, Any]], *, name: str) -> Part:
+    """The part that adds these rows, which have the same columns, in their order."""
+    columns = tuple(rows[0]) if rows else ()
+    return Part(name, _insert(table, columns, name) if rows else "", len(rows), {name: as_json(rows)})
+
+
+@lru_cache(maxsize=64)
+def _insert(table: Table, columns: tuple[str, ...], name: str) -> str:
+    listed = ", ".join(columns)
+    return (
+        f"INSERT INTO {table.name} ({listed}) SELECT {listed} FROM {recordset(table, columns, given=name)} RETURNING 1"  # noqa: S608
+    )
 
 
 def _type(column: Column[Any]) -> str:

@@ -6,6 +6,7 @@ parameters, never keys.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -51,23 +52,57 @@ class GlobalIntegrationSettings(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
+@dataclass(frozen=True)
+class Connections:
+    """The keys and addresses of all providers, as they were read at one version of the settings."""
+
+    version: str | None
+    _row: GlobalIntegrationSettings | None = field(repr=False)
+
+    def of(self, provider: str, kind: str) -> Connection:
+        """The key and address for a provider and a kind of work; raises ConfigurationError when no key is set."""
+        row = self._row
+        key = getattr(row, f"{provider}_api_key", None)
+        if provider == "openai" and kind == "image" and row is not None and row.dalle_api_key:
+            key = row.dalle_api_key
+        if not key:
+            raise ConfigurationError(
+                f"No API key is set for {provider}: set it with `creditmill integrations set {provider}`."
+            )
+        return Connection(
+            provider=provider,
+            api_key=key,
+            base_url=getattr(row, f"{provider}_base_url", None),
+            honours_keys=getattr(row, f"{provider}_honours_keys", False),
+            since=getattr(row, "updated_at", None),
+        )
+
+
+_kept: Connections | None = None
+
+
+def connections(session: Session, *, version: str | None) -> Connections:
+    """The connections to all providers; read anew when this process has not read them at this version of the catalogue.
+
+    Triggers renew that version with each change of these settings, too. None reads them in any case, and keeps nothing.
+    """
+    global _kept
+    kept = _kept
+    if kept is not None and version is not None and kept.version == version:
+        return kept
+    found = session.scalar(select(GlobalIntegrationSettings).execution_options(populate_existing=True))
+    if found is not None:
+        # It outlives this session, and is read only.
+        session.expunge(found)
+    read = Connections(version, found)
+    if version is not None:
+        _kept = read
+    return read
+
+
 def connection_for(session: Session, provider: str, kind: str) -> Connection:
     """The key and address for a provider and a kind of work; raises ConfigurationError when no key is set."""
-    row = session.get(GlobalIntegrationSettings, SINGLETON)
-    key = getattr(row, f"{provider}_api_key", None)
-    if provider == "openai" and kind == "image" and row is not None and row.dalle_api_key:
-        key = row.dalle_api_key
-    if not key:
-        raise ConfigurationError(
-            f"No API key is set for {provider}: set it with `creditmill integrations set {provider}`."
-        )
-    return Connection(
-        provider=provider,
-        api_key=key,
-        base_url=getattr(row, f"{provider}_base_url", None),
-        honours_keys=getattr(row, f"{provider}_honours_keys", False),
-        since=getattr(row, "updated_at", None),
-    )
+    return connections(session, version=None).of(provider, kind)
 
 
 def platform_settings(session: Session) -> GlobalIntegrationSettings:

@@ -14,11 +14,12 @@ import structlog
 from sqlalchemy.orm import Session
 from tenacity import RetryError
 
-from billing.jobs import calling, recovery
-from billing.jobs.calling import Claim, Delivery, Refusal
+from billing.catalog import current
+from billing.jobs import calling
+from billing.jobs.calling import Claim, Delivery, Refusal, Wanted
 from billing.jobs.policy import Failure, Verdict
 from config.database import database_now
-from config.integrations import connection_for
+from config.integrations import connections
 from config.providers import Connection
 from config.settings import ConfigurationError
 from tasks.providers.base import Provider, ProviderError
@@ -77,21 +78,13 @@ class _JobCall:
         return "postponed"
 
     def _claim(self, session: Session) -> tuple[Claim, Connection | ConfigurationError] | None:
-        kinds = recovery.kinds(session, [self.job_id])
-        if not kinds:
-            return None
-        claim = calling.claim(
-            session,
-            self.job_id,
-            now=database_now(session),
-            lease=self.runtime.lease(kinds[0][1]),
-            claimed_by=self.token,
-            again=self.claim.attempt if self.claim else None,
-        )
+        at = current.moment(session)
+        wanted = Wanted(self.job_id, claimed_by=self.token, again=self.claim.attempt if self.claim else None)
+        claim = calling.claim_many(session, [wanted], at=at, leases=self.runtime.leases).get(self.job_id)
         if claim is None:
             return None
         try:
-            return claim, connection_for(session, claim.provider, claim.kind)
+            return claim, connections(session, version=at.version).of(claim.provider, claim.kind)
         except ConfigurationError as error:
             return claim, error
 
@@ -105,11 +98,7 @@ class _JobCall:
     def _record_delivery(self, delivery: Delivery) -> Outcome:
         claim = self.claim
         assert claim is not None
-        on_time = record(
-            lambda session: calling.succeed(
-                session, claim, delivery, now=database_now(session), publish_by=self.runtime.publish_by
-            )
-        )
+        on_time = record(lambda session: calling.succeed(session, claim, delivery, publish_by=self.runtime.publish_by))
         if not on_time:
             log.error("late_success", job_id=str(claim.job_id), attempt=claim.attempt, hint="counted as exposure")
         return "generated" if on_time else "not_ours"

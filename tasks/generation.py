@@ -10,6 +10,7 @@ from uuid import UUID
 import structlog
 from celery.exceptions import Reject
 
+from billing.catalog import current
 from billing.jobs import reserving, settling
 from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
 from tasks import pipeline
@@ -48,7 +49,7 @@ def submit(self: Step, *args: Any, **kwargs: Any) -> list[str]:
 def check_balance(self: Step, job_ids: list[str]) -> list[str]:
     """Reject jobs that their account clearly cannot pay for; pass on the others."""
     with transaction() as session:
-        passing = reserving.check(session, uuids(job_ids), now=database_now(session))
+        passing = reserving.check(session, uuids(job_ids), at=current.moment(session))
     return pass_on(self, passing)
 
 
@@ -57,7 +58,7 @@ def reserve_credits(self: Step, job_ids: list[str]) -> list[str]:
     """Hold each job's estimate; pass on the jobs that now hold credits."""
     with transaction() as session:
         reserved = reserving.reserve(
-            session, uuids(job_ids), now=database_now(session), publish_by=runtime().publish_by
+            session, uuids(job_ids), at=current.moment(session), publish_by=runtime().publish_by
         )
     return pass_on(self, reserved)
 
@@ -85,7 +86,7 @@ def ask_provider(self: Step, job_ids: list[str]) -> list[str]:
 def settle_charge(job_ids: list[str]) -> list[str]:
     """Charge each generated job for what it used, and release the rest of its hold."""
     with transaction() as session:
-        return ids(settling.settle(session, uuids(job_ids), now=database_now(session)))
+        return ids(settling.settle(session, uuids(job_ids)))
 
 
 @app.task(name="generation.refund_credits")

@@ -17,10 +17,11 @@ from celery import Signature, chain
 from kombu.exceptions import OperationalError
 from sqlalchemy.orm import Session
 
+from billing.catalog import current
 from billing.jobs import recovery, requests, submitting
 from billing.jobs.requests import Submission
 from billing.jobs.submitting import Submitted
-from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
+from config.database import DATABASE_TROUBLE, DatabaseAway, transaction
 from tasks.app import app
 from tasks.runtime import runtime
 from tasks.writing import record
@@ -84,7 +85,7 @@ def _store(submissions: Sequence[Submission]) -> list[Submitted]:
 
 def _submit(session: Session, named: Sequence[Submission]) -> list[Submitted]:
     return submitting.submit(
-        session, named, now=database_now(session), deadline=runtime().deadline, publish_by=runtime().publish_by
+        session, named, at=current.moment(session), deadline=runtime().deadline, publish_by=runtime().publish_by
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 
+from billing.jobs.calling import KINDS
 from billing.jobs.policy import RetryBudget
 from billing.jobs.recovery import Patience
 from config.settings import ConfigurationError, Settings
@@ -46,9 +48,10 @@ class Runtime:
             attempts=self.settings.call_attempts, wait_max=timedelta(seconds=self.settings.call_wait_max_s)
         )
 
-    def lease(self, kind: str) -> timedelta:
-        """How long a claim on a job of this kind lasts."""
-        return timedelta(seconds=self.settings.lease_s(kind))
+    @cached_property
+    def leases(self) -> Mapping[str, timedelta]:
+        """How long a claim on a job lasts, by kind."""
+        return {kind: timedelta(seconds=self.settings.lease_s(kind)) for kind in KINDS}
 
 
 _runtime: Runtime | None = None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
+from billing.catalog import current
 from billing.catalog.pricing import Usage
+from billing.catalog.snapshot import Moment
 from billing.jobs import calling, requests, reserving, submitting
 from billing.jobs.calling import Claim, Delivery
 from billing.jobs.tables import GenerationJob
@@ -22,6 +26,11 @@ from config.database import transaction
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
+
+
+def moment(session: Session, now: datetime = NOON) -> Moment:
+    """This instant, and the catalogue as it is."""
+    return replace(current.moment(session), now=now)
 
 
 def an_account(credits: int = 1000, *, name: str = "Corner Bakery", time_zone: str = "UTC") -> int:
@@ -52,7 +61,9 @@ def a_queued_job(account_id: int, operation: str = "clustering", *, now: datetim
     )
     data = {"account_id": account_id, "operation": operation, "params": given.pop("params", default), **given}
     with transaction() as session:
-        submitted = submitting.submit(session, [requests.parse(data)], now=now, deadline=HOUR, publish_by=MINUTE)
+        submitted = submitting.submit(
+            session, [requests.parse(data)], at=moment(session, now), deadline=HOUR, publish_by=MINUTE
+        )
     return submitted[0].job_id
 
 
@@ -60,14 +71,14 @@ def a_reserved_job(account_id: int, operation: str = "clustering", *, now: datet
     """A job that holds its credits."""
     job_id = a_queued_job(account_id, operation, now=now, **given)
     with transaction() as session:
-        assert reserving.reserve(session, [job_id], now=now, publish_by=MINUTE) == [job_id]
+        assert reserving.reserve(session, [job_id], at=moment(session, now), publish_by=MINUTE) == [job_id]
     return job_id
 
 
 def a_claim(job_id: UUID, *, now: datetime = NOON, again: int | None = None) -> Claim:
     """The right to call the provider for a reserved job, for a minute."""
     with transaction() as session:
-        claim = calling.claim(session, job_id, now=now, lease=MINUTE, again=again)
+        claim = calling.claim(session, job_id, at=moment(session, now), lease=MINUTE, again=again)
     assert claim is not None
     return claim
 

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
-from sqlalchemy import case, select, text
+from datetime import UTC, datetime
+
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from billing.catalog.pricing import ANY
 from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow, PlanLimitType
+
+# The setting lives as long as the transaction whose change set it.
+_CLOCK_AND_VERSION = text(
+    "SELECT clock_timestamp(), version::text, coalesce(current_setting('creditmill.catalog_changed', true), '') <> '' "
+    "FROM catalog_version"
+)
+_EVERYTHING = text(
+    """
+    SELECT version::text, json_build_object(
+        'models', (SELECT coalesce(json_agg(m ORDER BY m.model_type, m.sort_order, m.model_name), '[]')
+                   FROM ai_model_config m),
+        'operations', (SELECT coalesce(json_agg(o ORDER BY o.operation_type), '[]') FROM credit_cost_config o),
+        'image_prices', (SELECT coalesce(json_agg(p), '[]') FROM image_prices p),
+        'defaults', (SELECT row_to_json(b) FROM billing_configuration b),
+        'limit_types', (SELECT coalesce(json_agg(t.limit_type ORDER BY t.limit_type), '[]') FROM plan_limit_types t),
+        'settings', (SELECT json_build_object('openai_max_tokens', g.openai_max_tokens,
+                                              'image_quality', g.image_quality)
+                     FROM global_integration_settings g)
+    )::text
+    FROM catalog_version
+    """
+)
+
+
+def clock_and_version(session: Session) -> tuple[datetime, str, bool]:
+    """The database's clock, the catalogue's version, and whether this transaction itself has changed the catalogue."""
+    now, version, changed_here = session.execute(_CLOCK_AND_VERSION).one()
+    return now.astimezone(UTC), version, changed_here
+
+
+def everything(session: Session) -> tuple[str, str]:
+    """The catalogue's version, and all its rows of that version as one JSON object."""
+    version, rows = session.execute(_EVERYTHING).one()
+    return version, rows
 
 
 def model(session: Session, name: str) -> AIModelConfig | None:
     """The model of this name."""
     return session.scalar(select(AIModelConfig).where(AIModelConfig.model_name == name))
-
-
-def default_model(session: Session, model_type: str) -> AIModelConfig | None:
-    """The default model of this type."""
-    return session.scalar(select(AIModelConfig).where(AIModelConfig.model_type == model_type, AIModelConfig.is_default))
 
 
 def models(session: Session) -> list[AIModelConfig]:
@@ -36,22 +66,6 @@ def operation(session: Session, operation_type: str) -> CreditCostConfig | None:
 def operations(session: Session) -> list[CreditCostConfig]:
     """Every operation, by name."""
     return list(session.scalars(select(CreditCostConfig).order_by(CreditCostConfig.operation_type)))
-
-
-def image_price(session: Session, model_name: str, size: str, quality: str) -> ImagePriceRow | None:
-    """The most specific price for this size and quality; an exact size counts for more than an exact quality."""
-    exact_size = case((ImagePriceRow.size == size, 2), else_=0)
-    exact_quality = case((ImagePriceRow.quality == quality, 1), else_=0)
-    return session.scalar(
-        select(ImagePriceRow)
-        .where(
-            ImagePriceRow.model_name == model_name,
-            ImagePriceRow.size.in_([size, ANY]),
-            ImagePriceRow.quality.in_([quality, ANY]),
-        )
-        .order_by((exact_size + exact_quality).desc())
-        .limit(1)
-    )
 
 
 def exact_image_price(session: Session, model_name: str, size: str, quality: str) -> ImagePriceRow | None:

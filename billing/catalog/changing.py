@@ -52,6 +52,11 @@ APIS = {"text": "responses", "image": "images", "embedding": "embeddings"}
 """The interface that a new model of a type uses, unless another one is given."""
 
 
+def lock(session: Session) -> None:
+    """Lock the catalogue and the plans for one change at a time: each reads what the one before it wrote."""
+    catalog_queries.lock(session)
+
+
 def model_named(session: Session, name: str) -> AIModelConfig:
     """The model, active or not; raises UnknownThing when there is none of that name."""
     found = catalog_queries.model(session, name) if is_text(name) else None

@@ -8,11 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from sqlalchemy.orm import Session
-
-from billing.catalog import catalog, catalog_queries, pricing
+from billing.catalog import pricing
 from billing.catalog.pricing import ANY, USAGE_MAX, ImagePrice, Price, Usage
-from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
+from billing.catalog.snapshot import Catalog, Model, Operation
 
 WHOLE = 1_000_000
 """A number of tokens so large that neither the minimum nor rounding shows in the margin."""
@@ -34,48 +32,41 @@ class Margin:
     problem: str | None
 
 
-def check(session: Session, *, floor_percent: int | None = None) -> list[Margin]:
+def check(catalog: Catalog, *, floor_percent: int | None = None) -> list[Margin]:
     """The margin of each active operation on each active model of its type, at the usage where it is smallest.
 
     `floor_percent` is the least share of the revenue that has to remain; the platform's own floor unless given.
     """
-    defaults = catalog_queries.defaults(session)
-    floor = defaults.min_margin_percent if floor_percent is None else floor_percent
+    floor = catalog.defaults.min_margin_percent if floor_percent is None else floor_percent
     found: list[Margin] = []
-    for operation in catalog_queries.operations(session):
-        for model in catalog_queries.models(session):
-            if operation.is_active and model.is_active and model.model_type == operation.model_type:
-                found += _margins(session, operation, model, defaults, floor)
+    for operation in catalog.operations.values():
+        for model in catalog.active_models():
+            if operation.is_active and model.model_type == operation.model_type:
+                found += _margins(catalog, operation, model, floor)
     return found
 
 
-def _margins(
-    session: Session, operation: CreditCostConfig, model: AIModelConfig, defaults: BillingConfiguration, floor: int
-) -> list[Margin]:
+def _margins(catalog: Catalog, operation: Operation, model: Model, floor: int) -> list[Margin]:
     if not model.bills_images:
-        return [_worst_of_tokens(operation, catalog.price_from(operation, model, defaults, None), model, floor)]
-    rows = catalog_queries.image_prices(session, model.model_name)
+        return [_worst_of_tokens(operation, catalog.price_at(operation, model, None), model, floor)]
+    images = [image for (name, _, _), image in sorted(catalog.image_prices.items()) if name == model.model_name]
     unpriced = [
         _unpriced(operation, model, size)
-        for size in model.valid_sizes or ([] if rows else [ANY])
-        if not any(row.size in (size, ANY) for row in rows)
+        for size in model.valid_sizes or (() if images else (ANY,))
+        if not any(image.size in (size, ANY) for image in images)
     ]
-    return [_of_image(operation, model, defaults, row, floor) for row in rows] + unpriced
+    return [_of_image(catalog, operation, model, image, floor) for image in images] + unpriced
 
 
-def _of_image(
-    operation: CreditCostConfig, model: AIModelConfig, defaults: BillingConfiguration, row: ImagePriceRow, floor: int
-) -> Margin:
-    image = ImagePrice(row.size, row.quality, cost_usd=row.cost_per_image_usd, credits=row.credits_per_image)
+def _of_image(catalog: Catalog, operation: Operation, model: Model, image: ImagePrice, floor: int) -> Margin:
     # Many images, because the operation's minimum may hide the loss on a single one.
     usage = Usage(images=1_000)
     return _margin(
-        operation, catalog.price_from(operation, model, defaults, image), usage, f"{row.size} {row.quality}", floor,
-        per=1_000,
-    )  # fmt: skip
+        operation, catalog.price_at(operation, model, image), usage, f"{image.size} {image.quality}", floor, per=1_000
+    )
 
 
-def _worst_of_tokens(operation: CreditCostConfig, price: Price, model: AIModelConfig, floor: int) -> Margin:
+def _worst_of_tokens(operation: Operation, price: Price, model: Model, floor: int) -> Margin:
     """The worse of two usages, both in the dearest bucket: as many tokens as the least charge buys, or very many."""
     assert price.rates is not None
     rates = {bucket: getattr(price.rates, bucket) for bucket in ("input", "cached_input", "output", "reasoning")}
@@ -107,7 +98,7 @@ def _most_for_the_least(price: Price, images: int) -> int:
     return low
 
 
-def _margin(operation: CreditCostConfig, price: Price, usage: Usage, worst: str, floor: int, *, per: int = 1) -> Margin:
+def _margin(operation: Operation, price: Price, usage: Usage, worst: str, floor: int, *, per: int = 1) -> Margin:
     credits = pricing.charge(usage, price, held=UNBOUNDED).credits // per
     revenue, cost = pricing.revenue(credits, price), pricing.cost(usage, price) / per
     share = (revenue - cost) / revenue * 100 if revenue else None
@@ -129,6 +120,6 @@ def _margin(operation: CreditCostConfig, price: Price, usage: Usage, worst: str,
     )
 
 
-def _unpriced(operation: CreditCostConfig, model: AIModelConfig, size: str) -> Margin:
+def _unpriced(operation: Operation, model: Model, size: str) -> Margin:
     nothing = Decimal(0)
     return Margin(operation.operation_type, model.model_name, size, 0, nothing, nothing, nothing, None, "has no price")

@@ -94,6 +94,25 @@ class TokenRates:
     reasoning: Decimal
 
 
+def token_rates(
+    input: Decimal | None, cached_input: Decimal | None, output: Decimal | None, reasoning: Decimal | None
+) -> TokenRates | None:
+    """The rates of a model whose input costs this; None for a model without any.
+
+    Cached input costs as much as input, and reasoning as much as output, unless they have rates of their own.
+    """
+    if input is None:
+        return None
+    # An embedding model writes nothing, so it has no output to pay for.
+    output = Decimal(0) if output is None else output
+    return TokenRates(
+        input=input,
+        cached_input=input if cached_input is None else cached_input,
+        output=output,
+        reasoning=output if reasoning is None else reasoning,
+    )
+
+
 @dataclass(frozen=True)
 class Price:
     """Everything that a job's charge and cost are computed from, as it was when its credits were reserved.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     CheckConstraint,
@@ -167,16 +168,11 @@ class AIModelConfig(Base):
     @property
     def rates(self) -> TokenRates | None:
         """The token rates, or None for a model without any: cached input and reasoning default to input and output."""
-        if self.input_cost_per_1m is None:
-            return None
-        # An embedding model writes nothing, so it has no output to pay for.
-        output = self.output_cost_per_1m if self.output_cost_per_1m is not None else Decimal(0)
-        cached, reasoning = self.cached_input_cost_per_1m, self.reasoning_cost_per_1m
-        return TokenRates(
-            input=self.input_cost_per_1m,
-            cached_input=self.input_cost_per_1m if cached is None else cached,
-            output=output,
-            reasoning=output if reasoning is None else reasoning,
+        return pricing.token_rates(
+            self.input_cost_per_1m,
+            self.cached_input_cost_per_1m,
+            self.output_cost_per_1m,
+            self.reasoning_cost_per_1m,
         )
 
     @property
@@ -291,6 +287,20 @@ class BillingConfiguration(Base):
     max_open_jobs: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
     updated_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+
+
+class CatalogVersion(Base):
+    """The version of the catalogue, one row: triggers give it a new random one with each change of these tables.
+
+    A counter would come to the same number again, after a rollback or a restore, for another catalogue.
+    """
+
+    __tablename__ = "catalog_version"
+    __table_args__ = (CheckConstraint("id = 1", name="singleton"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, server_default="1")
+    version: Mapped[UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class ChangeHistory(Base):

@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog, catalog_queries, changing
+from billing.catalog import catalog_queries, changing, current
+from billing.catalog.snapshot import Catalog
 from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig
 from config.database import Base
 
@@ -17,12 +18,13 @@ Facts = dict[str, Any]
 
 def models(session: Session, *, today: date) -> list[Facts]:
     """Every model, in the order in which it is offered."""
-    return [_model(session, row, today) for row in catalog_queries.models(session)]
+    catalog = current.read(session)
+    return [_model(session, row, catalog, today) for row in catalog_queries.models(session)]
 
 
 def model(session: Session, name: str, *, today: date) -> Facts:
     """Everything about one model, its image prices too; raises UnknownThing when there is none of that name."""
-    return _model(session, changing.model_named(session, name), today)
+    return _model(session, changing.model_named(session, name), current.read(session), today)
 
 
 def operations(session: Session) -> list[Facts]:
@@ -37,10 +39,10 @@ def operation(session: Session, operation_type: str) -> Facts:
 
 def defaults(session: Session) -> Facts:
     """The platform's billing defaults."""
-    return _columns(catalog.defaults(session), BillingConfiguration, "id", "updated_by")
+    return _columns(catalog_queries.defaults(session), BillingConfiguration, "id", "updated_by")
 
 
-def _model(session: Session, row: AIModelConfig, today: date) -> Facts:
+def _model(session: Session, row: AIModelConfig, catalog: Catalog, today: date) -> Facts:
     return {
         **_columns(row, AIModelConfig, "updated_by"),
         "cost_per_image": row.cost_per_image,
@@ -54,7 +56,7 @@ def _model(session: Session, row: AIModelConfig, today: date) -> Facts:
             }
             for price in catalog_queries.image_prices(session, row.model_name)
         ],
-        "warning": catalog.deprecation_warning(session, row, today=today),
+        "warning": catalog.deprecation_warning(catalog.models[row.model_name], today=today),
     }
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import insert, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from billing.jobs.states import State
 from billing.jobs.tables import GenerationJob, GenerationResult, ProviderCall, Resolution
+from billing.sql import Part, as_json, check_written, inserted, recordset, together
 
-
-def add(session: Session, row: dict[str, Any]) -> ProviderCall:
-    """Insert the row of a call that is about to be made, and return it."""
-    return session.scalars(insert(ProviderCall).returning(ProviderCall), [row]).one()
+_CALLS = ProviderCall.metadata.tables[ProviderCall.__tablename__]
+_RESULTS = GenerationResult.metadata.tables[GenerationResult.__tablename__]
 
 
 def latest(session: Session, job_id: UUID, attempt: int) -> ProviderCall | None:
@@ -66,10 +66,30 @@ def keep_resolution(
     session.execute(insert(Resolution), [row])
 
 
-def keep_result(session: Session, job_id: UUID, content: dict[str, Any], finish_reason: str | None) -> None:
-    """Keep what was delivered; a job has one result, the first."""
-    statement = upsert(GenerationResult).values(job_id=job_id, content=content, finish_reason=finish_reason)
-    session.execute(statement.on_conflict_do_nothing())
+def completed(rows: Sequence[dict[str, Any]]) -> Part:
+    """The part of a statement that records how these calls, whose jobs are locked, ended."""
+    columns = tuple(rows[0]) if rows else ()
+    return Part("completed", _complete(columns) if rows else "", len(rows), {"completed": as_json(rows)})
+
+
+def kept(rows: Sequence[dict[str, Any]]) -> Part:
+    """The part of a statement that keeps what was delivered for these jobs; a job has one result."""
+    return inserted(_RESULTS, rows, name="kept")
+
+
+def write(session: Session, parts: Sequence[Part]) -> None:
+    """Write these parts by one statement: all of them, or nothing."""
+    wanted = [part for part in parts if part.rows]
+    if wanted:
+        statement, given = together(wanted)
+        check_written(wanted, session.execute(statement, given).one())
+
+
+@lru_cache(maxsize=8)
+def _complete(columns: tuple[str, ...]) -> str:
+    sets = ", ".join(f"{name} = v.{name}" for name in columns if name != "id")
+    values = recordset(_CALLS, columns, given="completed")
+    return f"UPDATE provider_calls c SET {sets} FROM {values} WHERE c.id = v.id RETURNING 1"  # noqa: S608
 
 
 def results(session: Session, job_ids: list[UUID]) -> dict[UUID, GenerationResult]:

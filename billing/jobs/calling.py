@@ -6,8 +6,8 @@ attempt fences late writers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -15,12 +15,19 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog, pricing
+from billing.catalog import pricing
 from billing.catalog.pricing import Price, Usage
-from billing.jobs import call_queries, job_queries, policy
+from billing.catalog.snapshot import Moment
+from billing.jobs import call_queries, claim_queries, job_queries, locking_queries, policy
+from billing.jobs.locking_queries import Called, Made
 from billing.jobs.policy import Failure, RetryBudget, Verdict
-from billing.jobs.states import Event, State
+from billing.jobs.requests import PARAMS
+from billing.jobs.states import Event, State, leaving
 from billing.jobs.tables import GenerationJob, ProviderCall
+from billing.sql import Part
+
+KINDS = tuple(PARAMS)
+"""The kinds of work: text, image, embedding."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,15 @@ class Attempt:
 
     job_id: UUID
     attempt: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A job to be claimed: by whom, and the number of the caller's own last attempt when it calls again."""
+
+    job_id: UUID
+    claimed_by: UUID | None = None
+    again: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,107 +91,152 @@ def claim(
     session: Session,
     job_id: UUID,
     *,
-    now: datetime,
+    at: Moment,
     lease: timedelta,
     claimed_by: UUID | None = None,
     again: int | None = None,
 ) -> Claim | None:
-    """Claim a reserved job for one wire call; None when another caller has it, or it needs no call any more.
+    """Claim a reserved job for one wire call, as `claim_many` does; None when it cannot be claimed."""
+    leases = dict.fromkeys(KINDS, lease)
+    return claim_many(session, [Wanted(job_id, claimed_by, again)], at=at, leases=leases).get(job_id)
 
-    `again` is the number of the caller's own last attempt: the same worker calls once more after a proven failure.
-    `claimed_by` is a new UUID for each job that a caller works on. When a commit was not confirmed, the caller claims
-    again with the same UUID and gets the claim that it made, while its lease lasts and no outcome is recorded.
+
+def claim_many(
+    session: Session, wanted: Sequence[Wanted], *, at: Moment, leases: Mapping[str, timedelta]
+) -> dict[UUID, Claim]:
+    """Claim reserved jobs, each for one wire call, for as long as the lease of their kind; returns the claims by job.
+
+    A job that another caller has, or that needs no call any more, is left out. `again` is the number of the caller's
+    own last attempt: the same worker calls once more after a proven failure. `claimed_by` is a new UUID for each job
+    that a caller works on. When a commit was not confirmed, the caller claims again with the same UUID and gets the
+    claim that it made, while its lease lasts and no outcome is recorded.
     """
-    found = job_queries.lock(session, [job_id], {State.RESERVED, State.CALLING})
-    if not found:
-        return None
-    job = found[0]
-    if job.state == State.CALLING and job.attempts != again:
-        return _own_claim(session, job, claimed_by, now=now)
-    attempt = job.attempts + 1
-    row = {"id": job.id, "attempts": attempt, "lease_until": now + lease, "next_at": now + lease, "error_code": None}
-    if not job_queries.move(session, Event.CLAIM, [row]):
-        return None
-    call = call_queries.add(
-        session,
-        {
-            "job_id": job.id,
-            "attempt": attempt,
-            "provider": job.provider,
-            "model_name": job.model_name,
-            "endpoint": catalog.api_of(session, job.model_name),
-            # One key for all attempts: the provider, where it honours keys, then does the work once.
-            "idempotency_key": f"creditmill-{job.id}",
-            "claimed_by": claimed_by,
-            "started_at": now,
-        },
-    )
-    return claim_of(job, call)
-
-
-def _own_claim(session: Session, job: GenerationJob, claimed_by: UUID | None, *, now: datetime) -> Claim | None:
-    call = call_queries.latest(session, job.id, job.attempts)
-    if call is None or claimed_by is None or call.claimed_by != claimed_by or call.outcome is not None:
-        return None
-    lasts = job.lease_until is not None and job.lease_until > now
-    return claim_of(job, call) if lasts else None
+    until = {kind: at.now + lease for kind, lease in leases.items()}
+    apis = {name: model.api for name, model in at.catalog.models.items()}
+    rows = claim_queries.claim(session, [asdict(each) for each in wanted], now=at.now, leases=until, apis=apis)
+    claims = {row["id"]: _claim(row) for row in rows}
+    others = [asdict(each) for each in wanted if each.job_id not in claims]
+    if others:
+        claims |= {row["id"]: _claim(row) for row in claim_queries.claimed_by(session, others, now=at.now)}
+    return claims
 
 
 def claim_of(job: GenerationJob, call: ProviderCall) -> Claim:
     """The claim under which this call of the job is made."""
+    of_job = {name: getattr(job, name) for name in ("id", "provider", "model_name", "kind", "params", "work", "price")}
+    of_call = {name: getattr(call, name) for name in ("endpoint", "idempotency_key")}
+    return _claim({**of_job, **of_call, "attempts": call.attempt, "call_id": call.id})
+
+
+def _claim(row: Mapping[str, Any]) -> Claim:
     return Claim(
-        job_id=job.id,
-        attempt=call.attempt,
-        call_id=call.id,
-        provider=job.provider,
-        model_name=job.model_name,
-        api=call.endpoint,
-        kind=job.kind,
-        params=job.params,
-        max_output_tokens=job.work["max_output_tokens"],
-        idempotency_key=call.idempotency_key,
-        bills_tokens=Price.from_json(job.price or {}).rates is not None,
+        job_id=row["id"],
+        attempt=row["attempts"],
+        call_id=row["call_id"],
+        provider=row["provider"],
+        model_name=row["model_name"],
+        api=row["endpoint"],
+        kind=row["kind"],
+        params=row["params"],
+        max_output_tokens=row["work"]["max_output_tokens"],
+        idempotency_key=row["idempotency_key"],
+        bills_tokens=Price.from_json(row["price"] or {}).rates is not None,
     )
 
 
-def succeed(session: Session, made: Attempt, delivery: Delivery, *, now: datetime, publish_by: timedelta) -> bool:
+def succeed(
+    session: Session, made: Attempt, delivery: Delivery, *, now: datetime | None = None, publish_by: timedelta
+) -> bool:
     """Record what was delivered and its cost; False when the job was given up meanwhile and nobody pays for it."""
-    (job,) = job_queries.lock(session, [made.job_id], set(State))
-    call = call_queries.latest(session, made.job_id, made.attempt)
-    assert call is not None, "the call was written before it was made"
-    if call.outcome == "succeeded":
-        return not call.exposure
-    row = {
-        "id": job.id,
-        "attempts": made.attempt,
-        "lease_until": None,
-        "generated_at": now,
-        "next_at": now + publish_by,
-        "republished": 0,
-        "error_code": None,
-        "error_message": None,
-    }
-    on_time = bool(job_queries.move(session, Event.GENERATE, [row]))
-    call_queries.complete(
-        session,
-        call.id,
-        {
-            "outcome": "succeeded",
-            "failure": None,
-            "finished_at": now,
-            "http_status": 200,
-            "provider_request_id": delivery.request_id,
-            "usage": delivery.usage.to_json(),
-            "raw_usage": delivery.raw_usage,
-            # The cost of the usage replaces the one assumed for an unknown outcome.
-            "cost_usd": pricing.cost(delivery.usage, Price.from_json(job.price or {})),
-            "exposure": not on_time,
-        },
-    )
-    job_queries.sum_cost(session, job.id)
-    if on_time:
-        call_queries.keep_result(session, job.id, delivery.content, delivery.finish_reason)
+    (on_time,) = succeed_many(session, [(made, delivery)], now=now, publish_by=publish_by)
     return on_time
+
+
+def succeed_many(
+    session: Session,
+    delivered: Sequence[tuple[Attempt, Delivery]],
+    *,
+    now: datetime | None = None,
+    publish_by: timedelta,
+) -> list[bool]:
+    """Record what was delivered for these jobs, each for another one, and its cost.
+
+    Returns for each whether it came in time: when the job was given up meanwhile, nobody pays for it. A repeat changes
+    nothing. `now` is the database's clock unless given.
+    """
+    jobs, clock = locking_queries.to_record(session, [made.job_id for made, _ in delivered])
+    at = now or clock
+    in_time, deliveries = [], _Deliveries(at, publish_by)
+    for made, delivery in delivered:
+        job = jobs[made.job_id]
+        call = job.calls[made.attempt]
+        if call.outcome == "succeeded":
+            in_time.append(not call.exposure)
+        else:
+            in_time.append(deliveries.add(job, call, delivery))
+    call_queries.write(session, deliveries.parts())
+    return in_time
+
+
+class _Deliveries:
+    """The rows that one batch of deliveries writes."""
+
+    def __init__(self, now: datetime, publish_by: timedelta) -> None:
+        self._now = now
+        self._publish_by = publish_by
+        self._moves: list[dict[str, Any]] = []
+        self._late: list[dict[str, Any]] = []
+        self._calls: list[dict[str, Any]] = []
+        self._results: list[dict[str, Any]] = []
+
+    def add(self, job: Called, call: Made, delivery: Delivery) -> bool:
+        """Add one delivery; whether it came in time, to the job's latest call."""
+        in_time = State(job.state) in leaving(Event.GENERATE) and job.attempts == call.attempt
+        # The cost of the usage replaces the one assumed for an unknown outcome.
+        cost = pricing.cost(delivery.usage, Price.from_json(job.price or {}))
+        costs = {"id": job.id, "cost_usd": cost + job.cost_of_others(call)}
+        if in_time:
+            self._moves.append(costs | self._moved(call.attempt))
+            self._results.append(
+                {"job_id": job.id, "content": delivery.content, "finish_reason": delivery.finish_reason}
+            )
+        else:
+            self._late.append(costs)
+        self._calls.append(
+            {
+                "id": call.id,
+                "outcome": "succeeded",
+                "failure": None,
+                "finished_at": self._now,
+                "http_status": 200,
+                "provider_request_id": delivery.request_id,
+                "usage": delivery.usage.to_json(),
+                "raw_usage": delivery.raw_usage,
+                "cost_usd": cost,
+                "exposure": not in_time,
+            }
+        )
+        return in_time
+
+    def parts(self) -> list[Part]:
+        """What is written, by one statement."""
+        return [
+            job_queries.moved(Event.GENERATE, self._moves),
+            job_queries.costed(self._late),
+            call_queries.completed(self._calls),
+            call_queries.kept(self._results),
+        ]
+
+    def _moved(self, attempt: int) -> dict[str, Any]:
+        return {
+            "attempts": attempt,
+            "lease_until": None,
+            "generated_at": self._now,
+            "next_at": self._now + self._publish_by,
+            "republished": 0,
+            "error_code": None,
+            "error_message": None,
+        }
 
 
 def fail(

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, func, select, text, tuple_, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.orm import Session
 
 from billing.jobs.states import TERMINAL, Event, State, leaving, target
 from billing.jobs.tables import GenerationJob, ProviderCall
-from billing.sql import as_json, recordset
+from billing.sql import Part, as_json, in_list, recordset
 
 _TABLE = GenerationJob.metadata.tables[GenerationJob.__tablename__]
-
-
-def add(session: Session, rows: Sequence[dict[str, Any]]) -> set[UUID]:
-    """Insert new jobs; returns the ids that were new. A repeated id or idempotency key inserts nothing."""
-    if not rows:
-        return set()
-    statement = insert(GenerationJob).on_conflict_do_nothing().returning(GenerationJob.id)
-    return set(session.scalars(statement, list(rows)))
 
 
 def find(session: Session, job_ids: Iterable[UUID]) -> list[GenerationJob]:
@@ -31,12 +23,10 @@ def find(session: Session, job_ids: Iterable[UUID]) -> list[GenerationJob]:
     return list(session.scalars(_by_ids(job_ids).order_by(GenerationJob.id).execution_options(populate_existing=True)))
 
 
-def find_by_keys(session: Session, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str], GenerationJob]:
-    """The jobs with these (account id, idempotency key) pairs."""
-    pair = tuple_(GenerationJob.account_id, GenerationJob.idempotency_key)
-    statement = select(GenerationJob).where(pair.in_(list(keys)))
-    found = session.scalars(statement.execution_options(populate_existing=True))
-    return {(job.account_id, job.idempotency_key): job for job in found}
+def in_state(session: Session, job_ids: Iterable[UUID], state: State) -> list[UUID]:
+    """The ids of those of these jobs that are in this state now."""
+    statement = select(GenerationJob.id).where(GenerationJob.id.in_(sorted(set(job_ids))), GenerationJob.state == state)
+    return list(session.scalars(statement))
 
 
 def lock(session: Session, job_ids: Iterable[UUID], states: Collection[State]) -> list[GenerationJob]:
@@ -49,21 +39,36 @@ def move(session: Session, event: Event, rows: Sequence[dict[str, Any]]) -> set[
     """Apply the event to each row's job and set the row's other columns; returns the ids that moved.
 
     A job that is not in a state which the event leaves is not changed. A row with `attempts` moves its job only if that
-    is still the number of its latest call, except for a claim, which sets it.
+    is still the number of its latest call.
     """
     if not rows:
         return set()
-    columns = list(rows[0])
-    fenced = "attempts" in columns and event is not Event.CLAIM
-    assigned = [name for name in columns if name != "id" and not (fenced and name == "attempts")]
-    sets = ", ".join(["state = :to", *(f"{name} = v.{name}" for name in assigned)])
-    fence = " AND j.attempts = v.attempts" if fenced else ""
-    statement = text(
-        f"UPDATE generation_jobs j SET {sets} FROM {recordset(_TABLE, columns)} "  # noqa: S608 - names of our own columns
-        f"WHERE j.id = v.id AND j.state IN :leaving{fence} RETURNING j.id"
-    ).bindparams(bindparam("leaving", expanding=True))
-    given = {"to": target(event), "rows": as_json(rows), "leaving": [str(state) for state in leaving(event)]}
-    return set(session.scalars(statement, given))
+    return set(session.scalars(text(_move(event, tuple(rows[0]), "rows")), {"rows": as_json(rows)}))
+
+
+def moved(event: Event, rows: Sequence[dict[str, Any]]) -> Part:
+    """The part of a statement that moves these locked jobs, as `move` does."""
+    name = f"moved_by_{event}"
+    return Part(name, _move(event, tuple(rows[0]), name) if rows else "", len(rows), {name: as_json(rows)})
+
+
+@lru_cache(maxsize=64)
+def _move(event: Event, columns: tuple[str, ...], given: str) -> str:
+    assigned = [name for name in columns if name not in ("id", "attempts")]
+    sets = ", ".join([f"state = '{target(event)}'", *(f"{name} = v.{name}" for name in assigned)])
+    guard = in_list("j.state", leaving(event))
+    fence = " AND j.attempts = v.attempts" if "attempts" in columns else ""
+    return (
+        f"UPDATE generation_jobs j SET {sets} FROM {recordset(_TABLE, columns, given=given)} "  # noqa: S608
+        f"WHERE j.id = v.id AND {guard}{fence} RETURNING j.id"
+    )
+
+
+def costed(rows: Sequence[dict[str, Any]]) -> Part:
+    """The part of a statement that sets what the calls of locked jobs cost together, in USD, whatever their state."""
+    values = recordset(_TABLE, ("id", "cost_usd"), given="costed")
+    sql = f"UPDATE generation_jobs j SET cost_usd = v.cost_usd FROM {values} WHERE j.id = v.id RETURNING 1"  # noqa: S608
+    return Part("costed", sql, len(rows), {"costed": as_json(rows)})
 
 
 def due(session: Session, state: State, *, now: datetime, limit: int) -> list[GenerationJob]:
@@ -77,14 +82,6 @@ def due(session: Session, state: State, *, now: datetime, limit: int) -> list[Ge
         .execution_options(populate_existing=True)
     )
     return sorted(session.scalars(statement), key=lambda job: job.id)
-
-
-def unfinished(session: Session, *, account_id: int | None, up_to: int) -> int:
-    """How many jobs of an account, or of all, are not finished; it stops counting at `up_to`."""
-    some = select(GenerationJob.id).where(GenerationJob.finished_at.is_(None)).limit(up_to)
-    if account_id is not None:
-        some = some.where(GenerationJob.account_id == account_id)
-    return session.scalar(select(func.count()).select_from(some.subquery())) or 0
 
 
 def count_unfinished(session: Session) -> dict[str, int]:

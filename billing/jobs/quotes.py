@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog, pricing
+from billing.catalog import pricing
 from billing.catalog.fields import Name, OperationName
 from billing.catalog.pricing import USAGE_MAX, Price, Usage
+from billing.catalog.snapshot import Catalog, Moment
 from billing.errors import BillingError, InvalidRequest
 from billing.jobs import submitting, usage_queries
 from billing.jobs.decisions import Funds, Limit, decide
+from billing.jobs.examining import Examined, examine
 from billing.jobs.requests import Quality, Size, Submission, validated
-from billing.jobs.submitting import Examined
 from billing.ledger import accounts
 from billing.ledger.tables import Account
 from billing.money import Rounding, divide
@@ -119,18 +119,19 @@ class _Priced(_Used):
     quality: Quality | None = None
 
 
-def quote(session: Session, submission: Submission, *, now: datetime) -> Quote:
+def quote(session: Session, submission: Submission, *, at: Moment) -> Quote:
     """What this request would reserve and probably be charged; raises a BillingError when it cannot be done at all."""
-    examined = submitting.examine(session, submission, now=now)
+    submitting.check_payers(session, [submission])
+    examined = examine(at.catalog, submission, today=at.today)
     account = accounts.get(session, submission.account_id)
-    need, limit = _limit(session, examined, account, now=now)
-    words = catalog.defaults(session).words_per_100_tokens
+    need, limit = _limit(session, examined, account, at=at)
+    words = at.catalog.defaults.words_per_100_tokens
     funds = Funds(account.id, account.balance, account.available, account.frozen_reason is not None)
     outcome = decide(funds, examined.work, examined.price, limit, words_per_100_tokens=words)
     return Quote(
         model=examined.model.model_name,
         credits=examined.credits_estimated,
-        typical=_typical(session, examined),
+        typical=_typical(session, examined, at.catalog),
         limit=need,
         balance=account.balance,
         reserved=account.reserved,
@@ -140,20 +141,20 @@ def quote(session: Session, submission: Submission, *, now: datetime) -> Quote:
     )
 
 
-def quote_usage(session: Session, data: dict[str, Any], *, now: datetime) -> UsageQuote:
+def quote_usage(data: dict[str, Any], *, at: Moment) -> UsageQuote:
     """What a usage is charged and costs at today's prices; raises a BillingError when unreadable or without a price."""
     priced = validated(_Priced, data, "invalid_usage")
-    operation = catalog.operation_named(session, priced.operation)
-    model = catalog.model_for(session, operation, priced.model, today=now.date())
+    operation = at.catalog.operation_named(priced.operation)
+    model = at.catalog.model_for(operation, priced.model, today=at.today)
     if operation.model_type == "image" and "images" not in priced.model_fields_set:
         raise InvalidRequest(f"{model.model_name} makes images: say how many images.", code="invalid_usage")
     if operation.model_type != "image" and priced.images:
         raise InvalidRequest(f"{model.model_name} makes no images.", code="invalid_usage")
     size, quality = priced.size, priced.quality
     if model.bills_images:
-        usual_size, usual_quality = catalog.image_defaults(session, model)
+        usual_size, usual_quality = at.catalog.image_defaults(model)
         size, quality = size or usual_size, quality or usual_quality
-    price = catalog.price_of(session, operation, model, size=size or "", quality=quality or "")
+    price = at.catalog.price_of(operation, model, size=size or "", quality=quality or "")
     return quote_at(priced.usage(), price)
 
 
@@ -170,16 +171,16 @@ def quote_at(usage: Usage, price: Price) -> UsageQuote:
 
 
 def _limit(
-    session: Session, examined: Examined, account: Account, *, now: datetime
+    session: Session, examined: Examined, account: Account, *, at: Moment
 ) -> tuple[LimitNeed | None, Limit | None]:
     limit_type = examined.limit_type
     if limit_type is None:
         return None, None
     unit = LimitUnit(examined.operation.limit_unit)
-    words = catalog.defaults(session).words_per_100_tokens
+    words = at.catalog.defaults.words_per_100_tokens
     needed = estimate_units(unit, examined.work, words_per_100_tokens=words)
-    found = limits.allowances(session, {(account.id, limit_type)}, now=now, opening=False)
-    allowance = found.get((account.id, limit_type))
+    entitled = limits.entitlements(session, [account.id], {(account.id, limit_type)}, now=at.now, opening=False)
+    allowance = entitled.allowances.get((account.id, limit_type))
     if allowance is None:
         return LimitNeed(limit_type, unit, needed, None, None), None
     return (
@@ -194,7 +195,7 @@ def _limit(
     )
 
 
-def _typical(session: Session, examined: Examined) -> Typical:
+def _typical(session: Session, examined: Examined, catalog: Catalog) -> Typical:
     """The charge at the median output of the latest jobs; before there are any, at the platform's usual share."""
     work, price = examined.work, examined.price
     basis = "the images asked for" if work.images else "its input"
@@ -203,7 +204,7 @@ def _typical(session: Session, examined: Examined) -> Typical:
         median, jobs = usage_queries.median_output(
             session, examined.operation.operation_type, examined.model.model_name, latest=HISTORY
         )
-        percent = catalog.defaults(session).typical_output_percent
+        percent = catalog.defaults.typical_output_percent
         basis = (
             f"the median of the last {jobs:,} {'job' if jobs == 1 else 'jobs'}"
             if jobs

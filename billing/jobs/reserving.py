@@ -13,69 +13,75 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog
 from billing.catalog.pricing import Work
+from billing.catalog.snapshot import Moment
 from billing.errors import BillingError, PriceNotConfigured
-from billing.jobs import job_queries
+from billing.jobs import job_queries, locking_queries
 from billing.jobs.decisions import Funds, Limit, Reservation, decide
+from billing.jobs.locking_queries import Owner, Queued
 from billing.jobs.states import Event, State
-from billing.jobs.tables import GenerationJob
-from billing.ledger import accounts, posting
+from billing.ledger import posting
 from billing.ledger.posting import Change
-from billing.ledger.tables import Account
 from billing.plans import limits, renewals
-from billing.plans.limits import Allowances, LimitChange
+from billing.plans.limits import Allowance, LimitChange
 from billing.plans.units import LimitUnit
 
 
-def check(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
+def check(session: Session, job_ids: Sequence[UUID], *, at: Moment) -> list[UUID]:
     """Reject the queued jobs that their account or plan clearly does not cover; returns the jobs that may go on.
 
     This is cheap advice: it takes no lock and looks at each job alone. `reserve` decides, also on jobs of accounts that
     are owed a renewal.
     """
-    found = job_queries.find(session, job_ids)
-    owed = set(renewals.behind(session, {job.account_id for job in found}, now))
-    jobs = [job for job in found if job.account_id not in owed]
-    allowances = limits.allowances(session, _wanted(jobs), now=now, opening=False)
-    owners = accounts.find_many(session, {job.account_id for job in jobs})
-    decider = _Decider(session, allowances, now=now)
+    jobs, owners = locking_queries.to_check(session, job_ids)
+    entitled = limits.entitlements(session, list(owners), _wanted(jobs), now=at.now, opening=False)
+    decider = _Decider(at, entitled.allowances)
     refused: dict[UUID, BillingError] = {}
     for job in jobs:
-        if job.state == State.QUEUED:
-            account = owners[job.account_id]
-            outcome = decider.decide(job, account, account.available)
+        owner = owners[job.account_id]
+        if job.account_id not in entitled.behind:
+            outcome = decider.decide(job, owner, owner.available)
             if isinstance(outcome, BillingError):
                 refused[job.id] = outcome
-    _reject(session, refused, now=now)
-    passing = {State.QUEUED, State.RESERVED}
-    return [job.id for job in found if job.state in passing and job.id not in refused]
+    job_queries.move(session, Event.REJECT, _rejections(refused, at.now))
+    passing = [job.id for job in jobs if job.id not in refused]
+    return sorted(passing + _reserved_before(session, job_ids, jobs))
 
 
-def reserve(session: Session, job_ids: Sequence[UUID], *, now: datetime, publish_by: timedelta) -> list[UUID]:
+def reserve(session: Session, job_ids: Sequence[UUID], *, at: Moment, publish_by: timedelta) -> list[UUID]:
     """Hold each queued job's estimate and its plan-limit units, or reject it; returns the jobs that are reserved.
 
     Jobs are served in the order in which they came. A job that was reserved before is returned again, so that a
     repeated message goes on where the first one stopped.
     """
-    jobs = job_queries.lock(session, job_ids, {State.QUEUED})
-    owners = posting.lock(session, {job.account_id for job in jobs})
-    if renewals.bring_up_to_date(session, owners, now):
-        owners = accounts.find_many(session, owners)
-    batch = _Batch(_Decider(session, limits.allowances(session, _wanted(jobs), now=now), now=now), owners)
-    for job in sorted(jobs, key=lambda job: (job.created_at, job.id)):
+    jobs, owners = locking_queries.to_reserve(session, job_ids)
+    before = _reserved_before(session, job_ids, jobs)
+    if not jobs:
+        return before
+    entitled = limits.entitlements(session, list(owners), _wanted(jobs), now=at.now)
+    if entitled.behind:
+        renewals.bring_up_to_date(session, entitled.behind, at.now)
+        _, owners = locking_queries.to_reserve(session, job_ids)
+        entitled = limits.entitlements(session, list(owners), _wanted(jobs), now=at.now)
+    batch = _Batch(_Decider(at, entitled.allowances), owners)
+    for job in jobs:
         batch.decide(job)
-    _reject(session, batch.refused, now=now)
-    times = {"reserved_at": now, "next_at": now + publish_by, "republished": 0}
-    moved = job_queries.move(session, Event.RESERVE, [row | times for row in batch.granted])
-    assert len(moved) == len(batch.granted), "a locked job left its state"
-    posting.post(session, batch.changes, beside=[limits.counted(batch.units)])
-    return [job.id for job in job_queries.find(session, job_ids) if job.state == State.RESERVED]
+    times = {"reserved_at": at.now, "next_at": at.now + publish_by, "republished": 0}
+    posting.post(
+        session,
+        batch.changes,
+        beside=[
+            job_queries.moved(Event.RESERVE, [row | times for row in batch.granted]),
+            job_queries.moved(Event.REJECT, _rejections(batch.refused, at.now)),
+            limits.counted(batch.units),
+        ],
+    )
+    return sorted([row["id"] for row in batch.granted] + before)
 
 
 def reject(session: Session, job_ids: Sequence[UUID], error: BillingError, *, now: datetime) -> list[UUID]:
     """Reject queued jobs, which hold nothing yet, for one reason; returns the jobs rejected now."""
-    return sorted(_reject(session, dict.fromkeys(job_ids, error), now=now))
+    return sorted(job_queries.move(session, Event.REJECT, _rejections(dict.fromkeys(job_ids, error), now)))
 
 
 def holds_by_deadline(session: Session, account_id: int, until: datetime) -> list[tuple[datetime, int]]:
@@ -83,46 +89,55 @@ def holds_by_deadline(session: Session, account_id: int, until: datetime) -> lis
     return job_queries.holds_by_deadline(session, account_id, until)
 
 
-def _wanted(jobs: Sequence[GenerationJob]) -> set[tuple[int, str]]:
+def _wanted(jobs: Sequence[Queued]) -> set[tuple[int, str]]:
     return {(job.account_id, job.limit_type) for job in jobs if job.limit_type is not None}
 
 
+def _reserved_before(session: Session, job_ids: Sequence[UUID], queued: Sequence[Queued]) -> list[UUID]:
+    """Those of these jobs that an earlier message has reserved; asked only when not all are queued."""
+    others = set(job_ids) - {job.id for job in queued}
+    return job_queries.in_state(session, others, State.RESERVED) if others else []
+
+
 class _Decider:
-    """Decides the jobs of one batch, from the allowances and prices that were read for it."""
+    """Decides the jobs of one batch, from the allowances that were read for it and the prices of the moment."""
 
-    def __init__(self, session: Session, allowances: Allowances, *, now: datetime) -> None:
+    def __init__(self, at: Moment, allowances: Mapping[tuple[int, str], Allowance]) -> None:
         self.allowances = allowances
-        self.price_of = catalog.price_finder(session, today=now.date())
-        self.words_per_100_tokens = catalog.defaults(session).words_per_100_tokens
+        self._catalog = at.catalog
+        self._today = at.today
 
-    def decide(self, job: GenerationJob, account: Account, available: int) -> Reservation | BillingError:
+    def decide(self, job: Queued, owner: Owner, available: int) -> Reservation | BillingError:
         """Grant or refuse one job whose account has this many credits available."""
         try:
-            price = self.price_of(
-                job.operation_type, job.model_name, job.params.get("size", ""), job.params.get("quality", "")
-            )
+            operation = self._catalog.operation_named(job.operation_type)
+            model = self._catalog.model_for(operation, job.model_name, today=self._today)
+            price = self._catalog.price_of(operation, model, size=job.size or "", quality=job.quality or "")
         except BillingError as error:
             return error
         work = Work(**job.work)
         if price.kind == "image" and price.rates is not None and not work.max_output_tokens:
             # When this was submitted, the model was billed by the image, and its tokens were not counted.
             return PriceNotConfigured(f"{job.model_name} is billed by the token by now: submit the request again.")
-        allowance = self.allowances.get((job.account_id, job.limit_type or ""))
         return decide(
-            Funds(account.id, account.balance, available, account.frozen_reason is not None),
+            Funds(owner.id, owner.balance, available, owner.frozen),
             work,
             price,
-            None
-            if allowance is None
-            else Limit(allowance.limit_type, LimitUnit(job.limit_unit or LimitUnit.REQUESTS), allowance.remaining),
-            words_per_100_tokens=self.words_per_100_tokens,
+            self._limit(job),
+            words_per_100_tokens=self._catalog.defaults.words_per_100_tokens,
         )
+
+    def _limit(self, job: Queued) -> Limit | None:
+        allowance = self.allowances.get((job.account_id, job.limit_type or ""))
+        if allowance is None:
+            return None
+        return Limit(allowance.limit_type, LimitUnit(job.limit_unit or LimitUnit.REQUESTS), allowance.remaining)
 
 
 class _Batch:
     """What is granted and refused in one batch; each job is decided on what the jobs before it have left."""
 
-    def __init__(self, decider: _Decider, owners: Mapping[int, Account]) -> None:
+    def __init__(self, decider: _Decider, owners: Mapping[int, Owner]) -> None:
         self._decider = decider
         self._owners = owners
         self._available = {account_id: account.available for account_id, account in owners.items()}
@@ -131,7 +146,7 @@ class _Batch:
         self.changes: dict[int, Change] = defaultdict(Change)
         self.units: dict[limits.LimitKey, LimitChange] = defaultdict(LimitChange)
 
-    def decide(self, job: GenerationJob) -> None:
+    def decide(self, job: Queued) -> None:
         """Grant or refuse one job, and take what it is granted from what is left."""
         outcome = self._decider.decide(job, self._owners[job.account_id], self._available[job.account_id])
         if isinstance(outcome, BillingError):
@@ -150,7 +165,7 @@ class _Batch:
             }
         )
 
-    def _hold_units(self, job: GenerationJob, units: int) -> date | None:
+    def _hold_units(self, job: Queued, units: int) -> date | None:
         """Hold units of the job's plan limit; returns the first day of the period that they count in."""
         allowance = self._decider.allowances.get((job.account_id, job.limit_type or ""))
         if allowance is None:
@@ -163,9 +178,8 @@ class _Batch:
         return allowance.period_start
 
 
-def _reject(session: Session, refused: dict[UUID, BillingError], *, now: datetime) -> set[UUID]:
-    rows = [
+def _rejections(refused: Mapping[UUID, BillingError], now: datetime) -> list[dict[str, Any]]:
+    return [
         {"id": job_id, "error_code": error.code, "error_message": error.message, "finished_at": now}
         for job_id, error in sorted(refused.items())
     ]
-    return job_queries.move(session, Event.REJECT, rows)

@@ -16,14 +16,16 @@ from sqlalchemy.orm import Session
 
 from billing.catalog import pricing
 from billing.catalog.pricing import Price, Usage
-from billing.jobs import call_queries, job_queries, usage_queries
+from billing.jobs import call_queries, job_queries, locking_queries, usage_queries
+from billing.jobs.locking_queries import Generated
 from billing.jobs.states import Event, State
-from billing.jobs.tables import GenerationJob, GenerationResult, ProviderCall
+from billing.jobs.tables import GenerationJob
 from billing.ledger import posting
 from billing.ledger.posting import Change
 from billing.plans import limits
 from billing.plans.limits import LimitChange
 from billing.plans.units import LimitUnit, used_units
+from billing.sql import Part
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,24 @@ class Release:
     message: str
 
 
-def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
-    """Charge each generated job for its recorded usage and release the rest of its hold; returns those settled."""
-    jobs = job_queries.lock(session, job_ids, {State.GENERATED})
-    owners = posting.lock(session, {job.account_id for job in jobs})
-    delivered = call_queries.delivered(session, [job.id for job in jobs])
-    results = call_queries.results(session, [job.id for job in jobs])
-    balances = {account_id: account.balance for account_id, account in owners.items()}
+def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime | None = None) -> list[UUID]:
+    """Charge each generated job for its recorded usage and release the rest of its hold; returns those settled.
+
+    `now` is the database's clock unless given.
+    """
+    jobs, balances, clock = locking_queries.to_settle(session, job_ids)
+    if not jobs or clock is None:
+        return []
+    settled_at = now or clock
     books, moves, ledger, log = _Books(), [], [], []
     for job in jobs:
-        usage = _usage(delivered[job.id])
-        price = Price.from_json(job.price or {})
+        usage = _usage(job)
+        price = Price.from_json(job.price)
         charge = pricing.charge(usage, price, held=job.credits_reserved)
         balances[job.account_id] -= charge.credits
         books.changes[job.account_id].balance -= charge.credits
         books.changes[job.account_id].reserved -= job.credits_reserved
-        limit_used = _limit_used(job, usage, results.get(job.id))
+        limit_used = _limit_used(job, usage)
         books.release_units(job, used=limit_used)
         moves.append(
             {
@@ -57,16 +61,13 @@ def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[
                 "credits_charged": charge.credits,
                 "credits_overrun": charge.overrun,
                 "limit_used": limit_used,
-                "finished_at": now,
+                "finished_at": settled_at,
             }
         )
-        ledger.append(_deduction(job, charge.credits, balances[job.account_id], now))
-        log.append(_log_row(job, usage, price, charge.credits, now))
-    moved = job_queries.move(session, Event.SETTLE, moves)
-    assert len(moved) == len(moves), "a locked job left its state"
-    books.post(session)
-    posting.record(session, ledger)
-    usage_queries.log_usage(session, log)
+        ledger.append(_deduction(job, charge.credits, balances[job.account_id], settled_at))
+        log.append(_log_row(job, usage, price, charge.credits, settled_at))
+    moved, logged = job_queries.moved(Event.SETTLE, moves), usage_queries.logged(log)
+    posting.post(session, books.changes, transactions=ledger, beside=[moved, logged, books.counted()])
     return [job.id for job in jobs]
 
 
@@ -115,9 +116,7 @@ def release(
                 "finished_at": now,
             }
         )
-    moved = job_queries.move(session, event, moves)
-    assert len(moved) == len(moves), "a locked job left its state"
-    books.post(session)
+    posting.post(session, books.changes, beside=[job_queries.moved(event, moves), books.counted()])
     return [job.id for job in jobs]
 
 
@@ -128,31 +127,30 @@ class _Books:
         self.changes: dict[int, Change] = defaultdict(Change)
         self.units: dict[limits.LimitKey, LimitChange] = defaultdict(LimitChange)
 
-    def release_units(self, job: GenerationJob, *, used: int) -> None:
+    def release_units(self, job: GenerationJob | Generated, *, used: int) -> None:
         """Release the units that a job holds of its plan limit, except those that it used."""
         if job.limit_type is not None and job.limit_period_start is not None:
             change = self.units[(job.account_id, job.limit_type, job.limit_period_start)]
             change.used += used
             change.reserved -= job.limit_reserved
 
-    def post(self, session: Session) -> None:
-        """Write all of it by one statement."""
-        posting.post(session, self.changes, beside=[limits.counted(self.units)])
+    def counted(self) -> Part:
+        """The part of a posting that counts the units."""
+        return limits.counted(self.units)
 
 
-def _usage(call: ProviderCall) -> Usage:
-    assert call.usage is not None, "a call that succeeded has its usage"
-    return Usage.from_json(call.usage)
+def _usage(job: Generated) -> Usage:
+    assert job.usage is not None, "a generated job has a call that succeeded"
+    return Usage.from_json(job.usage)
 
 
-def _limit_used(job: GenerationJob, usage: Usage, result: GenerationResult | None) -> int:
+def _limit_used(job: Generated, usage: Usage) -> int:
     if job.limit_period_start is None:
         return 0
-    words = result.content.get("text") if result is not None else None
-    return used_units(LimitUnit(job.limit_unit or LimitUnit.REQUESTS), usage, words, held=job.limit_reserved)
+    return used_units(LimitUnit(job.limit_unit or LimitUnit.REQUESTS), usage, job.words, held=job.limit_reserved)
 
 
-def _deduction(job: GenerationJob, credits: int, balance_after: int, now: datetime) -> dict[str, Any]:
+def _deduction(job: Generated, credits: int, balance_after: int, now: datetime) -> dict[str, Any]:
     return {
         "account_id": job.account_id,
         "transaction_type": "deduction",
@@ -165,7 +163,7 @@ def _deduction(job: GenerationJob, credits: int, balance_after: int, now: dateti
     }
 
 
-def _log_row(job: GenerationJob, usage: Usage, price: Price, credits: int, now: datetime) -> dict[str, Any]:
+def _log_row(job: Generated, usage: Usage, price: Price, credits: int, now: datetime) -> dict[str, Any]:
     return {
         "account_id": job.account_id,
         "job_id": job.id,

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from billing.jobs.tables import CreditUsageLog
+from billing.sql import Part, inserted
+
+_TABLE = CreditUsageLog.metadata.tables[CreditUsageLog.__tablename__]
 
 
-def log_usage(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    """Append rows to the usage log."""
-    if rows:
-        session.execute(insert(CreditUsageLog), list(rows))
+def logged(rows: Sequence[dict[str, Any]]) -> Part:
+    """The part of a statement that appends rows to the usage log."""
+    return inserted(_TABLE, rows, name="logged")
 
 
 def median_output(session: Session, operation_type: str, model_name: str, *, latest: int) -> tuple[int | None, int]:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from billing.ledger.tables import Account, CreditTransaction, User
-from billing.sql import Part, as_json, together
+from billing.sql import Part, as_json, check_written, inserted, together
 
 
 def find(session: Session, account_id: int) -> Account | None:
@@ -62,12 +62,7 @@ def unfreeze(session: Session, account_id: int) -> bool:
     return session.scalar(statement.execution_options(synchronize_session=False)) is not None
 
 
-def record(session: Session, transactions: Sequence[dict[str, Any]]) -> None:
-    """Append rows to the ledger."""
-    if transactions:
-        session.execute(insert(CreditTransaction), list(transactions))
-
-
+_TRANSACTIONS = CreditTransaction.metadata.tables[CreditTransaction.__tablename__]
 _POST = """
     UPDATE accounts a SET balance = a.balance + v.balance, reserved = a.reserved + v.reserved, updated_at = now()
     FROM jsonb_to_recordset(CAST(:accounts AS jsonb)) AS v(id bigint, balance bigint, reserved bigint)
@@ -76,14 +71,19 @@ _POST = """
 """
 
 
-def post(session: Session, changes: Sequence[dict[str, Any]], beside: Sequence[Part]) -> tuple[int, ...]:
-    """Add to `balance` and `reserved` of accounts, and write the parts beside them; returns how many rows each wrote.
+def post(
+    session: Session, changes: Sequence[dict[str, Any]], transactions: Sequence[dict[str, Any]], beside: Sequence[Part]
+) -> None:
+    """Add to `balance` and `reserved` of accounts, append to the ledger, and write the parts beside them, at once.
 
-    The count of accounts comes last. The CHECKs of accounts refuse a change that the balance does not cover.
+    The CHECKs of accounts refuse a change that the balance does not cover. Raises AssertionError when a part does not
+    write the rows that it must.
     """
-    parts = [*beside, Part("posted", _POST, len(changes), {"accounts": as_json(changes)})]
-    given = {name: value for part in parts for name, value in part.given.items()}
-    return tuple(session.execute(text(together(parts)), given).one())
+    posted = Part("posted", _POST, len(changes), {"accounts": as_json(changes)})
+    parts = [part for part in (*beside, posted, inserted(_TRANSACTIONS, transactions, name="recorded")) if part.rows]
+    if parts:
+        statement, given = together(parts)
+        check_written(parts, session.execute(statement, given).one())
 
 
 def transaction_with_key(session: Session, account_id: int, key: str) -> CreditTransaction | None:

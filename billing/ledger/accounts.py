@@ -137,21 +137,16 @@ def top_up(
         return earlier
     if account.balance + credits > CREDITS_MAX:
         raise InvalidRequest(f"No account can hold more than {CREDITS_MAX} credits.", code="invalid_amount")
-    posting.record(
-        session,
-        [
-            {
-                "account_id": account_id,
-                "transaction_type": "purchase",
-                "amount": credits,
-                "balance_after": account.balance + credits,
-                "description": description,
-                "idempotency_key": idempotency_key,
-                "created_at": now,
-            }
-        ],
-    )
-    posting.post(session, {account_id: Change(balance=credits)})
+    explained = {
+        "account_id": account_id,
+        "transaction_type": "purchase",
+        "amount": credits,
+        "balance_after": account.balance + credits,
+        "description": description,
+        "idempotency_key": idempotency_key,
+        "created_at": now,
+    }
+    posting.post(session, {account_id: Change(balance=credits)}, transactions=[explained])
     recorded = account_queries.transaction_with_key(session, account_id, idempotency_key)
     assert recorded is not None
     return recorded

@@ -35,25 +35,21 @@ def balances(session: Session, account_ids: Iterable[int]) -> dict[int, int]:
     return {row.id: row.balance for row in account_queries.find_many(session, account_ids).values()}
 
 
-def post(session: Session, changes: Mapping[int, Change], *, beside: Sequence[Part] = ()) -> None:
-    """Write these changes, by account id, and the parts beside them at once; the caller holds the accounts' locks.
+def post(
+    session: Session,
+    changes: Mapping[int, Change],
+    *,
+    transactions: Sequence[dict[str, Any]] = (),
+    beside: Sequence[Part] = (),
+) -> None:
+    """Write these changes, by account id, the ledger's rows that explain them, and the parts beside them at once.
 
-    Raises IntegrityError when a balance does not cover its change, and AssertionError when a part does not write the
-    rows that it must: the caller's transaction then writes nothing.
+    The caller holds the accounts' locks. Raises IntegrityError when a balance does not cover its change, and
+    AssertionError when a part does not write the rows that it must: the caller's transaction then writes nothing.
     """
     accounts = [
         {"id": account_id, "balance": change.balance, "reserved": change.reserved}
         for account_id, change in changes.items()
-        if change != Change()
+        if change.balance or change.reserved
     ]
-    parts = [part for part in beside if part.rows]
-    if not accounts and not parts:
-        return
-    written = account_queries.post(session, accounts, parts)
-    expected = (*(part.rows for part in parts), len(accounts))
-    assert written == expected, "a hold would have exceeded its allowance, or lost its row"
-
-
-def record(session: Session, transactions: Sequence[dict[str, Any]]) -> None:
-    """Append the rows that explain changes of balances to the ledger."""
-    account_queries.record(session, transactions)
+    account_queries.post(session, accounts, transactions, beside)

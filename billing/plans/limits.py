@@ -9,11 +9,12 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog
+from billing.catalog import current
 from billing.periods import Period
 from billing.plans import limit_queries, subscription_queries
 from billing.plans.lifecycle import Status
 from billing.plans.limit_queries import LimitKey
+from billing.plans.subscription_queries import Used
 from billing.plans.tables import Plan, PlanLimitUsage
 from billing.sql import Part
 
@@ -31,7 +32,15 @@ class Allowance:
     remaining: int | None
 
 
-Allowances = dict[tuple[int, str], Allowance]
+@dataclass(frozen=True)
+class Entitlements:
+    """What some accounts may still use, by account and limit type; without a subscription, nothing is counted.
+
+    `behind` are the accounts that are owed a renewal. What holds now is computed even for them, but for their credits.
+    """
+
+    allowances: dict[tuple[int, str], Allowance]
+    behind: frozenset[int]
 
 
 @dataclass
@@ -43,34 +52,37 @@ class LimitChange:
     allowed: int | None = None
 
 
-def allowances(
-    session: Session, wanted: Collection[tuple[int, str]], *, now: datetime, opening: bool = True
-) -> Allowances:
-    """What is left of each wanted (account id, limit type); without a subscription, nothing is counted.
+def entitlements(
+    session: Session,
+    account_ids: Collection[int],
+    wanted: Collection[tuple[int, str]],
+    *,
+    now: datetime,
+    opening: bool = True,
+) -> Entitlements:
+    """What is left of each wanted (account id, limit type), and which of these accounts are owed a renewal.
 
     A caller that is going to hold units holds the accounts' locks. The period's row is opened on first use, so a reset
     may come late; without `opening`, nothing is written.
     """
-    if not wanted:
-        return {}
-    limited: dict[LimitKey, int | None] = {}
-    rows = []
-    for account_id, plan, period in _in_force(session, {account for account, _ in wanted}, now):
-        for limit_type in sorted(limit_type for owner, limit_type in wanted if owner == account_id):
-            limited[(account_id, limit_type, period.start)] = plan.limits.get(limit_type)
-            rows.append(_row(account_id, limit_type, period))
+    found: dict[tuple[int, str], Allowance] = {}
+    rows, behind = [], set()
+    for entitled in subscription_queries.entitlements(session, account_ids, now):
+        account_id = entitled.subscribed.account.id
+        if entitled.behind:
+            behind.add(account_id)
+        standing = entitled.subscribed.at(now)
+        if standing.status is Status.CANCELLED:
+            continue
+        limited, period = entitled.subscribed.plan_of(standing).limits, standing.period
+        for limit_type in sorted(kind for owner, kind in wanted if owner == account_id):
+            used = entitled.used.get((limit_type, period.start))
+            if used is None:
+                rows.append(_row(account_id, limit_type, period))
+            found[(account_id, limit_type)] = _allowance(limit_type, period, limited.get(limit_type), used)
     if opening:
         limit_queries.open_rows(session, rows)
-    used = limit_queries.find(session, limited)
-    return {
-        (account, limit_type): Allowance(
-            limit_type=limit_type,
-            period_start=start,
-            allowed=allowed,
-            remaining=None if allowed is None else _left(allowed, used.get((account, limit_type, start))),
-        )
-        for (account, limit_type, start), allowed in limited.items()
-    }
+    return Entitlements(found, frozenset(behind))
 
 
 def counted(changes: Mapping[LimitKey, LimitChange]) -> Part:
@@ -87,7 +99,7 @@ def counted(changes: Mapping[LimitKey, LimitChange]) -> Part:
     )
 
 
-def current(
+def of_account(
     session: Session, account_id: int, *, now: datetime
 ) -> list[tuple[str, int, Period, PlanLimitUsage | None]]:
     """Each limit of an account's plan: its type, what is allowed, the current period, and its row if it was opened."""
@@ -102,7 +114,7 @@ def current(
 
 def open_periods(session: Session, begun: Iterable[tuple[int, Plan, Period]]) -> int:
     """Open the usage rows of these periods, each given with its account and plan; returns how many were new."""
-    known = set(catalog.limit_types(session))
+    known = set(current.read(session).limit_types)
     return limit_queries.open_rows(
         session,
         [
@@ -126,8 +138,11 @@ def _in_force(session: Session, account_ids: Collection[int], now: datetime) -> 
             yield subscribed.account.id, subscribed.plan_of(standing), standing.period
 
 
-def _left(allowed: int, used: PlanLimitUsage | None) -> int:
-    return allowed if used is None else used.remaining_allowance(allowed) - used.amount_reserved
+def _allowance(limit_type: str, period: Period, allowed: int | None, used: Used | None) -> Allowance:
+    left = None
+    if allowed is not None:
+        left = allowed if used is None else max(0, allowed - used.used) - used.held
+    return Allowance(limit_type, period.start, allowed, left)
 
 
 def _row(account_id: int, limit_type: str, period: Period) -> dict[str, Any]:

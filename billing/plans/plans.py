@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog
+from billing.catalog import changing, current
 from billing.catalog.fields import Fields, Name, Shown, is_cleared, is_text, one_of, read
 from billing.errors import InvalidRequest, UnknownThing
 from billing.ledger import accounts
@@ -93,8 +93,8 @@ def set_plan(session: Session, slug: str, fields: Mapping[str, Any]) -> Plan:
     Raises InvalidRequest or UnknownThing, and then changes nothing.
     """
     one_of(Name, "the plan's name", slug)
-    catalog.lock_changes(session)
-    types = catalog.limit_types(session)
+    changing.lock(session)
+    types = current.read(session).limit_types
     limited = {name: value for name, value in fields.items() if name in types}
     own = {name: value for name, value in fields.items() if name not in types}
     plan = limit_queries.plan(session, slug) or Plan(slug=slug, name=slug, limits={})
@@ -123,7 +123,7 @@ def usage(session: Session, account_id: int, *, now: datetime) -> list[LimitView
     accounts.get(session, account_id)
     return [
         _limit_view(limit_type, allowed, period.start, period.end, used)
-        for limit_type, allowed, period, used in limits.current(session, account_id, now=now)
+        for limit_type, allowed, period, used in limits.of_account(session, account_id, now=now)
     ]
 
 

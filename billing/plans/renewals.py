@@ -78,11 +78,6 @@ def reset_limits(session: Session, now: datetime, worked: Worked) -> bool:
     return _work(session, TO_OPEN, now, worked, one)
 
 
-def behind(session: Session, account_ids: Collection[int], now: datetime) -> list[int]:
-    """Those of these accounts whose subscription has turned by now, or to which a period still owes its credits."""
-    return subscription_queries.behind(session, account_ids, now)
-
-
 def owed(session: Session, account_id: int, until: datetime) -> list[Owed]:
     """The periods of this account that began up to this instant and were not granted yet, in the order of time."""
     return [
@@ -91,22 +86,19 @@ def owed(session: Session, account_id: int, until: datetime) -> list[Owed]:
     ]
 
 
-def bring_up_to_date(session: Session, account_ids: Collection[int], now: datetime) -> bool:
+def bring_up_to_date(session: Session, late: Collection[int], now: datetime) -> None:
     """Renew what is due to these locked accounts, so that no job is refused for credits that a late tick still owes.
 
-    Returns whether anything was due. An account that cannot be renewed goes on with what it has: the tick says why.
+    An account that cannot be renewed goes on with what it has: the tick says why.
     """
 
     def one(some: Sequence[int]) -> None:
         move_on(session, subscription_queries.lock(session, some), now)
         grant(session, some, now)
 
-    late = behind(session, account_ids, now)
-    if late:
-        # Outside of all savepoints: whose subscription somebody else holds is not refused, but tried again later.
-        subscription_queries.lock(session, late)
-        each_apart(session, late, one)
-    return bool(late)
+    # Outside of all savepoints: whose subscription somebody else holds is not refused, but tried again later.
+    subscription_queries.lock(session, late)
+    each_apart(session, sorted(late), one)
 
 
 def move_on(session: Session, subscriptions: Sequence[Subscribed], until: datetime) -> None:
@@ -159,8 +151,7 @@ def grant(session: Session, account_ids: Sequence[int], until: datetime, *, at: 
             raise InvalidRequest(f"No account can hold more than {CREDITS_MAX} credits.", code="invalid_amount")
         changes[account_id].balance += period.credits
         rows.append(_ledger_row(period, subscription, plan, balances[account_id], at))
-    posting.record(session, rows)
-    posting.post(session, changes)
+    posting.post(session, changes, transactions=rows)
     marked = subscription_queries.mark(session, TO_GRANT, [period for period, *_ in waiting], granted=True)
     assert marked == len(waiting), "a period's credits are granted once"
     return marked

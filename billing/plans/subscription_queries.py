@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, tuple_, union_all, update
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, tuple_, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
@@ -14,15 +15,65 @@ from billing.ledger.tables import Account
 from billing.periods import starts_at
 from billing.plans.lifecycle import Standing, Status
 from billing.plans.subscribed import Subscribed
-from billing.plans.tables import Plan, Subscription, SubscriptionPeriod
+from billing.plans.tables import Plan, PlanLimitUsage, Subscription, SubscriptionPeriod
 
 TO_GRANT: ColumnElement[bool] = and_(SubscriptionPeriod.credits > 0, ~SubscriptionPeriod.granted)
 TO_OPEN: ColumnElement[bool] = ~SubscriptionPeriod.limits_opened
 
 
+@dataclass(frozen=True)
+class Used:
+    """What was used of one limit in one period, and what open jobs hold of it, in its units."""
+
+    used: int
+    held: int
+
+
+@dataclass(frozen=True)
+class Entitled:
+    """A subscription, whether time has moved it on since it was last written, and what was used by limit and period."""
+
+    subscribed: Subscribed
+    behind: bool
+    used: Mapping[tuple[str, date], Used]
+
+
 def of_accounts(session: Session, account_ids: Iterable[int]) -> list[Subscribed]:
     """The subscriptions of these accounts, whatever their status."""
     return _read(session, Subscription.account_id.in_(sorted(set(account_ids))))
+
+
+def entitlements(session: Session, account_ids: Iterable[int], now: datetime) -> list[Entitled]:
+    """The subscriptions of these accounts by now, each with what was used since its current period began.
+
+    A caller that is going to hold units holds the accounts' locks, which guard what was used.
+    """
+    following = aliased(Plan)
+    used = func.jsonb_build_array(
+        PlanLimitUsage.limit_type,
+        PlanLimitUsage.period_start,
+        PlanLimitUsage.amount_used,
+        PlanLimitUsage.amount_reserved,
+    )
+    all_used = (
+        select(func.jsonb_agg(used))
+        .where(PlanLimitUsage.account_id == Subscription.account_id)
+        .where(PlanLimitUsage.period_start >= Subscription.current_period_start)
+        .correlate(Subscription)
+        .scalar_subquery()
+    )
+    statement = _joined(following, Subscription.account_id.in_(sorted(set(account_ids)))).add_columns(
+        or_(Subscription.renews_at <= now, _owed(now)), all_used
+    )
+    found = session.execute(statement.execution_options(populate_existing=True))
+    return [
+        Entitled(
+            Subscribed(account, row, plan, next_plan),
+            behind=bool(behind),
+            used={(kind, date.fromisoformat(day)): Used(*amounts) for kind, day, *amounts in rows or []},
+        )
+        for account, row, plan, next_plan, behind, rows in found
+    ]
 
 
 def due(
@@ -44,17 +95,6 @@ def due(
     first = [turns.order_by(turned).limit(limit), waits.order_by(began).limit(limit)]
     found = session.execute(union_all(*first).order_by("at").limit(limit))
     return [(row.at, row.account_id) for row in found]
-
-
-def behind(session: Session, account_ids: Collection[int], now: datetime) -> list[int]:
-    """Those of these accounts whose subscription has turned by now, or to which a period still owes its credits."""
-    owed = exists().where(
-        SubscriptionPeriod.subscription_id == Subscription.id, TO_GRANT, SubscriptionPeriod.starts_at <= now
-    )
-    statement = select(Subscription.account_id).where(
-        Subscription.account_id.in_(sorted(set(account_ids))), or_(Subscription.renews_at <= now, owed)
-    )
-    return list(session.scalars(statement.order_by(Subscription.account_id)))
 
 
 def lock(session: Session, account_ids: Iterable[int]) -> list[Subscribed]:
@@ -161,9 +201,14 @@ def _end_withholding(session: Session, subscription_ids: Sequence[int], **values
     session.execute(statement.values(credits_withheld=0, **values).execution_options(synchronize_session=False))
 
 
-def _read(session: Session, condition: ColumnElement[bool]) -> list[Subscribed]:
-    following = aliased(Plan)
-    statement = (
+def _owed(now: datetime) -> ColumnElement[bool]:
+    return exists().where(
+        SubscriptionPeriod.subscription_id == Subscription.id, TO_GRANT, SubscriptionPeriod.starts_at <= now
+    )
+
+
+def _joined(following: type[Plan], condition: ColumnElement[bool]) -> Select[Account, Subscription, Plan, Plan]:
+    return (
         select(Account, Subscription, Plan, following)
         .join(Subscription, Subscription.account_id == Account.id)
         .join(Plan, Plan.id == Subscription.plan_id)
@@ -171,5 +216,8 @@ def _read(session: Session, condition: ColumnElement[bool]) -> list[Subscribed]:
         .where(condition)
         .order_by(Account.id)
     )
-    found = session.execute(statement.execution_options(populate_existing=True))
+
+
+def _read(session: Session, condition: ColumnElement[bool]) -> list[Subscribed]:
+    found = session.execute(_joined(aliased(Plan), condition).execution_options(populate_existing=True))
     return [Subscribed(account, row, plan, next_plan) for account, row, plan, next_plan in found]

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog
+from billing.catalog import current
 from billing.errors import InvalidRequest
 from billing.ledger import accounts, posting
 from billing.ledger.tables import Account
@@ -121,7 +121,7 @@ def past_due(session: Session, account_id: int, *, grace_days: int | None = None
     Periods that begin meanwhile withhold their credits. `grace_days` is the platform's default unless given; a grace
     that runs already goes on. Raises UnknownThing or InvalidRequest.
     """
-    days = catalog.defaults(session).past_due_grace_days if grace_days is None else grace_days
+    days = current.read(session).defaults.past_due_grace_days if grace_days is None else grace_days
     if not 0 <= days <= GRACE_DAYS_MAX:
         raise InvalidRequest(f"A grace lasts 0 to {GRACE_DAYS_MAX} days.", code="invalid_grace")
     zone = accounts.zone(accounts.get(session, account_id))

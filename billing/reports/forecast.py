@@ -11,7 +11,7 @@ from datetime import date, datetime
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog
+from billing.catalog import current
 from billing.errors import InvalidRequest
 from billing.jobs import reserving
 from billing.ledger import accounts
@@ -67,7 +67,7 @@ def simulate(session: Session, account_id: int, *, months: int, now: datetime) -
         raise InvalidRequest(f"The number of months is 1 to {FORECAST_MONTHS_MAX}.", code="invalid_months")
     zone = accounts.zone(account)
     until = starts_at(add_months(now.astimezone(zone).date(), months), zone)
-    known = catalog.limit_types(session)
+    known = current.read(session).limit_types
     changes = [*_waiting(session, account_id, until), *_expiries(session, account_id, until)]
     subscribed = subscriptions.find(session, account_id)
     if subscribed is not None:

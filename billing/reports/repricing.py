@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog, changing, pricing
+from billing.catalog import changing, current, pricing
 from billing.catalog.fields import DefaultsFields, Fields, ImagePriceFields, ModelFields, OperationFields
 from billing.catalog.pricing import ANY, Price, Usage, Work
 from billing.errors import InvalidRequest
@@ -135,7 +135,8 @@ def _proposed_prices(
     """The price of each (operation, model, size, quality) as if the proposal were made; None where there is none."""
     with session.begin_nested() as savepoint:
         _propose(session, proposal, force=force)
-        prices = {each: catalog.price_of_past(session, *each) for each in wanted}
+        catalog = current.read(session)
+        prices = {each: catalog.price_of_past(*each) for each in wanted}
         savepoint.rollback()
     session.expire_all()
     return prices

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 from sqlalchemy.orm import Session
 
-from billing.catalog import catalog
+from billing.catalog import current
 from billing.errors import InvalidRequest
 from billing.reports import revenue_queries
 from billing.reports.figures import By, Deferred, Figures, Report, Row, total
@@ -34,7 +34,7 @@ def report(session: Session, first: date, last: date, *, by: By, account_ids: Se
     if by is not By.DAY:
         rows.sort(key=lambda row: -row.figures.revenue_usd)
     deferred = Deferred(
-        revenue_queries.unspent_credits(session, last=last), catalog.defaults(session).default_credit_price_usd
+        revenue_queries.unspent_credits(session, last=last), current.read(session).defaults.default_credit_price_usd
     )
     return Report(first, last, by, rows, total(row.figures for row in rows), deferred)
 

@@ -29,7 +29,7 @@ from config.database import make_engine, utc_now
 from config.integrations import set_connection
 from tests.chaos.crashing import PLAN, Forks, Hit, Plan
 from tests.conftest import SECRET_KEY
-from tests.factories import HOUR
+from tests.factories import HOUR, moment
 from tests.system import wait_until
 from workers.local import machine
 from workers.processes import GENERATION_QUEUES
@@ -260,7 +260,9 @@ class Run:
             self.cell.send("generation.submit", "requests", **request)
             return
         with self.cell.transaction() as session:
-            submitting.submit(session, [requests.parse(request)], now=utc_now(), deadline=HOUR, publish_by=HOUR)
+            submitting.submit(
+                session, [requests.parse(request)], at=moment(session, utc_now()), deadline=HOUR, publish_by=HOUR
+            )
 
     def _go_on(self, *, until: float) -> None:
         seen, still = None, 0

@@ -26,6 +26,7 @@ from tests.chaos import model_books, model_world
 from tests.chaos.model import ASK_AGAIN, ATTEMPTS, DEADLINE, LEASE, PUBLISH_BY, UNKNOWN_WAIT, Model, Refused
 from tests.chaos.model_records import EPOCH, Used, Wanted
 from tests.chaos.model_world import Deed, Flight
+from tests.factories import moment
 
 STEPS = {"check": reserving, "reserve": reserving, "settle": settling, "refund": settling}
 UNHEARD_OF = UUID(int=0)
@@ -119,7 +120,9 @@ class Driver(RuleBasedStateMachine):
 
         def act(session: Session) -> list[tuple[UUID, bool]]:
             given = [requests.parse(each) for each in data]
-            made = submitting.submit(session, given, now=self.now, deadline=DEADLINE_IN, publish_by=PUBLISH)
+            made = submitting.submit(
+                session, given, at=moment(session, self.now), deadline=DEADLINE_IN, publish_by=PUBLISH
+            )
             return [(each.job_id, each.created) for each in made]
 
         submitted = self.step(act, lambda: self.model.submit(wanted), crash=crash)
@@ -148,7 +151,12 @@ class Driver(RuleBasedStateMachine):
 
         def act(session: Session) -> int | None:
             claim = calling.claim(
-                session, job_id, now=self.now, lease=timedelta(seconds=LEASE), claimed_by=claimed_by, again=again
+                session,
+                job_id,
+                at=moment(session, self.now),
+                lease=timedelta(seconds=LEASE),
+                claimed_by=claimed_by,
+                again=again,
             )
             made.extend([claim] if claim else [])
             return claim.attempt if claim else 0

@@ -69,13 +69,13 @@ OF_RESERVING = [
     ),
     guard(
         "credits are not written without their units",
-        always("posting.post", "expected"),
+        always("check_written", "wrong"),
         "test_units_without_their_row_write_no_credits_either",
         "test_units_beyond_the_allowance_write_no_credits_either",
     ),
     guard(
         "a reservation renews first what is due",
-        never("reserving.reserve", "bring_up_to_date"),
+        never("reserving.reserve", "behind"),
         "test_a_job_is_not_refused_for_credits_that_a_late_tick_still_owes",
     ),
 ]
@@ -83,7 +83,7 @@ OF_RESERVING = [
 OF_ACCOUNTS = [
     guard(
         "whoever changes an account locks it",
-        drops_call("account_queries.lock", "with_for_update"),
+        says("_OWNERS", r" FOR NO KEY UPDATE"),
         "test_jobs_settled_side_by_side_leave_a_continuous_ledger",
         "test_two_jobs_race_for_the_last_credits_and_the_loser_holds_nothing_of_the_plan",
     ),

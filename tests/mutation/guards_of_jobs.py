@@ -30,13 +30,13 @@ OF_MOVES = [
     ),
     guard(
         "a job moves only from a state that its event leaves",
-        says("job_queries.move", r"j\.state IN :leaving", "(true OR j.state IN :leaving)"),
+        assigns("job_queries._move", "guard", "'true'"),
         "test_a_reserved_job_is_not_cancelled_as_if_it_held_nothing",
         "test_a_late_result_after_the_refund_charges_nobody_and_is_counted_as_exposure",
     ),
     guard(
         "the attempt's number fences late writers",
-        assigns("job_queries.move", "fence", "''"),
+        assigns("job_queries._move", "fence", "''"),
         "test_an_old_attempt_cannot_overwrite_a_newer_one",
         "test_an_old_claim_cannot_give_a_newer_one_back",
     ),
@@ -45,14 +45,21 @@ OF_MOVES = [
         gives("sum_cost", "cost_usd", "GenerationJob.cost_usd + was"),
         "test_a_refusal_after_paid_work_that_is_recorded_twice_is_counted_once",
     ),
+    *(
+        guard(f"{what} its jobs", says(statement, r"ORDER BY id FOR UPDATE", "ORDER BY id"), test)
+        for what, statement, test in (
+            ("reserving locks", "_TO_RESERVE", "test_one_job_reserved_by_many_at_once_holds_once"),
+            ("settling locks", "_TO_SETTLE", "test_one_job_settled_by_many_at_once_is_charged_once"),
+        )
+    ),
     guard(
         "a job is charged for a call that succeeded",
-        drops_clause("call_queries.delivered", "succeeded"),
+        says("_TO_SETTLE", r"outcome = 'succeeded' AND "),
         "test_a_job_is_charged_for_the_call_that_delivered_for_it_and_not_for_a_failed_one",
     ),
     guard(
         "nobody is charged for a call that came too late",
-        drops_clause("call_queries.delivered", "exposure"),
+        says("_TO_SETTLE", r" AND NOT exposure"),
         "test_a_job_is_charged_for_the_call_that_delivered_for_it_and_not_for_a_late_one",
     ),
     guard(
@@ -70,43 +77,43 @@ OF_MOVES = [
 OF_CALLS = [
     guard(
         "a live claim is left alone",
-        never("calling.claim", "again"),
+        says("_CLAIM", r"\(l\.state = 'reserved' OR l\.attempts = w\.again\)", "true"),
         "test_a_live_claim_is_left_alone",
         "test_one_job_claimed_by_many_at_once_is_called_once",
     ),
     guard(
         "only whoever made a claim gets it again",
-        drops_clause("_own_claim", "call.claimed_by"),
+        says("_CLAIMED_BY", r"AND c\.claimed_by = w\.claimed_by "),
         "test_whoever_made_a_claim_gets_it_again_and_nobody_else",
     ),
     guard(
         "a claim that was worked on is not made again",
-        drops_clause("_own_claim", "outcome"),
+        says("_CLAIMED_BY", r" AND c\.outcome IS NULL"),
         "test_a_claim_that_was_worked_on_is_not_given_again",
     ),
     guard(
         "a claim past its lease is not made again",
-        assigns("_own_claim", "lasts", "True"),
+        says("_CLAIMED_BY", r" AND j\.lease_until > :now"),
         "test_a_claim_past_its_lease_is_not_given_again",
     ),
     guard(
         "each call has a number of its own",
-        assigns("calling.claim", "attempt", "max(job.attempts, 1)"),
+        says("_CLAIM", r"attempts = l\.attempts \+ 1", "attempts = greatest(l.attempts, 1)"),
         "test_an_old_attempt_cannot_overwrite_a_newer_one",
     ),
     guard(
         "all attempts of a job carry one key",
-        gives("calling.claim", "idempotency_key", "f'{was}-{attempt}'"),
+        says("_CLAIM", r"'creditmill-' \|\| id", "'creditmill-' || id || '-' || attempts"),
         "test_all_attempts_of_a_job_carry_one_key",
     ),
     guard(
         "a success that is recorded twice counts once",
-        never("calling.succeed", "call.outcome"),
+        never("calling.succeed_many", "call.outcome"),
         "test_recording_a_success_twice_counts_its_cost_once",
     ),
     guard(
         "a late success is exposure",
-        gives("calling.succeed", "exposure", "False"),
+        gives("_Deliveries.add", "exposure", "False"),
         "test_a_late_result_after_the_refund_charges_nobody_and_is_counted_as_exposure",
     ),
     guard(
@@ -196,7 +203,7 @@ OF_UNKNOWN_CALLS = [
 OF_RECOVERY = [
     guard(
         "a claim is recovery's business only when its lease has ended",
-        gives("calling.claim", "next_at", "now"),
+        says("_CLAIM", r"next_at = CAST\(CAST\(:leases AS jsonb\) ->> j\.kind AS timestamptz\)", "next_at = :now"),
         "test_nothing_is_touched_before_its_time",
     ),
     guard(

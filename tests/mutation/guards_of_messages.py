@@ -7,11 +7,11 @@ from tests.mutation.operators import (
     always,
     assigns,
     calls,
-    drops_call,
     drops_value,
     gives,
     never,
     returns,
+    says,
     too_early,
 )
 
@@ -20,7 +20,7 @@ AT_LEAST_ONCE = "test_messages_are_delivered_at_least_once"
 OF_REQUESTS = [
     guard(
         "a repeated request inserts nothing",
-        drops_call("job_queries.add", "on_conflict_do_nothing"),
+        says("_ADD", r"ON CONFLICT DO NOTHING "),
         "test_the_same_key_and_body_is_the_same_job",
     ),
     guard(
@@ -71,7 +71,7 @@ OF_COMMITS = [
         returns(
             "_JobCall._claim",
             "[setattr(self, 'claim', claim), self._provider().call(*was, timeout_s=1.0)] and was",
-            instead_of="connection_for",
+            instead_of="connections",
         ),
         "test_a_claim_and_its_call_are_committed_before_the_provider_is_called",
     ),

@@ -84,11 +84,11 @@ def _told(value: Any) -> str:
 
 def poor_margins(session: Session, *, model: str | None = None, operation: str | None = None) -> list[Margin]:
     """The margins of this model or operation, or of all, that are too small after a change."""
-    from billing.catalog import margins
+    from billing.catalog import current, margins
 
     return [
         margin
-        for margin in margins.check(session)
+        for margin in margins.check(current.read(session))
         if margin.problem and model in (None, margin.model) and operation in (None, margin.operation)
     ]
 

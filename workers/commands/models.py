@@ -171,13 +171,13 @@ def check(floor: int | None, all_: bool, as_json: bool) -> None:
     \b
     Example:  creditmill models check --floor 30
     """
-    from billing.catalog import margins
+    from billing.catalog import current, margins
     from config.database import transaction
     from workers import bootstrap
 
     bootstrap.connect("models")
     with transaction() as session:
-        found = margins.check(session, floor_percent=floor)
+        found = margins.check(current.read(session), floor_percent=floor)
     poor = [margin for margin in found if margin.problem]
     if as_json:
         for margin in found if all_ else poor:

@@ -44,15 +44,16 @@ def quote(source: TextIO, account_id: int | None) -> None:
 
 
 def _quote(account_id: int | None, data: Any) -> dict[str, Any]:
+    from billing.catalog import current
     from billing.jobs import quotes, requests
-    from config.database import database_now, transaction
+    from config.database import transaction
 
     if not isinstance(data, dict):
         raise InvalidRequest("A request must be a JSON object.")
     with transaction() as session:
         if "params" not in data:
-            return vars(quotes.quote_usage(session, data, now=database_now(session)))
+            return vars(quotes.quote_usage(data, at=current.moment(session)))
         if account_id is None:
             raise InvalidRequest("A request is quoted for an account: give --account.", code="no_account")
         submission = requests.parse({**data, "account_id": account_id})
-        return quotes.quote(session, submission, now=database_now(session)).facts()
+        return quotes.quote(session, submission, at=current.moment(session)).facts()

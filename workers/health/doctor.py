@@ -10,7 +10,7 @@ from kombu.exceptions import KombuError
 from sqlalchemy.exc import OperationalError
 
 from billing import migrating
-from billing.catalog import catalog, margins
+from billing.catalog import current, margins
 from billing.jobs import recovery
 from billing.reports import audit
 from billing.upkeep import dead_letters, periodic_runs
@@ -110,10 +110,10 @@ def _set_aside() -> Check:
 
 def _models() -> Check:
     with transaction() as session:
-        today = database_now(session).date()
-        near = [catalog.deprecation_warning(session, model, today=today) for model in catalog.active_models(session)]
-        poor = sum(margin.problem is not None for margin in margins.check(session))
-        orphaned = catalog.types_without_default(session)
+        at = current.moment(session)
+        near = [at.catalog.deprecation_warning(model, today=at.today) for model in at.catalog.active_models()]
+        poor = sum(margin.problem is not None for margin in margins.check(at.catalog))
+        orphaned = at.catalog.types_without_default()
     warnings = [warning for warning in near if warning is not None]
     warnings += [
         f"No {kind} model is the default: run `creditmill models set NAME is_default=yes`." for kind in orphaned

@@ -8,10 +8,11 @@ from decimal import Decimal
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from billing.catalog import catalog, catalog_queries
+from billing.catalog import catalog_queries, current
 from billing.catalog.pricing import ImagePrice, TokenRates, Usage
 from billing.errors import InvalidRequest, PriceNotConfigured
-from billing.jobs import quotes, requests, reserving, submitting
+from billing.jobs import quotes, requests, reserving
+from billing.jobs.examining import examine
 from billing.plans.tables import PlanLimitUsage
 from config.database import transaction
 from tests.catalogue import EMBEDDING, TOKEN_IMAGE, a_settled_job, change, sql
@@ -21,6 +22,7 @@ from tests.factories import (
     a_queued_job,
     a_reserved_job,
     an_account,
+    moment,
     rows,
     the_account,
     the_job,
@@ -59,13 +61,14 @@ def model(name):
 
 def image_price(name, size, quality):
     with transaction() as session:
-        return catalog.image_price_of(session, catalog_queries.model(session, name), size, quality)
+        catalog = current.read(session)
+        return catalog.image_price_of(catalog.models[name], size, quality)
 
 
 def examined(**given):
     with transaction() as session:
-        data = {"account_id": an_account(), "operation": "clustering", "params": {"prompt": "x"}, **given}
-        return submitting.examine(session, requests.parse(data), now=NOON)
+        data = {"account_id": 1, "operation": "clustering", "params": {"prompt": "x"}, **given}
+        return examine(current.read(session), requests.parse(data), today=TODAY)
 
 
 # --- The price of an image ---
@@ -117,7 +120,7 @@ def test_the_cost_per_image_is_the_row_for_any_size_and_follows_it():
 def test_the_seeded_standard_square_image_keeps_60_percent():
     used = {"operation": "image_generation", "images": 1, "size": "1024x1024", "quality": "standard"}
     with transaction() as session:
-        quoted = quotes.quote_usage(session, used, now=NOON)
+        quoted = quotes.quote_usage(used, at=moment(session))
 
     assert (quoted.credits, quoted.revenue_usd, quoted.cost_usd) == (5, Decimal("0.10"), Decimal("0.04"))
     assert quoted.margin_usd / quoted.revenue_usd == Decimal("0.6")
@@ -262,7 +265,8 @@ def test_a_model_is_refused_from_its_deprecation_date_on_and_warns_before_it(day
     change("set_model", "gpt-4o", deprecation_date=str(TODAY + days * DAY))
 
     with transaction() as session:
-        warning = catalog.deprecation_warning(session, catalog_queries.model(session, "gpt-4o"), today=TODAY)
+        catalog = current.read(session)
+        warning = catalog.deprecation_warning(catalog.models["gpt-4o"], today=TODAY)
     assert (warning is not None) is warned, rule
     if refused:
         with pytest.raises(InvalidRequest, match="The provider has taken gpt-4o away on") as caught:
@@ -285,7 +289,8 @@ def test_a_deprecation_date_may_be_as_far_away_as_dates_go(day):
     change("set_model", "gpt-4o", deprecation_date=day)
 
     with transaction() as session:
-        warning = catalog.deprecation_warning(session, catalog_queries.model(session, "gpt-4o"), today=TODAY)
+        catalog = current.read(session)
+        warning = catalog.deprecation_warning(catalog.models["gpt-4o"], today=TODAY)
     assert (warning is None) is (day > "2026")
 
 
@@ -295,7 +300,7 @@ def test_a_job_that_waited_past_its_models_last_day_is_rejected_and_holds_nothin
     change("set_model", "gpt-4o", deprecation_date=str(TODAY))
 
     with transaction() as session:
-        assert reserving.reserve(session, [job_id], now=NOON, publish_by=MINUTE) == []
+        assert reserving.reserve(session, [job_id], at=moment(session), publish_by=MINUTE) == []
 
     assert (the_job(job_id).state, the_job(job_id).error_code) == ("rejected", "model_deprecated")
     assert the_account(account_id).reserved == 0
@@ -337,7 +342,7 @@ def test_an_embedding_model_and_its_operation_can_be_added_quoted_and_charged():
 
     quoted = requests.parse({"account_id": account_id, "operation": "indexing", "params": params})
     with transaction() as session:
-        assert quotes.quote(session, quoted, now=NOON).credits == 3
+        assert quotes.quote(session, quoted, at=moment(session)).credits == 3
     # 2,000 bytes and 32 of framing, at 1,000 a credit.
     assert the_job(a_reserved_job(account_id, "indexing", params=params)).credits_reserved == 3
     settled = the_job(a_settled_job(account_id, "indexing", params=params, usage=Usage(input_tokens=500)))

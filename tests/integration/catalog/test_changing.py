@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from billing.catalog import catalog_queries, changing, history
+from billing.catalog import changing, current, history
 from billing.errors import BillingError
 from billing.plans.tables import Plan
 from config.database import transaction
@@ -245,9 +245,9 @@ def test_making_another_model_the_default_moves_the_default(how):
         change("add_model", "gpt-4.1", is_default="true", **TEXT)
 
     with transaction() as session:
-        chosen = catalog_queries.default_model(session, "text")
-        assert chosen.model_name == {"set": "gpt-4o-mini", "add": "gpt-4.1"}[how]
-        assert catalog_queries.default_model(session, "image").model_name == "dall-e-3"
+        catalog = current.read(session)
+        assert catalog.default_model("text").model_name == {"set": "gpt-4o-mini", "add": "gpt-4.1"}[how]
+        assert catalog.default_model("image").model_name == "dall-e-3"
     assert rows("SELECT count(*) FROM ai_model_config WHERE is_default") == [(2,)]
 
 

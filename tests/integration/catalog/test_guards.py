@@ -32,6 +32,7 @@ REFUSED = [
     ("UPDATE billing_configuration SET max_open_jobs_per_account = 0",
                                                               "ck_billing_configuration_max_open_jobs_per_account"),
     ("INSERT INTO billing_configuration (id) VALUES (2)",                "ck_billing_configuration_singleton"),
+    ("INSERT INTO catalog_version (id) VALUES (2)",                      "ck_catalog_version_singleton"),
     ("INSERT INTO global_integration_settings (id) VALUES (2)",          "ck_global_integration_settings_singleton"),
 ]  # fmt: skip
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing.catalog import margins
+from billing.catalog import current, margins
 from config.database import transaction
 from tests.catalogue import EMBEDDING, TOKEN_IMAGE, change, everything, sql
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("db")
 
 def check(**given):
     with transaction() as session:
-        return margins.check(session, **given)
+        return margins.check(current.read(session), **given)
 
 
 def problems(**given):

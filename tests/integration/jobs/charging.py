@@ -6,14 +6,14 @@ from billing.jobs import calling, reserving, settling
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import RetryBudget
 from config.database import transaction
-from tests.factories import HOUR, MINUTE, NOON, rows, the_account
+from tests.factories import HOUR, MINUTE, NOON, moment, rows, the_account
 
 BUDGET = RetryBudget(attempts=2, wait_max=MINUTE)
 
 
 def reserve(*job_ids):
     with transaction() as session:
-        return reserving.reserve(session, job_ids, now=NOON, publish_by=MINUTE)
+        return reserving.reserve(session, job_ids, at=moment(session), publish_by=MINUTE)
 
 
 def settle(*job_ids):

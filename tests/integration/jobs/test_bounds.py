@@ -8,7 +8,7 @@ from billing.catalog import changing
 from billing.errors import TooManyOpenJobs
 from billing.jobs import requests, settling, submitting
 from config.database import transaction
-from tests.factories import HOUR, MINUTE, NOON, a_generated_job, a_queued_job, an_account, rows
+from tests.factories import HOUR, MINUTE, NOON, a_generated_job, a_queued_job, an_account, moment, rows
 
 pytestmark = pytest.mark.usefixtures("db")
 
@@ -21,7 +21,9 @@ def bound(**fields):
 def submit(account_id, count):
     data = {"account_id": account_id, "operation": "clustering", "params": {"prompt": "bread", "max_output_tokens": 16}}
     with transaction() as session:
-        return submitting.submit(session, [requests.parse(data)] * count, now=NOON, deadline=HOUR, publish_by=MINUTE)
+        return submitting.submit(
+            session, [requests.parse(data)] * count, at=moment(session), deadline=HOUR, publish_by=MINUTE
+        )
 
 
 def jobs():

@@ -10,7 +10,7 @@ from billing.catalog.pricing import Usage
 from billing.jobs import calling, settling, unknown_calls
 from billing.jobs.policy import Failure, Verdict
 from config.database import transaction
-from tests.factories import MINUTE, NOON, a_claim, a_delivery, a_reserved_job, an_account, rows, the_job
+from tests.factories import MINUTE, NOON, a_claim, a_delivery, a_reserved_job, an_account, moment, rows, the_job
 from tests.integration.jobs.charging import books, fail, refund
 
 pytestmark = pytest.mark.usefixtures("db", "the_books_balance")
@@ -110,7 +110,7 @@ def test_a_live_claim_is_left_alone():
     a_claim(job_id)
 
     with transaction() as session:
-        assert calling.claim(session, job_id, now=NOON, lease=MINUTE) is None
+        assert calling.claim(session, job_id, at=moment(session), lease=MINUTE) is None
 
 
 def test_retries_are_refunded_when_the_budget_is_spent():

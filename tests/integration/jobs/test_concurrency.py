@@ -22,6 +22,7 @@ from tests.factories import (
     a_reserved_job,
     a_subscription,
     an_account,
+    moment,
     rows,
     the_account,
     the_job,
@@ -70,7 +71,7 @@ def units(account_id):
 
 
 def to_reserve(*job_ids):
-    return lambda session: reserving.reserve(session, job_ids, now=NOON, publish_by=MINUTE)
+    return lambda session: reserving.reserve(session, job_ids, at=moment(session), publish_by=MINUTE)
 
 
 def to_settle(*job_ids):
@@ -151,7 +152,7 @@ def test_one_job_settled_by_many_at_once_is_charged_once():
 def test_one_job_claimed_by_many_at_once_is_called_once():
     job_id = a_reserved_job(an_account(1000))
 
-    claims = at_once(*[lambda session: calling.claim(session, job_id, now=NOON, lease=MINUTE)] * 8)
+    claims = at_once(*[lambda session: calling.claim(session, job_id, at=moment(session), lease=MINUTE)] * 8)
 
     assert sum(claim is not None for claim in claims) == 1
     assert rows("SELECT count(*) FROM provider_calls") == [(1,)]

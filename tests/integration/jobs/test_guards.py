@@ -24,6 +24,7 @@ from tests.factories import (
     a_queued_job,
     a_reserved_job,
     an_account,
+    moment,
     rows,
     the_account,
     the_job,
@@ -137,7 +138,7 @@ def test_a_check_that_comes_late_rejects_nothing():
     job_id = a_reserved_job(an_account(11))
 
     with transaction() as session:
-        assert reserving.check(session, [job_id], now=NOON) == [job_id]
+        assert reserving.check(session, [job_id], at=moment(session)) == [job_id]
 
     assert the_job(job_id).state == "reserved"
 

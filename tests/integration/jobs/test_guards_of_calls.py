@@ -25,6 +25,7 @@ from tests.factories import (
     a_generated_job,
     a_reserved_job,
     an_account,
+    moment,
     rows,
     the_account,
     the_job,
@@ -38,7 +39,7 @@ SECOND = timedelta(seconds=1)
 
 def claim_as(job_id, token, *, now=NOON):
     with transaction() as session:
-        return calling.claim(session, job_id, now=now, lease=MINUTE, claimed_by=token)
+        return calling.claim(session, job_id, at=moment(session, now), lease=MINUTE, claimed_by=token)
 
 
 def test_a_claim_counts_on_from_the_calls_that_others_made_meanwhile():
@@ -52,7 +53,7 @@ def test_a_claim_counts_on_from_the_calls_that_others_made_meanwhile():
         with transaction() as theirs:
             assert calling.postpone(theirs, other, until=NOON)
         assert seen.attempts == 0
-        claim = calling.claim(session, job_id, now=NOON, lease=MINUTE)
+        claim = calling.claim(session, job_id, at=moment(session), lease=MINUTE)
 
     assert claim.attempt == 2
 
@@ -113,15 +114,6 @@ def test_each_call_of_a_job_is_found_by_its_attempt():
 
 
 # --- What a call says, and when it says it ---
-
-
-def test_a_job_keeps_its_first_result():
-    job_id = a_generated_job(an_account(1000))
-
-    with transaction() as session:
-        call_queries.keep_result(session, job_id, {"text": "another"}, "stop")
-
-    assert rows("SELECT content FROM generation_results") == [({"text": "a b c"},)]
 
 
 def test_a_job_is_charged_for_the_call_that_delivered_for_it_and_not_for_a_late_one():

@@ -21,6 +21,7 @@ from tests.factories import (
     a_reserved_job,
     a_subscription,
     an_account,
+    moment,
     rows,
     the_account,
 )
@@ -34,12 +35,12 @@ STEP = Decimal("0.0000000001")
 def quote(account_id, operation="clustering", params=None, **given):
     data = {"account_id": account_id, "operation": operation, "params": params or PROMPT, **given}
     with transaction() as session:
-        return quotes.quote(session, requests.parse(data), now=NOON).facts()
+        return quotes.quote(session, requests.parse(data), at=moment(session)).facts()
 
 
 def quote_usage(**data):
     with transaction() as session:
-        return quotes.quote_usage(session, data, now=NOON)
+        return quotes.quote_usage(data, at=moment(session))
 
 
 def settle(job_id):
@@ -185,7 +186,7 @@ def test_the_quote_says_what_the_reservation_then_decides(opening, limit, operat
     job_id = a_queued_job(account_id, operation)
 
     with transaction() as session:
-        reserved = reserving.reserve(session, [job_id], now=NOON, publish_by=timedelta(minutes=1))
+        reserved = reserving.reserve(session, [job_id], at=moment(session), publish_by=timedelta(minutes=1))
 
     assert quoted["accepted"] == (reserved == [job_id])
     assert [(quoted.get("error"), quoted.get("message"))] == rows(

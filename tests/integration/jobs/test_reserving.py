@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from billing.jobs import reserving
 from config.database import transaction
-from tests.factories import MINUTE, NOON, a_queued_job, a_subscription, an_account, rows, the_job
+from tests.factories import MINUTE, NOON, a_queued_job, a_subscription, an_account, moment, rows, the_job
 from tests.integration.jobs.charging import books, reserve
 
 pytestmark = pytest.mark.usefixtures("db", "the_books_balance")
@@ -67,7 +67,7 @@ def test_check_rejects_what_clearly_cannot_be_paid_and_holds_nothing():
     jobs = a_queued_job(rich), a_queued_job(poor)
 
     with transaction() as session:
-        assert reserving.check(session, jobs, now=NOON) == [jobs[0]]
+        assert reserving.check(session, jobs, at=moment(session)) == [jobs[0]]
 
     assert [the_job(job).state for job in jobs] == ["queued", "rejected"]
     assert books(rich) == (1000, 0)
@@ -79,7 +79,7 @@ def test_check_sees_a_plan_limit_and_writes_nothing():
     refused, fits = a_queued_job(account_id, "idea_generation"), a_queued_job(account_id, "image_prompt_extraction")
 
     with transaction() as session:
-        assert reserving.check(session, [refused, fits], now=NOON) == [fits]
+        assert reserving.check(session, [refused, fits], at=moment(session)) == [fits]
 
     assert the_job(refused).error_code == "plan_limit_reached"
     assert rows("SELECT count(*) FROM plan_limit_usage") == [(0,)]

@@ -11,7 +11,18 @@ from billing.errors import BillingError, IdempotencyConflict, InvalidRequest, No
 from billing.jobs import requests, submitting
 from billing.ledger import accounts
 from config.database import transaction
-from tests.factories import HOUR, MINUTE, NOON, a_queued_job, a_reserved_job, an_account, rows, the_account, the_job
+from tests.factories import (
+    HOUR,
+    MINUTE,
+    NOON,
+    a_queued_job,
+    a_reserved_job,
+    an_account,
+    moment,
+    rows,
+    the_account,
+    the_job,
+)
 
 pytestmark = pytest.mark.usefixtures("db")
 PLANTED = "planted-prompt"
@@ -20,7 +31,7 @@ PLANTED = "planted-prompt"
 def submit(*data):
     with transaction() as session:
         parsed = [requests.parse(each) for each in data]
-        return submitting.submit(session, parsed, now=NOON, deadline=HOUR, publish_by=MINUTE)
+        return submitting.submit(session, parsed, at=moment(session), deadline=HOUR, publish_by=MINUTE)
 
 
 def a_request(account_id, operation="clustering", **given):

@@ -28,6 +28,7 @@ from tests.factories import (
     a_delivery,
     a_reserved_job,
     an_account,
+    moment,
     rows,
     the_account,
     the_job,
@@ -284,10 +285,10 @@ def test_the_worker_that_was_thought_lost_and_the_answer_agree(account_id, job_i
 def test_a_worker_knows_its_own_claim_again(account_id):
     job_id, mine = a_reserved_job(account_id), uuid4()
     with transaction() as session:
-        first = calling.claim(session, job_id, now=NOON, lease=MINUTE, claimed_by=mine)
+        first = calling.claim(session, job_id, at=moment(session), lease=MINUTE, claimed_by=mine)
 
     with transaction() as session:
-        again = calling.claim(session, job_id, now=NOON + SECOND, lease=MINUTE, claimed_by=mine)
+        again = calling.claim(session, job_id, at=moment(session, NOON + SECOND), lease=MINUTE, claimed_by=mine)
 
     assert again == first
     assert rows("SELECT count(*) FROM provider_calls") == [(1,)]
@@ -297,11 +298,11 @@ def test_a_worker_knows_its_own_claim_again(account_id):
 def test_nobody_else_has_the_claim(account_id, whose):
     job_id = a_reserved_job(account_id)
     with transaction() as session:
-        calling.claim(session, job_id, now=NOON, lease=MINUTE, claimed_by=uuid4())
+        calling.claim(session, job_id, at=moment(session), lease=MINUTE, claimed_by=uuid4())
 
     with transaction() as session:
         other = uuid4() if whose == "another's" else None
-        assert calling.claim(session, job_id, now=NOON, lease=MINUTE, claimed_by=other) is None
+        assert calling.claim(session, job_id, at=moment(session), lease=MINUTE, claimed_by=other) is None
 
 
 def test_an_own_claim_ends_with_its_lease_and_with_its_call(account_id):
@@ -309,14 +310,14 @@ def test_an_own_claim_ends_with_its_lease_and_with_its_call(account_id):
     expired, recorded = a_reserved_job(account_id), a_reserved_job(account_id)
     for job_id in (expired, recorded):
         with transaction() as session:
-            claim = calling.claim(session, job_id, now=NOON, lease=MINUTE, claimed_by=mine)
+            claim = calling.claim(session, job_id, at=moment(session), lease=MINUTE, claimed_by=mine)
     with transaction() as session:
         budget = RetryBudget(attempts=4, wait_max=MINUTE)
         calling.fail(session, claim, Refusal(Failure.BAD_REQUEST), now=NOON, budget=budget, look_after=MINUTE)
 
     with transaction() as session:
-        assert calling.claim(session, expired, now=NOON + MINUTE, lease=MINUTE, claimed_by=mine) is None
-        assert calling.claim(session, recorded, now=NOON, lease=MINUTE, claimed_by=mine) is None
+        assert calling.claim(session, expired, at=moment(session, NOON + MINUTE), lease=MINUTE, claimed_by=mine) is None
+        assert calling.claim(session, recorded, at=moment(session), lease=MINUTE, claimed_by=mine) is None
 
 
 def test_a_claim_whose_commit_was_not_confirmed_is_called_once(account_id, monkeypatch):

@@ -162,7 +162,7 @@ def test_a_request_that_could_not_be_kept_is_not_taken_for_done(worker):
 def test_a_step_is_tried_again_while_the_database_is_away(db, monkeypatch):
     tried = []
 
-    def be_away_once(session, job_ids, *, now):
+    def be_away_once(session, job_ids):
         tried.append(job_ids)
         if len(tried) == 1:
             raise OperationalError("SELECT", {}, Exception("the server closed the connection"))

@@ -10,7 +10,16 @@ from billing.jobs import reserving
 from billing.plans import limits
 from config.database import transaction
 from tests.catalogue import sql
-from tests.factories import MINUTE, NOON, a_queued_job, a_reserved_job, a_subscription, an_account, the_account, the_job
+from tests.factories import (
+    MINUTE,
+    a_queued_job,
+    a_reserved_job,
+    a_subscription,
+    an_account,
+    moment,
+    the_account,
+    the_job,
+)
 from tests.guarding import assert_refused
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -71,7 +80,7 @@ def test_units_that_open_jobs_hold_are_not_given_away_again():
     second = a_queued_job(account_id, "idea_generation")
 
     with transaction() as session:
-        assert reserving.reserve(session, [second], now=NOON, publish_by=MINUTE) == []
+        assert reserving.reserve(session, [second], at=moment(session), publish_by=MINUTE) == []
 
     assert the_job(second).error_code == "plan_limit_reached"
 
@@ -82,7 +91,7 @@ def test_a_batch_cannot_hold_more_units_than_are_left():
     jobs = [a_queued_job(account_id, "idea_generation") for _ in range(3)]
 
     with transaction() as session:
-        assert len(reserving.reserve(session, jobs, now=NOON, publish_by=MINUTE)) == 1
+        assert len(reserving.reserve(session, jobs, at=moment(session), publish_by=MINUTE)) == 1
 
 
 def test_a_decision_from_a_stale_count_of_units_is_refused_by_the_books(monkeypatch):
@@ -91,9 +100,13 @@ def test_a_decision_from_a_stale_count_of_units_is_refused_by_the_books(monkeypa
     a_reserved_job(account_id, "idea_generation")
     job_id = a_queued_job(account_id, "idea_generation")
     stale = limits.Allowance("content_ideas", date(2026, 11, 1), allowed=1, remaining=1)
-    monkeypatch.setattr(reserving.limits, "allowances", lambda *_, **__: {(account_id, "content_ideas"): stale})
+    monkeypatch.setattr(
+        reserving.limits,
+        "entitlements",
+        lambda *_, **__: limits.Entitlements({(account_id, "content_ideas"): stale}, frozenset()),
+    )
 
-    with pytest.raises(AssertionError, match="allowance"), transaction() as session:
-        reserving.reserve(session, [job_id], now=NOON, publish_by=MINUTE)
+    with pytest.raises(AssertionError, match="counted"), transaction() as session:
+        reserving.reserve(session, [job_id], at=moment(session), publish_by=MINUTE)
 
     assert (the_job(job_id).state, the_account(account_id).reserved) == ("queued", 11)

@@ -25,7 +25,7 @@ from config import database
 from config.database import transaction
 from tests import subscribers
 from tests.conftest import fresh_database
-from tests.factories import MINUTE, a_claim, a_delivery, a_queued_job, an_account, rows
+from tests.factories import MINUTE, a_claim, a_delivery, a_queued_job, an_account, moment, rows
 from workers.local.embedded.servers import Servers
 
 # Three months take their time on a slow machine.
@@ -149,7 +149,7 @@ def act(at: datetime, account_id: int, kind: str) -> None:
 def _generate(at: datetime, account_id: int, operation: str) -> None:
     job_id = a_queued_job(account_id, operation, now=at)
     with transaction() as session:
-        if not reserving.reserve(session, [job_id], now=at, publish_by=MINUTE):
+        if not reserving.reserve(session, [job_id], at=moment(session, at), publish_by=MINUTE):
             return
     claim = a_claim(job_id, now=at)
     with transaction() as session:

@@ -21,7 +21,7 @@ from billing.reports import audit
 from config import database
 from config.database import transaction
 from tests import subscribers
-from tests.factories import MINUTE, NOON, a_queued_job, an_account, rows, the_account
+from tests.factories import MINUTE, NOON, a_queued_job, an_account, moment, rows, the_account
 from tests.rounds import rounds
 from tests.subscribers import reset_limits, without_lock
 
@@ -254,7 +254,7 @@ def test_many_operators_ticks_and_reservations_at_once_come_to_their_end():
 
     def reserve(batch, _):
         with transaction() as session:
-            reserving.reserve(session, batch, now=BOUNDARY, publish_by=MINUTE)
+            reserving.reserve(session, batch, at=moment(session, BOUNDARY), publish_by=MINUTE)
 
     def operating(some, _):
         for account_id in some:
@@ -290,7 +290,7 @@ def test_limits_that_are_opened_and_reserved_at_once_do_not_deadlock():
 
     def reserve():
         with transaction() as session:
-            return len(reserving.reserve(session, jobs, now=later, publish_by=MINUTE))
+            return len(reserving.reserve(session, jobs, at=moment(session, later), publish_by=MINUTE))
 
     with ThreadPoolExecutor(2) as pool:
         # Whoever comes to the middle account's row waits there for us, with what it has opened before.

@@ -27,7 +27,7 @@ def test_a_cancelled_subscription_grants_nothing_more_and_limits_nothing():
     assert standing(account_id) == ("cancelled", "2026-11-01", "2026-12-01", True)
     assert the_account(account_id).balance == 500
     with transaction() as session:
-        assert limits.current(session, account_id, now=noon("2027-03-01")) == []
+        assert limits.of_account(session, account_id, now=noon("2027-03-01")) == []
 
 
 def test_a_cancellation_can_be_taken_back_until_it_comes():

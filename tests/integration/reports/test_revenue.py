@@ -26,6 +26,7 @@ from tests.factories import (
     a_queued_job,
     a_reserved_job,
     an_account,
+    moment,
     rows,
     the_job,
 )
@@ -54,7 +55,7 @@ def test_a_day_adds_up_to_its_jobs():
     a_settled_job(account_id, operation="image_generation", params=image, usage=Usage(images=1))
     with transaction() as session:
         poor = a_queued_job(an_account(1))
-        reserving.reserve(session, [poor], now=NOON, publish_by=DAY)
+        reserving.reserve(session, [poor], at=moment(session), publish_by=DAY)
 
     assert roll_up() == 7
     told = rows(

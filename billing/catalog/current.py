@@ -1,0 +1,99 @@
+"""The catalogue as it is now: read whole by one statement, and kept by this process until its version changes.
+
+A trigger gives the catalogue a new random version with each change, also with one made by hand in psql. So the first
+statement of a transaction tells, with the time, whether what this process keeps still holds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from billing.catalog import catalog_queries
+from billing.catalog.pricing import ImagePrice, token_rates
+from billing.catalog.snapshot import Catalog, Defaults, Model, Moment, Operation
+from billing.money import Rounding
+
+_kept: Catalog | None = None
+
+
+def moment(session: Session) -> Moment:
+    """The present instant by the database's clock and the catalogue that holds at it; a transaction's first statement.
+
+    A price that was changed a moment ago, by whatever means, is in it.
+    """
+    now, version, changed_here = catalog_queries.clock_and_version(session)
+    catalog = _at(session, version, changed_here=changed_here)
+    return Moment(now, catalog, version=None if changed_here else version)
+
+
+def read(session: Session) -> Catalog:
+    """The catalogue as this transaction sees it."""
+    return moment(session).catalog
+
+
+def _at(session: Session, version: str, *, changed_here: bool) -> Catalog:
+    global _kept
+    kept = _kept
+    if kept is not None and kept.version == version and not changed_here:
+        return kept
+    loaded = _built(*catalog_queries.everything(session))
+    if not changed_here:
+        # What this transaction itself has changed is not true for others yet, and perhaps never will be.
+        _kept = loaded
+    return loaded
+
+
+def _built(version: str, body: str) -> Catalog:
+    # Decimals are read from the text itself: a float would round them.
+    rows = json.loads(body, parse_float=Decimal)
+    defaults = rows["defaults"]
+    return Catalog(
+        version=version,
+        models={row["model_name"]: _model(row) for row in rows["models"]},
+        operations={row["operation_type"]: _operation(row, defaults) for row in rows["operations"]},
+        image_prices={(row["model_name"], row["size"], row["quality"]): _image(row) for row in rows["image_prices"]},
+        defaults=_defaults(defaults, rows["settings"]),
+        limit_types=tuple(rows["limit_types"]),
+    )
+
+
+def _model(row: dict[str, Any]) -> Model:
+    rates = token_rates(
+        row["input_cost_per_1m"],
+        row["cached_input_cost_per_1m"],
+        row["output_cost_per_1m"],
+        row["reasoning_cost_per_1m"],
+    )
+    gone = row["deprecation_date"]
+    derived: dict[str, Any] = {
+        "rates": rates,
+        "bills_images": row["model_type"] == "image" and row["output_cost_per_1m"] is None,
+        "valid_sizes": tuple(row["valid_sizes"] or ()),
+        "deprecation_date": gone and date.fromisoformat(gone),
+    }
+    plain = {field.name: row[field.name] for field in fields(Model) if field.name not in derived}
+    return Model(**plain, **derived)
+
+
+def _operation(row: dict[str, Any], defaults: dict[str, Any]) -> Operation:
+    whole = Operation(**{field.name: row[field.name] for field in fields(Operation)})
+    return replace(
+        whole,
+        tokens_per_credit=whole.tokens_per_credit or defaults["default_tokens_per_credit"],
+        price_per_credit_usd=whole.price_per_credit_usd or defaults["default_credit_price_usd"],
+    )
+
+
+def _image(row: dict[str, Any]) -> ImagePrice:
+    return ImagePrice(row["size"], row["quality"], cost_usd=row["cost_per_image_usd"], credits=row["credits_per_image"])
+
+
+def _defaults(row: dict[str, Any], settings: dict[str, Any]) -> Defaults:
+    found = {**row, **settings, "credit_rounding_mode": Rounding(row["credit_rounding_mode"])}
+    return Defaults(**{field.name: found[field.name] for field in fields(Defaults)})

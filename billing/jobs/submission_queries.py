@@ -1,0 +1,135 @@
+"""Queries of submitting: the new jobs, those that were there before, and how many are unfinished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import select, text, tuple_
+from sqlalchemy.orm import Session
+
+from billing.jobs.tables import GenerationJob
+from billing.sql import as_json, recordset
+
+COLUMNS = (
+    *("id", "account_id", "user_id", "operation_type", "model_name", "provider", "kind", "params"),
+    *("idempotency_key", "request_hash", "related_object_type", "related_object_id"),
+    *("work", "credits_estimated", "limit_type", "limit_unit", "next_at", "deadline_at", "created_at"),
+)
+"""What a new job is written with."""
+STATEMENT_BYTES = 8_000_000
+"""How much one statement carries: PostgreSQL takes 255 MB of JSON, and 500 requests may have more."""
+
+_TABLE = GenerationJob.metadata.tables[GenerationJob.__tablename__]
+_LISTED = ", ".join(COLUMNS)
+# All transactions insert in one order, so one that meets a key just inserted by another only waits for it.
+_ADD = text(
+    f"""
+    WITH v AS (SELECT * FROM {recordset(_TABLE, COLUMNS)}),
+    payable AS (
+        SELECT v.* FROM v JOIN accounts a ON a.id = v.account_id
+        LEFT JOIN users u ON u.id = v.user_id AND u.account_id = v.account_id
+        WHERE v.user_id IS NULL OR u.id IS NOT NULL
+    ),
+    added AS (
+        INSERT INTO generation_jobs ({_LISTED})
+        SELECT {_LISTED} FROM payable ORDER BY account_id, idempotency_key, id
+        ON CONFLICT DO NOTHING RETURNING account_id, idempotency_key, id
+    )
+    SELECT coalesce((SELECT jsonb_agg(jsonb_build_array(account_id, idempotency_key, id)) FROM added), '[]'),
+           (SELECT count(*) FROM payable) < (SELECT count(*) FROM v),
+           coalesce((SELECT jsonb_agg(jsonb_build_array(c.account_id, (
+               SELECT count(*) FROM (
+                   SELECT FROM generation_jobs j WHERE j.account_id = c.account_id AND j.finished_at IS NULL
+                   LIMIT :account_bound
+               ) unfinished
+           ))) FROM unnest(CAST(:accounts AS bigint[])) c(account_id)), '[]'),
+           CASE WHEN :all THEN (
+               SELECT count(*) FROM (SELECT FROM generation_jobs WHERE finished_at IS NULL LIMIT :bound) unfinished
+           ) END
+    """  # noqa: S608 - names of our own columns
+)
+
+
+class Key(NamedTuple):
+    """What makes a request the same as another: its account, and its idempotency key."""
+
+    account_id: int
+    idempotency_key: str
+
+
+@dataclass(frozen=True)
+class Existing:
+    """A job that a request has already: just added, or by an earlier request with the same key."""
+
+    id: UUID
+    kind: str
+    state: str
+    request_hash: str
+
+
+@dataclass(frozen=True)
+class Added:
+    """What was written: the new jobs by key, and whether a row was left out because of its account or user.
+
+    `open_jobs` holds the unfinished jobs before that of each account that was to be counted, and of all (None).
+    """
+
+    created: dict[Key, UUID]
+    refused: bool
+    open_jobs: dict[int | None, int]
+
+
+def add(
+    session: Session, rows: Sequence[dict[str, Any]], *, counted: Sequence[int | None], account_bound: int, bound: int
+) -> Added:
+    """Insert new jobs, and count the unfinished jobs of these accounts (None: of all), each up to its bound.
+
+    A repeated id or idempotency key inserts nothing. Nor does a row whose account does not exist, or whose user is not
+    the account's.
+    """
+    created: dict[Key, UUID] = {}
+    open_jobs: dict[int | None, int] = {}
+    refused, to_count = False, list(counted)
+    for chunk in _chunks(rows):
+        accounts = [whose for whose in to_count if whose is not None]
+        given = {"rows": chunk, "accounts": accounts, "all": None in to_count}
+        added, left_out, of_accounts, of_all = session.execute(
+            _ADD, given | {"account_bound": account_bound, "bound": bound}
+        ).one()
+        created |= {Key(account_id, key): UUID(job_id) for account_id, key, job_id in added}
+        refused = refused or left_out
+        open_jobs |= dict(of_accounts)
+        if None in to_count:
+            open_jobs[None] = of_all
+        # A later statement would count what the first one added.
+        to_count = []
+    return Added(created, refused, open_jobs)
+
+
+def existing(session: Session, keys: Sequence[Key]) -> dict[Key, Existing]:
+    """The jobs with these keys."""
+    if not keys:
+        return {}
+    job = GenerationJob
+    facts = (job.account_id, job.idempotency_key, job.id, job.kind, job.state, job.request_hash)
+    statement = select(*facts).where(tuple_(job.account_id, job.idempotency_key).in_(list(keys)))
+    return {Key(row[0], row[1]): Existing(row[2], row[3], row[4], row[5]) for row in session.execute(statement)}
+
+
+def _chunks(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The rows as JSON arrays, each small enough for one statement."""
+    some: list[str] = []
+    size = 0
+    for row in rows:
+        # A list of one, without its brackets.
+        body = as_json([row])[1:-1]
+        if some and size + len(body) > STATEMENT_BYTES:
+            yield f"[{','.join(some)}]"
+            some, size = [], 0
+        some.append(body)
+        size += len(body)
+    if some:
+        yield f"[{','.join(some)}]"
