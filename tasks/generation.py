@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -11,9 +12,10 @@ import structlog
 from celery.exceptions import Reject
 
 from billing.catalog import current
-from billing.jobs import reserving, settling
+from billing.jobs import reserving, settling, taking
+from billing.jobs.taking import Taken
 from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
-from tasks import pipeline
+from tasks import hints, pipeline
 from tasks.app import app
 from tasks.calls import call_job
 from tasks.messages import giving_up, intake
@@ -46,21 +48,51 @@ def submit(self: Step, *args: Any, **kwargs: Any) -> list[str]:
 
 
 @app.task(name="generation.check_balance", bind=True)
-def check_balance(self: Step, job_ids: list[str]) -> list[str]:
-    """Reject jobs that their account clearly cannot pay for; pass on the others."""
+def check_balance(self: Step, job_ids: list[str], *, alone: bool = False) -> list[str]:
+    """Take the jobs that wait, these or others; reject what its account clearly cannot pay for, pass on the rest.
+
+    A message that comes again, or that recovery sends, takes its own jobs alone: one of them may have killed a worker.
+    """
+    began = time.monotonic()
+    if alone or giving_up.was_delivered_before(self):
+        with transaction() as session:
+            taken = taking.take_alone(session, uuids(job_ids), hold=runtime().publish_by)
+    elif hints.is_covered(self.request):
+        return pass_on(self, [])
+    else:
+        with transaction() as session:
+            taken = hints.take(session)
+        hints.note(taken, began=began)
+    return pass_on(self, _covered(taken))
+
+
+def _covered(taken: Taken) -> list[UUID]:
+    """The taken jobs but for those that, looked at more closely, their account cannot pay for."""
+    if not taken.doubted:
+        return taken.job_ids
     with transaction() as session:
-        passing = reserving.check(session, uuids(job_ids), at=current.moment(session))
-    return pass_on(self, passing)
+        passing = set(reserving.check(session, taken.doubted, at=current.moment(session)))
+    return [job_id for job_id in taken.job_ids if job_id in passing or job_id not in taken.doubted]
 
 
 @app.task(name="generation.reserve_credits", bind=True)
 def reserve_credits(self: Step, job_ids: list[str]) -> list[str]:
-    """Hold each job's estimate; pass on the jobs that now hold credits."""
+    """Hold each job's estimate; pass on the jobs that now hold credits, each to the queue of its kind."""
     with transaction() as session:
         reserved = reserving.reserve(
             session, uuids(job_ids), at=current.moment(session), publish_by=runtime().publish_by
         )
-    return pass_on(self, reserved)
+    by_kind: dict[str, list[UUID]] = defaultdict(list)
+    for job_id, kind in reserved.kinds.items():
+        by_kind[kind].append(job_id)
+    # The chain goes on with one kind; the others get chains of their own.
+    own = next(iter(by_kind), None) if self.request.chain else None
+    for kind, batch in by_kind.items():
+        if kind != own:
+            pipeline.call_together(kind, batch)
+    if own is not None:
+        self.request.chain[-1]["options"]["queue"] = own
+    return pass_on(self, by_kind[own] if own is not None else [])
 
 
 @app.task(name="generation.call_provider", bind=True)

@@ -50,7 +50,7 @@ def recover_jobs() -> dict[str, int]:
 
 
 def _publish(found: Recovered) -> None:
-    pipeline.start(found.with_kinds(found.started))
+    pipeline.start_alone(found.started)
     pipeline.call(found.with_kinds(found.called))
     pipeline.ask(found.with_kinds(found.asked))
     pipeline.settle(found.settled)

@@ -6,7 +6,6 @@ the recovery task publishes it again.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -67,7 +66,7 @@ def submit_many(submissions: Sequence[Submission]) -> list[Submitted]:
     It succeeds while the broker is away. Raises DatabaseAway when the database cannot be reached.
     """
     submitted = _store(submissions)
-    start((job.job_id, job.kind) for job in submitted if job.created)
+    start([job.job_id for job in submitted if job.created])
     return submitted
 
 
@@ -89,17 +88,26 @@ def _submit(session: Session, named: Sequence[Submission]) -> list[Submitted]:
     )
 
 
-def start(jobs: Iterable[tuple[UUID, str]]) -> None:
-    """Send queued jobs, given as (id, kind), through the whole chain."""
-    for kind, ids in _batches(jobs):
-        publish(
-            chain(
-                _step("check_balance", ids),
-                _step("reserve_credits"),
-                _step("call_provider").set(queue=kind),
-                _step("settle_charge"),
-            )
-        )
+def start(job_ids: Sequence[UUID]) -> None:
+    """Say that these jobs wait: whoever hears it sends what waits through the whole chain, these jobs or others."""
+    for first in range(0, len(job_ids), BATCH):
+        publish(_chain(job_ids[first : first + BATCH]))
+
+
+def start_alone(job_ids: Iterable[UUID]) -> None:
+    """Send each of these queued jobs through the whole chain by itself, as one of them may have killed a worker."""
+    for job_id in job_ids:
+        publish(_chain([job_id], alone=True))
+
+
+def look_again(*, after_s: float) -> None:
+    """Have somebody look, after so many seconds, for jobs that wait."""
+    publish(_chain([]), countdown=after_s)
+
+
+def call_together(kind: str, job_ids: Sequence[UUID]) -> None:
+    """Send reserved jobs of one kind to their provider, by one message."""
+    publish(chain(_step("call_provider", [str(job_id) for job_id in job_ids]).set(queue=kind), _step("settle_charge")))
 
 
 def call(jobs: Iterable[tuple[UUID, str]]) -> None:
@@ -120,7 +128,7 @@ def resume(job_ids: Sequence[UUID]) -> None:
         waiting = recovery.next_steps(session, job_ids)
     for job in waiting:
         if job.step == "start":
-            start([(job.job_id, job.kind)])
+            start_alone([job.job_id])
         elif job.step == "call":
             call([(job.job_id, job.kind)])
         elif job.step == "settle":
@@ -147,10 +155,10 @@ def kinds(job_ids: Sequence[UUID]) -> list[tuple[UUID, str]]:
         return recovery.kinds(session, job_ids)
 
 
-def publish(signature: Signature) -> bool:
+def publish(signature: Signature, **options: Any) -> bool:
     """Publish after a commit; False, with a warning in the log, when the broker is away."""
     try:
-        signature.apply_async()
+        signature.apply_async(**options)
     except OperationalError as error:
         log.warning(
             "publish_failed", step=signature.task, error=type(error).__name__, hint="recovery publishes it again"
@@ -164,10 +172,12 @@ def _step(name: str, *args: Any) -> Signature:
     return app.signature(f"generation.{name}", args=args)
 
 
-def _batches(jobs: Iterable[tuple[UUID, str]]) -> Iterable[tuple[str, list[str]]]:
-    by_kind: dict[str, list[str]] = defaultdict(list)
-    for job_id, kind in jobs:
-        by_kind[kind].append(str(job_id))
-    for kind, ids in by_kind.items():
-        for first in range(0, len(ids), BATCH):
-            yield kind, ids[first : first + BATCH]
+def _chain(job_ids: Sequence[UUID], **given: Any) -> Signature:
+    ids = [str(job_id) for job_id in job_ids]
+    # The reserving step names the queue of the jobs' kind.
+    return chain(
+        app.signature("generation.check_balance", args=[ids], kwargs=given),
+        _step("reserve_credits"),
+        _step("call_provider"),
+        _step("settle_charge"),
+    )

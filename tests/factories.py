@@ -71,7 +71,7 @@ def a_reserved_job(account_id: int, operation: str = "clustering", *, now: datet
     """A job that holds its credits."""
     job_id = a_queued_job(account_id, operation, now=now, **given)
     with transaction() as session:
-        assert reserving.reserve(session, [job_id], at=moment(session, now), publish_by=MINUTE) == [job_id]
+        assert reserving.reserve(session, [job_id], at=moment(session, now), publish_by=MINUTE).job_ids == [job_id]
     return job_id
 
 

@@ -23,10 +23,11 @@ def find(session: Session, job_ids: Iterable[UUID]) -> list[GenerationJob]:
     return list(session.scalars(_by_ids(job_ids).order_by(GenerationJob.id).execution_options(populate_existing=True)))
 
 
-def in_state(session: Session, job_ids: Iterable[UUID], state: State) -> list[UUID]:
-    """The ids of those of these jobs that are in this state now."""
-    statement = select(GenerationJob.id).where(GenerationJob.id.in_(sorted(set(job_ids))), GenerationJob.state == state)
-    return list(session.scalars(statement))
+def kinds_in_state(session: Session, job_ids: Iterable[UUID], state: State) -> dict[UUID, str]:
+    """Those of these jobs that are in this state now, each with its kind."""
+    job = GenerationJob
+    statement = select(job.id, job.kind).where(job.id.in_(sorted(set(job_ids))), job.state == state)
+    return {row.id: row.kind for row in session.execute(statement)}
 
 
 def lock(session: Session, job_ids: Iterable[UUID], states: Collection[State]) -> list[GenerationJob]:
@@ -55,7 +56,9 @@ def moved(event: Event, rows: Sequence[dict[str, Any]]) -> Part:
 @lru_cache(maxsize=64)
 def _move(event: Event, columns: tuple[str, ...], given: str) -> str:
     assigned = [name for name in columns if name not in ("id", "attempts")]
-    sets = ", ".join([f"state = '{target(event)}'", *(f"{name} = v.{name}" for name in assigned)])
+    # A job is taken as long as it is queued.
+    freed = ["taken_until = NULL"] if State.QUEUED in leaving(event) else []
+    sets = ", ".join([f"state = '{target(event)}'", *freed, *(f"{name} = v.{name}" for name in assigned)])
     guard = in_list("j.state", leaving(event))
     fence = " AND j.attempts = v.attempts" if "attempts" in columns else ""
     return (
@@ -133,12 +136,15 @@ def overdue(session: Session, *, before: datetime) -> tuple[int, datetime | None
 
 
 def postpone(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    """Set when each job is looked at again (`next_at`) and how often it was published again (`republished`)."""
+    """Set when each job is looked at again (`next_at`) and how often it was published again (`republished`).
+
+    A queued job is not taken any more.
+    """
     if rows:
         columns = ["id", "next_at", "republished"]
         session.execute(
             text(
-                "UPDATE generation_jobs j SET next_at = v.next_at, republished = v.republished "  # noqa: S608
+                "UPDATE generation_jobs j SET next_at = v.next_at, republished = v.republished, taken_until = NULL "  # noqa: S608
                 f"FROM {recordset(_TABLE, columns)} WHERE j.id = v.id"
             ),
             {"rows": as_json(rows)},

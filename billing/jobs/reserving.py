@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,18 @@ from billing.plans.limits import Allowance, LimitChange
 from billing.plans.units import LimitUnit
 
 
+@dataclass(frozen=True)
+class Reserved:
+    """The jobs that hold their credits, each with its kind, which names the queue of its provider."""
+
+    kinds: Mapping[UUID, str]
+
+    @property
+    def job_ids(self) -> list[UUID]:
+        """Their ids, in order."""
+        return sorted(self.kinds)
+
+
 def check(session: Session, job_ids: Sequence[UUID], *, at: Moment) -> list[UUID]:
     """Reject the queued jobs that their account or plan clearly does not cover; returns the jobs that may go on.
 
@@ -45,10 +58,10 @@ def check(session: Session, job_ids: Sequence[UUID], *, at: Moment) -> list[UUID
                 refused[job.id] = outcome
     job_queries.move(session, Event.REJECT, _rejections(refused, at.now))
     passing = [job.id for job in jobs if job.id not in refused]
-    return sorted(passing + _reserved_before(session, job_ids, jobs))
+    return sorted([*passing, *_reserved_before(session, job_ids, jobs)])
 
 
-def reserve(session: Session, job_ids: Sequence[UUID], *, at: Moment, publish_by: timedelta) -> list[UUID]:
+def reserve(session: Session, job_ids: Sequence[UUID], *, at: Moment, publish_by: timedelta) -> Reserved:
     """Hold each queued job's estimate and its plan-limit units, or reject it; returns the jobs that are reserved.
 
     Jobs are served in the order in which they came. A job that was reserved before is returned again, so that a
@@ -57,7 +70,7 @@ def reserve(session: Session, job_ids: Sequence[UUID], *, at: Moment, publish_by
     jobs, owners = locking_queries.to_reserve(session, job_ids)
     before = _reserved_before(session, job_ids, jobs)
     if not jobs:
-        return before
+        return Reserved(before)
     entitled = limits.entitlements(session, list(owners), _wanted(jobs), now=at.now)
     if entitled.behind:
         renewals.bring_up_to_date(session, entitled.behind, at.now)
@@ -76,7 +89,8 @@ def reserve(session: Session, job_ids: Sequence[UUID], *, at: Moment, publish_by
             limits.counted(batch.units),
         ],
     )
-    return sorted([row["id"] for row in batch.granted] + before)
+    granted = {row["id"] for row in batch.granted}
+    return Reserved(before | {job.id: job.kind for job in jobs if job.id in granted})
 
 
 def reject(session: Session, job_ids: Sequence[UUID], error: BillingError, *, now: datetime) -> list[UUID]:
@@ -93,10 +107,10 @@ def _wanted(jobs: Sequence[Queued]) -> set[tuple[int, str]]:
     return {(job.account_id, job.limit_type) for job in jobs if job.limit_type is not None}
 
 
-def _reserved_before(session: Session, job_ids: Sequence[UUID], queued: Sequence[Queued]) -> list[UUID]:
-    """Those of these jobs that an earlier message has reserved; asked only when not all are queued."""
+def _reserved_before(session: Session, job_ids: Sequence[UUID], queued: Sequence[Queued]) -> dict[UUID, str]:
+    """Those of these jobs that are reserved already, with their kinds; asked only when not all are queued."""
     others = set(job_ids) - {job.id for job in queued}
-    return job_queries.in_state(session, others, State.RESERVED) if others else []
+    return job_queries.kinds_in_state(session, others, State.RESERVED) if others else {}
 
 
 class _Decider:

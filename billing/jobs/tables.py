@@ -36,6 +36,7 @@ class GenerationJob(Base):
         CheckConstraint(f"({in_list('state', TERMINAL)}) = (finished_at IS NOT NULL)", name="terminal_is_finished"),
         CheckConstraint(f"NOT ({in_list('state', OPEN)}) OR price IS NOT NULL", name="open_has_price"),
         CheckConstraint("(state = 'calling') = (lease_until IS NOT NULL)", name="calling_is_leased"),
+        CheckConstraint("taken_until IS NULL OR state = 'queued'", name="taken_is_queued"),
         CheckConstraint("(state = 'settled') = (credits_charged IS NOT NULL)", name="settled_is_charged"),
         # The estimate is an upper bound, so a charge never needs more than was reserved.
         CheckConstraint("credits_charged BETWEEN 0 AND credits_reserved", name="charge_within_reservation"),
@@ -49,6 +50,15 @@ class GenerationJob(Base):
             "next_at",
             postgresql_where=text("state IN ('queued', 'reserved', 'calling', 'unknown', 'generated')"),
         ),
+        # What a take looks for: the waiting jobs of each account, and the accounts that are in another take.
+        Index(
+            "ix_generation_jobs_waiting",
+            "account_id",
+            "created_at",
+            "id",
+            postgresql_where=text("state = 'queued' AND taken_until IS NULL AND republished = 0"),
+        ),
+        Index("ix_generation_jobs_taken", "account_id", postgresql_where=text("taken_until IS NOT NULL")),
         Index("ix_generation_jobs_finished_at", "finished_at"),
         # What the bound on open jobs counts.
         Index("ix_generation_jobs_unfinished", "account_id", postgresql_where=text("finished_at IS NULL")),
@@ -91,6 +101,8 @@ class GenerationJob(Base):
     # When recovery looks at this job again, unless a message has moved it on by then.
     next_at: Mapped[datetime]
     republished: Mapped[int] = mapped_column(Integer, server_default="0")
+    # While a message has taken this queued job into its batch: until when recovery leaves it alone.
+    taken_until: Mapped[datetime | None]
     deadline_at: Mapped[datetime]
 
     error_code: Mapped[str | None]

@@ -7,6 +7,7 @@ a line in a log. Messages of some shapes even end Celery's worker, and then the 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -50,6 +51,8 @@ class CarefulConsumer(Consumer):
             _count_one()
             try:
                 check_shape(message)
+                # By this machine's own clock, whatever the message itself says of it.
+                message.headers["received_at"] = time.monotonic()
                 handle(message)
             except DecodeError as error:
                 self.on_decode_error(message, error)

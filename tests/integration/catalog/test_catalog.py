@@ -300,7 +300,7 @@ def test_a_job_that_waited_past_its_models_last_day_is_rejected_and_holds_nothin
     change("set_model", "gpt-4o", deprecation_date=str(TODAY))
 
     with transaction() as session:
-        assert reserving.reserve(session, [job_id], at=moment(session), publish_by=MINUTE) == []
+        assert reserving.reserve(session, [job_id], at=moment(session), publish_by=MINUTE).job_ids == []
 
     assert (the_job(job_id).state, the_job(job_id).error_code) == ("rejected", "model_deprecated")
     assert the_account(account_id).reserved == 0

@@ -58,7 +58,7 @@ def at_once(*calls):
 
 def reserve(*job_ids):
     with transaction() as session:
-        return reserving.reserve(session, job_ids, at=moment(session), publish_by=MINUTE)
+        return reserving.reserve(session, job_ids, at=moment(session), publish_by=MINUTE).job_ids
 
 
 def units():
@@ -122,7 +122,7 @@ def test_opening_a_period_does_not_block_reservations_nor_they_it():
             assert renewals.reset_limits(other, NOON, opened := Worked())
             assert (opened.periods, opened.blocked) == (1, {})
             assert not renewals.reset_limits(other, NOON, opened)
-        assert reserving.reserve(session, [job_id], at=moment(session), publish_by=MINUTE) == [job_id]
+        assert reserving.reserve(session, [job_id], at=moment(session), publish_by=MINUTE).job_ids == [job_id]
 
     assert units() == [("content_ideas", 0, 1)]
 

@@ -13,7 +13,7 @@ BUDGET = RetryBudget(attempts=2, wait_max=MINUTE)
 
 def reserve(*job_ids):
     with transaction() as session:
-        return reserving.reserve(session, job_ids, at=moment(session), publish_by=MINUTE)
+        return reserving.reserve(session, job_ids, at=moment(session), publish_by=MINUTE).job_ids
 
 
 def settle(*job_ids):

@@ -71,7 +71,7 @@ def units(account_id):
 
 
 def to_reserve(*job_ids):
-    return lambda session: reserving.reserve(session, job_ids, at=moment(session), publish_by=MINUTE)
+    return lambda session: reserving.reserve(session, job_ids, at=moment(session), publish_by=MINUTE).job_ids
 
 
 def to_settle(*job_ids):

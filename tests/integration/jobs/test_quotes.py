@@ -186,7 +186,7 @@ def test_the_quote_says_what_the_reservation_then_decides(opening, limit, operat
     job_id = a_queued_job(account_id, operation)
 
     with transaction() as session:
-        reserved = reserving.reserve(session, [job_id], at=moment(session), publish_by=timedelta(minutes=1))
+        reserved = reserving.reserve(session, [job_id], at=moment(session), publish_by=timedelta(minutes=1)).job_ids
 
     assert quoted["accepted"] == (reserved == [job_id])
     assert [(quoted.get("error"), quoted.get("message"))] == rows(

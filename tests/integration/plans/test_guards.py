@@ -80,7 +80,7 @@ def test_units_that_open_jobs_hold_are_not_given_away_again():
     second = a_queued_job(account_id, "idea_generation")
 
     with transaction() as session:
-        assert reserving.reserve(session, [second], at=moment(session), publish_by=MINUTE) == []
+        assert reserving.reserve(session, [second], at=moment(session), publish_by=MINUTE).job_ids == []
 
     assert the_job(second).error_code == "plan_limit_reached"
 
@@ -91,7 +91,7 @@ def test_a_batch_cannot_hold_more_units_than_are_left():
     jobs = [a_queued_job(account_id, "idea_generation") for _ in range(3)]
 
     with transaction() as session:
-        assert len(reserving.reserve(session, jobs, at=moment(session), publish_by=MINUTE)) == 1
+        assert len(reserving.reserve(session, jobs, at=moment(session), publish_by=MINUTE).job_ids) == 1
 
 
 def test_a_decision_from_a_stale_count_of_units_is_refused_by_the_books(monkeypatch):

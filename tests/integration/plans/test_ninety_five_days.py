@@ -149,7 +149,7 @@ def act(at: datetime, account_id: int, kind: str) -> None:
 def _generate(at: datetime, account_id: int, operation: str) -> None:
     job_id = a_queued_job(account_id, operation, now=at)
     with transaction() as session:
-        if not reserving.reserve(session, [job_id], at=moment(session, at), publish_by=MINUTE):
+        if not reserving.reserve(session, [job_id], at=moment(session, at), publish_by=MINUTE).job_ids:
             return
     claim = a_claim(job_id, now=at)
     with transaction() as session:

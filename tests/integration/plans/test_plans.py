@@ -136,7 +136,9 @@ def test_moving_to_another_plan_keeps_the_period_and_what_was_used_in_it():
     assert moved.anchor_date == date(2026, 11, 5)
     assert usage(account_id) == [("content_ideas", 3, 0, 1, 2, 0)]
     with transaction() as session:
-        assert reserving.reserve(session, [second], at=moment(session), publish_by=timedelta(minutes=1)) == [second]
+        assert reserving.reserve(session, [second], at=moment(session), publish_by=timedelta(minutes=1)).job_ids == [
+            second
+        ]
     with pytest.raises(BillingError, match="since 2026-11-05"):
         subscribe(account_id, "pro", anchor=date(2026, 11, 6))
 
@@ -165,7 +167,7 @@ def test_a_limit_that_was_lowered_below_what_is_used_refuses_and_still_releases(
     late = a_queued_job(account_id, "idea_generation")
 
     with transaction() as session:
-        assert reserving.reserve(session, [late], at=moment(session), publish_by=timedelta(minutes=1)) == []
+        assert reserving.reserve(session, [late], at=moment(session), publish_by=timedelta(minutes=1)).job_ids == []
         jobs = job_queries.lock(session, [held], {State.RESERVED})
         settling.release(session, jobs, {held: settling.Release("gone", "gone")}, now=NOON)
 

@@ -259,9 +259,14 @@ def test_the_plan_that_takes_over_holds_from_its_first_instant_even_without_a_ti
     job_id = a_queued_job(account_id, "idea_generation", now=noon("2026-11-30"))
     later = a_queued_job(account_id, "idea_generation", now=noon("2026-12-01"))
     with transaction() as session:
-        assert reserving.reserve(session, [job_id], at=moment(session, noon("2026-11-30")), publish_by=MINUTE) == []
+        assert (
+            reserving.reserve(session, [job_id], at=moment(session, noon("2026-11-30")), publish_by=MINUTE).job_ids
+            == []
+        )
     with transaction() as session:
-        assert reserving.reserve(session, [later], at=moment(session, noon("2026-12-01")), publish_by=MINUTE) == [later]
+        assert reserving.reserve(
+            session, [later], at=moment(session, noon("2026-12-01")), publish_by=MINUTE
+        ).job_ids == [later]
         assert [each[:2] for each in limits.of_account(session, account_id, now=noon("2026-12-01"))] == [
             ("content_ideas", 2)
         ]
@@ -277,7 +282,9 @@ def test_a_job_is_not_refused_for_credits_that_a_late_tick_still_owes():
     with transaction() as session:
         assert set(reserving.check(session, jobs, at=moment(session, january))) == set(jobs)
     with transaction() as session:
-        assert set(reserving.reserve(session, jobs, at=moment(session, january), publish_by=MINUTE)) == set(jobs[:2])
+        assert set(reserving.reserve(session, jobs, at=moment(session, january), publish_by=MINUTE).job_ids) == set(
+            jobs[:2]
+        )
 
     assert (the_job(jobs[2]).state, the_job(jobs[2]).error_code) == ("rejected", "insufficient_credits")
     assert ledger(account_id) == [
@@ -321,7 +328,7 @@ def test_a_job_is_not_refused_while_somebody_holds_the_subscription_that_owes_it
     assert the_job(job_id).state == "queued"
 
     with transaction() as session:
-        assert reserving.reserve(session, [job_id], at=moment(session, december), publish_by=MINUTE) == [job_id]
+        assert reserving.reserve(session, [job_id], at=moment(session, december), publish_by=MINUTE).job_ids == [job_id]
 
 
 def reserve_soon(session, job_id, now):

@@ -290,7 +290,7 @@ def test_limits_that_are_opened_and_reserved_at_once_do_not_deadlock():
 
     def reserve():
         with transaction() as session:
-            return len(reserving.reserve(session, jobs, at=moment(session, later), publish_by=MINUTE))
+            return len(reserving.reserve(session, jobs, at=moment(session, later), publish_by=MINUTE).job_ids)
 
     with ThreadPoolExecutor(2) as pool:
         # Whoever comes to the middle account's row waits there for us, with what it has opened before.

@@ -203,7 +203,7 @@ def test_a_frozen_account_finishes_what_it_began_and_starts_nothing_new():
     refused = a_queued_job(1)
 
     with transaction() as session:
-        assert reserving.reserve(session, [refused], at=moment(session), publish_by=HOUR) == []
+        assert reserving.reserve(session, [refused], at=moment(session), publish_by=HOUR).job_ids == []
         settled = settling.settle(session, [job_id for (job_id,) in open_before], now=NOON)
 
     assert [(job_id,) for job_id in settled] == open_before
