@@ -1,13 +1,18 @@
-"""Calling a provider for one job: claim, call, record; again after a proven failure, within the retry budget.
+"""Calling a provider for reserved jobs: claim, call, record; again after a proven failure, within the retry budget.
 
-The claim is committed before the call and no transaction is open during it. A paid result is never dropped because the
-database was away for a moment: recording it is retried.
+A claim is committed before its call and no transaction is open during it. A paid result is never dropped because the
+database was away for a moment: recording it is retried. Claims and results that are ready at one time are committed
+together, and nobody waits for a slow call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from contextvars import copy_context
 from datetime import timedelta
-from typing import Literal
+from threading import BoundedSemaphore
+from typing import Literal, NamedTuple
 from uuid import UUID, uuid4
 
 import structlog
@@ -19,89 +24,151 @@ from billing.jobs import calling
 from billing.jobs.calling import Claim, Delivery, Refusal, Wanted
 from billing.jobs.policy import Failure, Verdict
 from config.database import database_now
-from config.integrations import connections
+from config.integrations import Connections, connections
 from config.providers import Connection
 from config.settings import ConfigurationError
+from tasks import pipeline
+from tasks.grouping import Group
 from tasks.providers.base import Provider, ProviderError
 from tasks.providers.retry import TryAgain, retrying
-from tasks.runtime import Runtime
+from tasks.runtime import runtime
 from tasks.writing import record
 
-Outcome = Literal["generated", "failed", "unknown", "postponed", "not_ours"]
+Outcome = Literal["generated", "settling", "failed", "unknown", "postponed", "not_ours"]
+"""`settling`: it was generated, and those who recorded it have it settled."""
+
+GROUP = 100
+"""How many claims, or results, one transaction writes at most."""
 
 log = structlog.get_logger(__name__)
 
 
-def call_job(job_id: UUID, runtime: Runtime) -> Outcome:
+class Claimed(NamedTuple):
+    """A claim, and the connections to the providers as they were when it was made."""
+
+    claim: Claim
+    connections: Connections
+
+
+class Result(NamedTuple):
+    """What a provider delivered under a claim."""
+
+    claim: Claim
+    delivery: Delivery
+
+
+def call_job(job_id: UUID) -> Outcome:
     """Call the provider for a reserved job until it delivers, fails for good, or the retry budget is spent."""
-    job = _JobCall(job_id, runtime)
-    settings = runtime.settings
+    with runtime().slots:
+        return _JobCall(job_id).run()
+
+
+def call_batch(job_ids: Sequence[UUID]) -> None:
+    """Call the providers for reserved jobs side by side, each as `call_job` does; returns when all have ended.
+
+    What follows from each call is published at once, so a slow one holds up none of the others.
+    """
+    waiting, running = [_JobCall(job_id) for job_id in job_ids], list[Future[None]]()
+    slots = runtime().slots
+    while waiting:
+        room = _acquire_some(slots, len(waiting))
+        starting, waiting = waiting[:room], waiting[room:]
+        running += _start_together(starting, slots)
+    wait(running)
+    for each in running:
+        each.result()
+
+
+def _acquire_some(slots: BoundedSemaphore, wanted: int) -> int:
+    """Wait for one free slot, and take as many more as are free and wanted."""
+    slots.acquire()
+    taken = 1
+    while taken < wanted and slots.acquire(blocking=False):
+        taken += 1
+    return taken
+
+
+def _start_together(jobs: Sequence[_JobCall], slots: BoundedSemaphore) -> list[Future[None]]:
+    """Claim these jobs together and call for those that are ours, each in a thread that gives its slot back."""
+    started: list[Future[None]] = []
     try:
-        return retrying(total_s=settings.call_total_s, wait_max_s=settings.call_wait_max_s)(job.once)
-    except RetryError as error:
-        return job.postpone(error.last_attempt.exception())
+        claimed, _ = _claims([job.wanted() for job in jobs])
+        for job, found in zip(jobs, claimed, strict=True):
+            if found is not None:
+                job.claimed = found
+                started.append(runtime().threads.submit(copy_context().run, job.run_and_hand_on, slots))
+    finally:
+        for _ in range(len(jobs) - len(started)):
+            slots.release()
+    return started
 
 
 class _JobCall:
     """One job's wire calls, one after another, and the claim under which the latest is made."""
 
-    def __init__(self, job_id: UUID, runtime: Runtime) -> None:
+    def __init__(self, job_id: UUID) -> None:
         self.job_id = job_id
-        self.runtime = runtime
+        # A claim that was made and whose call was not; and the claim of the latest call.
+        self.claimed: Claimed | None = None
         self.claim: Claim | None = None
         # By this token the database recognises our claim when a commit was not confirmed.
         self.token = uuid4()
 
-    def once(self) -> Outcome:
+    def wanted(self) -> Wanted:
+        """The claim that this job needs next."""
+        return Wanted(self.job_id, claimed_by=self.token, again=self.claim.attempt if self.claim else None)
+
+    def run(self) -> Outcome:
+        """Call until the provider delivers, fails for good, or the retry budget is spent."""
+        settings = runtime().settings
+        try:
+            return retrying(total_s=settings.call_total_s, wait_max_s=settings.call_wait_max_s)(self._once)
+        except RetryError as error:
+            return self._postpone(error.last_attempt.exception())
+
+    def run_and_hand_on(self, slots: BoundedSemaphore) -> None:
+        """Run, have the job settled or refunded, and give its slot back."""
+        try:
+            outcome = self.run()
+        finally:
+            slots.release()
+        if outcome == "generated":
+            pipeline.settle([self.job_id])
+        elif outcome == "failed":
+            pipeline.refund([self.job_id])
+
+    def _once(self) -> Outcome:
         """Claim, call, record; raises TryAgain after a failure that was proven not to have been executed."""
-        claimed = record(self._claim)
+        claimed, self.claimed = self.claimed or _claims([self.wanted()])[0][0], None
         if claimed is None:
             return "not_ours"
-        self.claim, connection = claimed
-        timeout_s = self.runtime.settings.call_s(self.claim.kind)
+        self.claim = claimed.claim
+        timeout_s = runtime().settings.call_s(self.claim.kind)
         try:
-            if isinstance(connection, ConfigurationError):
-                raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="no_api_key"))
-            delivery = self._provider().call(self.claim, connection, timeout_s=timeout_s)
+            connection = _connection(claimed)
+            delivery = _provider(self.claim).call(self.claim, connection, timeout_s=timeout_s)
         except ProviderError as error:
             return self._record_refusal(error.refusal)
         return self._record_delivery(delivery)
 
-    def postpone(self, cause: BaseException | None) -> Outcome:
+    def _postpone(self, cause: BaseException | None) -> Outcome:
         """Give the job back, to be called again later."""
         assert self.claim is not None
-        claim, wait = self.claim, timedelta(seconds=self.runtime.settings.call_wait_max_s)
+        claim, wait = self.claim, timedelta(seconds=runtime().settings.call_wait_max_s)
         if isinstance(cause, TryAgain) and cause.retry_after is not None:
             wait = max(wait, cause.retry_after)
         record(lambda session: calling.postpone(session, claim, until=database_now(session) + wait))
         log.info("call_postponed", job_id=str(claim.job_id), attempt=claim.attempt, wait_s=wait.total_seconds())
         return "postponed"
 
-    def _claim(self, session: Session) -> tuple[Claim, Connection | ConfigurationError] | None:
-        at = current.moment(session)
-        wanted = Wanted(self.job_id, claimed_by=self.token, again=self.claim.attempt if self.claim else None)
-        claim = calling.claim_many(session, [wanted], at=at, leases=self.runtime.leases).get(self.job_id)
-        if claim is None:
-            return None
-        try:
-            return claim, connections(session, version=at.version).of(claim.provider, claim.kind)
-        except ConfigurationError as error:
-            return claim, error
-
-    def _provider(self) -> Provider:
-        assert self.claim is not None
-        provider = self.runtime.providers.get(self.claim.provider)
-        if provider is None:
-            raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="no_adapter"))
-        return provider
-
     def _record_delivery(self, delivery: Delivery) -> Outcome:
         claim = self.claim
         assert claim is not None
-        on_time = record(lambda session: calling.succeed(session, claim, delivery, publish_by=self.runtime.publish_by))
+        (on_time,), told = _results([Result(claim, delivery)])
         if not on_time:
             log.error("late_success", job_id=str(claim.job_id), attempt=claim.attempt, hint="counted as exposure")
-        return "generated" if on_time else "not_ours"
+            return "not_ours"
+        return "settling" if told else "generated"
 
     def _record_refusal(self, refusal: Refusal) -> Outcome:
         claim = self.claim
@@ -112,8 +179,8 @@ class _JobCall:
                 claim,
                 refusal,
                 now=database_now(session),
-                budget=self.runtime.budget,
-                look_after=self.runtime.publish_by,
+                budget=runtime().budget,
+                look_after=runtime().publish_by,
             )
         )
         log.warning(
@@ -129,3 +196,36 @@ class _JobCall:
         if verdict is None:
             return "not_ours"
         return "failed" if verdict is Verdict.REFUND else "unknown"
+
+
+def _connection(claimed: Claimed) -> Connection:
+    try:
+        return claimed.connections.of(claimed.claim.provider, claimed.claim.kind)
+    except ConfigurationError:
+        raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="no_api_key")) from None
+
+
+def _provider(claim: Claim) -> Provider:
+    provider = runtime().providers.get(claim.provider)
+    if provider is None:
+        raise ProviderError(Refusal(Failure.NOT_CONFIGURED, provider_code="no_adapter"))
+    return provider
+
+
+def _claim(session: Session, wanted: Sequence[Wanted]) -> list[Claimed | None]:
+    at = current.moment(session)
+    claims = calling.claim_many(session, wanted, at=at, leases=runtime().leases)
+    found = connections(session, version=at.version)
+    return [Claimed(claims[each.job_id], found) if each.job_id in claims else None for each in wanted]
+
+
+def _deliver(session: Session, results: Sequence[Result]) -> list[bool]:
+    return calling.succeed_many(session, results, publish_by=runtime().publish_by)
+
+
+def _settle(results: Sequence[Result], on_time: Sequence[bool]) -> None:
+    pipeline.settle([each.claim.job_id for each, in_time in zip(results, on_time, strict=True) if in_time])
+
+
+_claims: Group[Wanted, Claimed | None] = Group(_claim, key=lambda wanted: wanted.job_id, size=GROUP)
+_results: Group[Result, bool] = Group(_deliver, key=lambda result: result.claim.job_id, size=GROUP, after=_settle)

@@ -17,7 +17,7 @@ from billing.jobs.taking import Taken
 from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
 from tasks import hints, pipeline
 from tasks.app import app
-from tasks.calls import call_job
+from tasks.calls import call_batch, call_job
 from tasks.messages import giving_up, intake
 from tasks.runtime import runtime
 from tasks.step import Step
@@ -99,10 +99,10 @@ def reserve_credits(self: Step, job_ids: list[str]) -> list[str]:
 def call_provider(self: Step, job_ids: list[str]) -> list[str]:
     """Call the provider for a job; pass it on when it delivered, have it refunded when it failed for good."""
     if len(job_ids) > 1:
-        # A call waits for seconds: each job of a batch goes to a thread, and maybe a worker, of its own.
-        pipeline.call(pipeline.kinds(uuids(job_ids)))
+        # Each of its calls ends at a time of its own, and has what follows published by itself.
+        call_batch(uuids(job_ids))
         return pass_on(self, [])
-    outcomes = {job_id: call_job(job_id, runtime()) for job_id in uuids(job_ids)}
+    outcomes = {job_id: call_job(job_id) for job_id in uuids(job_ids)}
     pipeline.refund([job_id for job_id, outcome in outcomes.items() if outcome == "failed"])
     return pass_on(self, [job_id for job_id, outcome in outcomes.items() if outcome == "generated"])
 

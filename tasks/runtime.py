@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from threading import BoundedSemaphore
 
 from billing.jobs.calling import KINDS
 from billing.jobs.policy import RetryBudget
@@ -47,6 +49,16 @@ class Runtime:
         return RetryBudget(
             attempts=self.settings.call_attempts, wait_max=timedelta(seconds=self.settings.call_wait_max_s)
         )
+
+    @cached_property
+    def slots(self) -> BoundedSemaphore:
+        """One for each call that this process may make at a time."""
+        return BoundedSemaphore(self.settings.generation_concurrency)
+
+    @cached_property
+    def threads(self) -> ThreadPoolExecutor:
+        """The threads that make the calls of batches."""
+        return ThreadPoolExecutor(self.settings.generation_concurrency, thread_name_prefix="call")
 
     @cached_property
     def leases(self) -> Mapping[str, timedelta]:

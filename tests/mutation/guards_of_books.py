@@ -192,7 +192,7 @@ OF_REPORTS = [
     ),
     guard(
         "a change is taken once",
-        says("_TAKE", "DELETE FROM revenue_changes", "UPDATE revenue_changes SET day = day"),
+        says("revenue_queries._TAKE", "DELETE FROM revenue_changes", "UPDATE revenue_changes SET day = day"),
         "test_rolling_up_twice_changes_nothing",
     ),
     guard(

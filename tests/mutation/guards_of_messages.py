@@ -69,9 +69,8 @@ OF_COMMITS = [
     guard(
         "a claim is committed before the call",
         returns(
-            "_JobCall._claim",
-            "[setattr(self, 'claim', claim), self._provider().call(*was, timeout_s=1.0)] and was",
-            instead_of="connections",
+            "calls._claim",
+            "[_provider(each).call(each, found.of('openai', 'text'), timeout_s=1) for each in claims.values()] and was",
         ),
         "test_a_claim_and_its_call_are_committed_before_the_provider_is_called",
     ),

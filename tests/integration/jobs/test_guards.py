@@ -47,6 +47,8 @@ REFUSED = [
     ("UPDATE generation_jobs SET finished_at = NULL",                    "ck_generation_jobs_terminal_is_finished"),
     ("UPDATE generation_jobs SET finished_at = now() WHERE state = 'reserved'",
                                                                          "ck_generation_jobs_terminal_is_finished"),
+    ("UPDATE generation_jobs SET taken_until = now() WHERE state = 'reserved'",
+                                                                         "ck_generation_jobs_taken_is_queued"),
     ("UPDATE generation_jobs SET price = NULL WHERE state = 'reserved'", "ck_generation_jobs_open_has_price"),
     ("UPDATE generation_jobs SET lease_until = NULL",                    "ck_generation_jobs_calling_is_leased"),
     ("UPDATE generation_jobs SET lease_until = now() WHERE state = 'reserved'", "ck_generation_jobs_calling_is_leased"),

@@ -324,6 +324,7 @@ def test_a_claim_whose_commit_was_not_confirmed_is_called_once(account_id, monke
     """The commit arrives and its answer does not: the worker finds its own claim, and calls."""
     from sqlalchemy.exc import OperationalError
 
+    import tasks.runtime
     from tasks import calls, writing
 
     class Provider(Oracle):
@@ -349,7 +350,9 @@ def test_a_claim_whose_commit_was_not_confirmed_is_called_once(account_id, monke
     monkeypatch.setattr(writing, "transaction", Losing)
     job_id = a_reserved_job(account_id, now=rows("SELECT now()")[0][0])
 
-    assert calls.call_job(job_id, runtime(provider)) == "generated"
+    monkeypatch.setattr(tasks.runtime, "_runtime", runtime(provider))
+
+    assert calls.call_job(job_id) == "generated"
 
     assert (lost, provider.asked) == ([True], [1])
     assert the_job(job_id).attempts == 1

@@ -62,14 +62,14 @@ def test_a_claim_and_its_call_are_committed_before_the_provider_is_called(worker
         seen.append(rows("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"))
 
     worker.providers["openai"].during = look
-    assert call_job(job_id, worker) == "generated"
+    assert call_job(job_id) == "generated"
 
     assert seen == [("calling", [(1, None)]), [(0,)]]
 
 
 def test_what_was_delivered_is_recorded_although_the_database_was_away_for_a_moment(worker, monkeypatch):
     job_id = a_reserved_job(an_account(1000))
-    succeed_in_earnest, tried = calling.succeed, []
+    succeed_in_earnest, tried = calling.succeed_many, []
 
     def succeed_at_the_third_try(*args, **given):
         tried.append(1)
@@ -77,9 +77,9 @@ def test_what_was_delivered_is_recorded_although_the_database_was_away_for_a_mom
             raise OperationalError("COMMIT", {}, Exception("the server closed the connection"))
         return succeed_in_earnest(*args, **given)
 
-    monkeypatch.setattr(calls.calling, "succeed", succeed_at_the_third_try)
+    monkeypatch.setattr(calls.calling, "succeed_many", succeed_at_the_third_try)
 
-    assert call_job(job_id, worker) == "generated"
+    assert call_job(job_id) == "generated"
     assert (len(tried), the_job(job_id).state) == (3, "generated")
 
 
@@ -88,7 +88,7 @@ def published(monkeypatch):
     """What was published, each time with the rows that were committed by then."""
     seen = []
     query = "SELECT id, state, republished FROM generation_jobs ORDER BY id"
-    monkeypatch.setattr(pipeline, "publish", lambda signature: seen.append(rows(query)) or True)
+    monkeypatch.setattr(pipeline, "publish", lambda *_, **__: seen.append(rows(query)) or True)
     return seen
 
 
