@@ -136,7 +136,14 @@ def _name_broken_connections(context: ExceptionContext) -> None:
     found = context.sqlalchemy_exception
     ended = isinstance(found, InternalError) and str(getattr(found.orig, "pgcode", "")).startswith(ENDED)
     if isinstance(found, DatabaseError) and (type(found) is DatabaseError or ended) and found.orig is not None:
-        raise OperationalError(found.statement, found.params, found.orig, hide_parameters=True) from None
+        raise OperationalError(
+            found.statement,
+            found.params,
+            found.orig,
+            hide_parameters=True,
+            # A ping that fails says by this that the pool shall replace the connection.
+            connection_invalidated=context.is_disconnect,
+        ) from None
 
 
 def is_locked(error: BaseException) -> bool:
