@@ -1,9 +1,10 @@
-"""Connections that wait in the pool: a dead one is never handed out."""
+"""Connections that wait in the pool: a living one is used without being asked, a dead one is never handed out."""
 
 from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import socket
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from sqlalchemy import Engine, create_engine, event, make_url, text
 from config import database
 from config.database import transaction
 from tests.own_database import ALONE
+from tests.statements import Kind, recorded
 from tests.system import wait_until
 from workers.local.embedded.postgres import Postgres
 
@@ -65,6 +67,47 @@ def found_dead(engine: Engine) -> Iterator[list[BaseException | None]]:
     event.remove(engine, "invalidate", note)
 
 
+def wait_for_news(connection: psycopg2.extensions.connection) -> None:
+    """Wait until the server has said something to an idle connection."""
+    news = select.poll()
+    news.register(connection.fileno(), select.POLLIN)
+    assert news.poll(30_000)
+
+
+def kinds(statements):
+    return [statement.kind for statement in statements]
+
+
+TRANSACTION = [Kind.TRANSACTION, Kind.WORK, Kind.TRANSACTION]
+
+
+def test_a_living_connection_is_used_without_asking_the_server(db):
+    with recorded(db) as seen:
+        pid = session_pid()
+        before = len(seen())
+
+        assert {session_pid() for _ in range(5)} == {pid}
+
+        assert kinds(seen()[before:]) == 5 * TRANSACTION
+
+
+def test_a_connection_whose_server_said_something_is_asked_once_and_kept(db, engine):
+    with recorded(db) as seen:
+        with engine.begin() as connection:
+            connection.execute(text("LISTEN bakery"))
+            pooled = connection.connection.driver_connection
+        pid, before = session_pid(), len(seen())
+        with psycopg2.connect(make_url(db).set(drivername="postgresql").render_as_string()) as other:
+            other.cursor().execute("NOTIFY bakery")
+        other.close()
+        wait_for_news(pooled)
+
+        assert (session_pid(), session_pid()) == (pid, pid)
+
+        ours = [statement for statement in seen()[before:] if statement.application == "creditmill"]
+        assert kinds(ours) == [Kind.PING, *TRANSACTION, *TRANSACTION]
+
+
 def test_a_session_that_was_ended_in_the_pool_is_not_handed_out(db):
     ended = session_pid()
     end_all_sessions(db)
@@ -107,19 +150,20 @@ def test_threads_that_share_a_pool_never_get_a_dead_connection(db, engine):
     at_once = Barrier(SESSIONS)
 
     def work(_: int) -> int:
-        # Each has a session of its own at that time.
         with transaction() as session:
+            pid = session.scalars(text("SELECT pg_backend_pid()")).one()
+            # Each keeps its session until all have one.
             at_once.wait(30)
-            return session.scalars(text("SELECT pg_backend_pid()")).one()
+            return pid
 
-    used: set[int] = set()
+    ended: set[int] = set()
     with ThreadPoolExecutor(SESSIONS) as threads:
         for _ in range(10):
-            pids = set(threads.map(work, range(SESSIONS)))
-            assert set(threads.map(work, range(SESSIONS))) == pids
-            assert len(pids) == SESSIONS
-            assert not pids & used
-            used |= pids
+            # A thread that finds its connection dead late may end another's fresh one; that is replaced as well.
+            used = [set(threads.map(work, range(SESSIONS))) for _ in range(2)]
+            assert [len(pids) for pids in used] == [SESSIONS, SESSIONS]
+            assert not set().union(*used) & ended
+            ended |= set().union(*used)
             end_all_sessions(db)
 
 
