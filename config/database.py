@@ -131,7 +131,8 @@ def _unless_quiet(ping: Callable[[Any], bool]) -> Callable[[Any], bool]:
     to say to an idle session, save at times a notice, and then the ping reads it. A peer that vanishes without a word,
     as when the network drops, shows nothing until the keepalives give it up, within a minute. A transaction that gets
     its connection before waits as long as a ping would have waited, `tcp_user_timeout`, and then fails like one whose
-    peer vanished right behind its ping: whoever would repeat that one repeats this one.
+    peer vanished right behind its ping: whoever would repeat that one repeats this one. Firewalls, which forget idle
+    connections, are kept from it by the keepalives.
     """
 
     def ping_unless_quiet(connection: Any) -> bool:
