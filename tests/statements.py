@@ -72,40 +72,38 @@ def recorded(url: str) -> Iterator[Callable[[], list[Statement]]]:
     before it is started. Whoever asks as soon as a statement was answered finds it.
     """
     name = make_url(url).database
-    with _connected(named(url, "postgres")) as connection:
+    server = named(url, "postgres")
+    with _connected(server) as connection:
         log = Postgres(Path(connection.scalars(text("SHOW data_directory")).one()).parent).log_file
-        _set(connection, f"ALTER SYSTEM SET log_line_prefix = '{PREFIX}'", "SELECT pg_reload_conf()")
-        _set(connection, f"ALTER DATABASE {name} SET log_statement = 'all'")
-    wait_until(lambda: _prefix_of_a_new_session(url) == PREFIX, what="the log's new prefix")
-    with _connected(url) as connection:
-        _set(connection, ALONE)
-    begin = log.stat().st_size
-
-    def seen() -> list[Statement]:
-        with log.open(encoding="utf-8", errors="replace") as lines:
-            lines.seek(begin)
-            found = LINE.findall(lines.read())
-        return [
-            Statement(at=float(at), application=application, text=" ".join(statement.split()))
-            for at, database, application, statement in found
-            if database == name
-        ]
-
     try:
-        yield seen
+        _set(server, f"ALTER SYSTEM SET log_line_prefix = '{PREFIX}'", "SELECT pg_reload_conf()")
+        _set(server, f"ALTER DATABASE {name} SET log_statement = 'all'")
+        wait_until(lambda: _prefix_of_a_new_session(url) == PREFIX, what="the log's new prefix")
+        _set(url, ALONE)
+        begin = log.stat().st_size
+        yield lambda: [statement for database, statement in _read(log, begin) if database == name]
     finally:
-        with _connected(named(url, "postgres")) as connection:
-            _set(connection, f"ALTER DATABASE {name} RESET log_statement")
-            _set(connection, "ALTER SYSTEM RESET log_line_prefix", "SELECT pg_reload_conf()")
+        _set(server, f"ALTER DATABASE {name} RESET log_statement")
+        _set(server, "ALTER SYSTEM RESET log_line_prefix", "SELECT pg_reload_conf()")
+
+
+def _read(log: Path, begin: int) -> Iterator[tuple[str, Statement]]:
+    """Each statement from this place of the log on, with its database."""
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        lines.seek(begin)
+        found = LINE.findall(lines.read())
+    for at, database, application, statement in found:
+        yield database, Statement(at=float(at), application=application, text=" ".join(statement.split()))
 
 
 def _connected(url: str) -> Connection:
     return create_engine(make_url(url), poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
 
 
-def _set(connection: Connection, *statements: str) -> None:
-    for statement in statements:
-        connection.execute(text(statement))
+def _set(url: str, *statements: str) -> None:
+    with _connected(url) as connection:
+        for statement in statements:
+            connection.execute(text(statement))
 
 
 def _prefix_of_a_new_session(url: str) -> str:
