@@ -5,6 +5,7 @@ Services never commit; the `with transaction()` of their caller does.
 
 from __future__ import annotations
 
+import select as polling
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -100,6 +101,7 @@ def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5
         max_overflow=pool_size,
         pool_timeout=30,
         # A connection that died with its server is noticed before it is used, not by the transaction that needs it.
+        # Who sees no sign of death asks nothing: `_unless_quiet`.
         pool_pre_ping=True,
         # A failed statement's message would otherwise carry its parameters: prompts, e-mail addresses.
         hide_parameters=True,
@@ -115,9 +117,38 @@ def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5
             " -c idle_in_transaction_session_timeout=60s",
         },
     )
+    # There is no event for it, and a dialect of our own would need a name in every URL.
+    made.dialect.do_ping = _unless_quiet(made.dialect.do_ping)  # type: ignore[assignment]
     event.listen(made, "handle_error", _forget_rows)
     event.listen(made, "handle_error", _name_broken_connections)
     return made
+
+
+def _unless_quiet(ping: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Ping a pooled connection only when its socket shows something: a ping costs each transaction a round trip.
+
+    A server that ends a session says so, or its kernel does, so there is something to read; a living one has nothing
+    to say to an idle session, save at times a notice, and then the ping reads it. A peer that vanishes without a word,
+    as when the network drops, shows nothing until the keepalives give it up, within a minute. A transaction that gets
+    its connection before waits as long as a ping would have waited, `tcp_user_timeout`, and then fails like one whose
+    peer vanished right behind its ping: whoever would repeat that one repeats this one. Firewalls, which forget idle
+    connections, are kept from it by the keepalives.
+    """
+
+    def ping_unless_quiet(connection: Any) -> bool:
+        return _is_quiet(connection) or ping(connection)
+
+    return ping_unless_quiet
+
+
+def _is_quiet(connection: Any) -> bool:
+    """Whether this connection is open, and its server has neither said anything nor gone, as far as we know."""
+    if connection.closed:
+        return False
+    # Not select(), which knows no file descriptor above 1,023.
+    look = polling.poll()
+    look.register(connection.fileno(), polling.POLLIN)
+    return not look.poll(0)
 
 
 def _forget_rows(context: ExceptionContext) -> None:
@@ -136,7 +167,14 @@ def _name_broken_connections(context: ExceptionContext) -> None:
     found = context.sqlalchemy_exception
     ended = isinstance(found, InternalError) and str(getattr(found.orig, "pgcode", "")).startswith(ENDED)
     if isinstance(found, DatabaseError) and (type(found) is DatabaseError or ended) and found.orig is not None:
-        raise OperationalError(found.statement, found.params, found.orig, hide_parameters=True) from None
+        raise OperationalError(
+            found.statement,
+            found.params,
+            found.orig,
+            hide_parameters=True,
+            # A ping that fails says by this that the pool shall replace the connection.
+            connection_invalidated=context.is_disconnect,
+        ) from None
 
 
 def is_locked(error: BaseException) -> bool:

@@ -18,7 +18,8 @@ USES_THE_FLEET = "pytest.mark.fleet"
 LONGEST_FIRST = (
     *("test_outages", "test_demo", USES_THE_FLEET, "test_lost_answers", "test_kill", "test_storm"),
     *("test_ninety_five_days", "test_docs", "test_crash_points", "test_servers_by_url", "chaos/test_model"),
-    *("test_embedded", "test_shutdown", "test_concurrency", "test_secrets", "test_deadly_jobs", "test_supervisor"),
+    *("test_statement_counts", "test_embedded", "test_shutdown", "test_concurrency", "test_secrets"),
+    *("test_deadly_jobs", "test_supervisor"),
 )
 """Parts of the names of files: those that take longest, the longest first. All others come after them, as collected."""
 
