@@ -16,6 +16,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy.exc import DBAPIError
 
 from tests.benchmarks import place, report
 from tests.benchmarks.figures import Round, outcomes
@@ -86,12 +87,15 @@ def main(
         "baseline": baseline and str(baseline),
     }
     run = Run(options)
-    with _interruptible():
+    with _interruptible() as came:
         try:
             run.all_rounds()
         except (BenchError, EmbeddedServerError) as error:
             run.trouble = str(error)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, DBAPIError):
+            # A statement that is interrupted ends with an error of the database.
+            if not came:
+                raise
             run.trouble = "The run was interrupted."
     run.tell(output)
     sys.exit(1 if run.trouble else 0)
@@ -104,6 +108,7 @@ class Run:
         self.options = options
         self.rounds: list[Round] = []
         self.servers: dict[str, str] = {}
+        self.notes: list[str] = []
         self.trouble: str | None = None
 
     def all_rounds(self) -> None:
@@ -118,6 +123,8 @@ class Run:
                 Sizes(self.options["jobs"], self.options["history"]),
                 Mill(opened),
                 Mill(opened, version_in(Path(baseline))) if baseline else None,
+                rounds=self.options["rounds"],
+                notes=self.notes,
             )
             for bench.number in range(self.options["rounds"]):
                 found: dict[str, Any] = {}
@@ -130,9 +137,19 @@ class Run:
     def tell(self, output: Path) -> None:
         """Write what was found, and show it."""
         found = outcomes(self.rounds)
-        report.write(output, self.rounds, found, options=self.options, servers=self.servers, trouble=self.trouble)
+        report.write(
+            output,
+            self.rounds,
+            found,
+            options=self.options,
+            servers=self.servers,
+            notes=self.notes,
+            trouble=self.trouble,
+        )
         if found:
             Console(width=None if sys.stdout.isatty() else 120).print(report.shown(found, len(self.rounds)))
+        for note in self.notes:
+            click.echo(note, err=True)
         click.echo(f"Everything that was measured is in {output}.", err=True)
         if self.trouble:
             click.echo(self.trouble, err=True)
@@ -171,8 +188,11 @@ def _forget_settings() -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM end the run; those that come while everything is being stopped change nothing."""
+def _interruptible() -> Iterator[list[int]]:
+    """Let the first Ctrl-C or SIGTERM end the run; those that follow, while it tidies up, change nothing.
+
+    Yields the signals that came.
+    """
     came: list[int] = []
 
     def interrupt(signum: int, _: object) -> None:
@@ -182,7 +202,7 @@ def _interruptible() -> Iterator[None]:
 
     former = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield
+        yield came
     finally:
         for signum, handler in former.items():
             signal.signal(signum, handler)

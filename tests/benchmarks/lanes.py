@@ -14,7 +14,7 @@ from tests.benchmarks import peers
 from tests.benchmarks.figures import Figures, percentile
 from tests.benchmarks.history import make_history
 from tests.benchmarks.measuring import cpu_seconds, memory_mb, peak_of
-from tests.benchmarks.mill import KEY_VARIABLE, PROGRAMS, ROOT, Mill, audit_books
+from tests.benchmarks.mill import KEY_VARIABLE, PROGRAMS, ROOT, Mill, NotAudited, audit_books
 from tests.benchmarks.place import Place
 from tests.benchmarks.running import Program, Running, running
 from tests.benchmarks.sizes import (
@@ -47,9 +47,17 @@ class Bench:
     sizes: Sizes
     mill: Mill
     baseline: Mill | None = None
+    rounds: int = 1
     number: int = 0
     """The number of the round, from 0."""
     histories: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the figures has to know."""
+
+    @property
+    def is_last_round(self) -> bool:
+        """Whether no other round follows."""
+        return self.number + 1 == self.rounds
 
 
 def bare(bench: Bench) -> Figures:
@@ -122,7 +130,8 @@ def history(bench: Bench) -> Figures:
             bench.histories.add(database)
         for figure, value in _cost_of_a_job(bench, database).items():
             figures[f"{name}_{figure}"] = value
-        audit_books(bench.place, database)
+    if bench.is_last_round:
+        _audit_histories(bench)
     return figures
 
 
@@ -222,6 +231,15 @@ def _cost_of_a_job(bench: Bench, database: str) -> dict[str, float]:
         "pages": pages / finished,
         "tick_ms": percentile(ticks, 50),
     }
+
+
+def _audit_histories(bench: Bench) -> None:
+    for database in sorted(bench.histories):
+        try:
+            with bench.place.connection(database) as connection:
+                audit_books(connection, database)
+        except NotAudited as error:
+            bench.notes.append(str(error))
 
 
 def _finished_and_pages(place: Place, database: str) -> tuple[int, int]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
+from psycopg2.errors import QueryCanceled
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from billing import schema
@@ -26,6 +28,8 @@ OPENING_CREDITS = 1_000_000_000
 MOST_OPEN_JOBS = 10_000_000
 KEY_VARIABLE = "BENCH_PROVIDER_KEY"
 SHOWN_FINDINGS = 5
+AUDIT_S = 60
+"""The longest that one rule of the audit may take, as in the product (`config.database`)."""
 
 STOCK = (
     "INSERT INTO accounts (name, balance) SELECT 'account ' || n, :credits FROM generate_series(1, :accounts) n",
@@ -36,6 +40,10 @@ STOCK = (
     "VACUUM ANALYZE",
 )
 """What the lanes start from: accounts that can pay for everything, and no bound on open jobs."""
+
+
+class NotAudited(BenchError):
+    """Says in one sentence why the books were not audited."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,8 @@ class Mill:
             with self.working_on(lane, url=url, **settings) as work:
                 yield work
             if self._version is OURS:
-                audit_books(self.place, lane)
+                with self.place.connection(lane) as connection:
+                    audit_books(connection, lane)
         finally:
             self.place.drop_database(lane)
 
@@ -151,10 +160,16 @@ class Mill:
         return name
 
 
-def audit_books(place: Place, database: str) -> None:
-    """Check the books of a database; raises BenchError when they do not balance."""
-    with place.connection(database) as connection, Session(connection) as session:
-        findings = audit.audit(session, now=utc_now())
+def audit_books(connection: Connection, database: str) -> None:
+    """Check the books; raises BenchError when they do not balance, and NotAudited when a rule takes too long."""
+    connection.execute(text(f"SET statement_timeout = {AUDIT_S * 1000:.0f}"))
+    with Session(connection) as session:
+        try:
+            findings = audit.audit(session, now=utc_now())
+        except OperationalError as error:
+            if isinstance(error.orig, QueryCanceled):
+                raise NotAudited(f"A rule of the audit takes more than {AUDIT_S} s on {database}.") from None
+            raise
     if findings:
         shown = "; ".join(f"{each.rule}: {each.row}: {each.problem}" for each in findings[:SHOWN_FINDINGS])
         raise BenchError(f"The books of {database} do not balance: {len(findings)} findings, such as {shown}.")

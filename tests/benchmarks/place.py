@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import redis
+from psycopg2.extensions import set_wait_callback
+from psycopg2.extras import wait_select
 from sqlalchemy import Connection, NullPool, create_engine, text
 
 from config.secrets import new_secret_key
@@ -69,7 +71,10 @@ class Place:
 @contextmanager
 def opened() -> Iterator[Place]:
     """Start both servers; in the end nothing of them is left. Raises BenchError unless commits are durable."""
+    # Waits for an answer in Python, so that Ctrl-C also ends a statement that takes minutes.
+    set_wait_callback(wait_select)
     with ExitStack() as stack:
+        stack.callback(set_wait_callback, None)
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="creditmill-bench-")))
         place = Place(folder, Postgres(folder / "postgres"), Valkey(folder / "valkey"))
         for server in (place.postgres, place.valkey):

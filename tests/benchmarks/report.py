@@ -42,6 +42,7 @@ def write(
     *,
     options: Mapping[str, Any],
     servers: Mapping[str, str],
+    notes: Sequence[str],
     trouble: str | None,
 ) -> None:
     """Write everything that was measured, and where, as JSON."""
@@ -62,6 +63,7 @@ def write(
             for each in outcomes
         ],
         "rounds": list(rounds),
+        "notes": list(notes),
         "trouble": trouble,
     }
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

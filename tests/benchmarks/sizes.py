@@ -8,7 +8,7 @@ ACCOUNTS = 1_000
 BULK_CALL = 500
 """How many jobs one call submits in bulk."""
 SMALL_HISTORY = 10_000
-TICKS = 15
+TICKS = 30
 HTTP_LATENCY_S = 0.05
 IN_FLIGHT_LATENCY_S = 2.0
 MOST_IN_FLIGHT = 1_000
