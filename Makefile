@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-all test-later chaos mutants lint format upgrade clean
+.PHONY: help demo up test test-all test-later chaos mutants bench lint format upgrade clean
 
 help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ chaos: $(READY) ## Try hard to break the books: model, crash points and faults o
 mutants: $(READY) ## Remove every guard in turn and see a test notice
 	@$(BIN)/python -m tests.mutation.check
 
+bench: $(READY) ## Measure how fast it is, beside Celery and Dramatiq (BENCH="--quick" tries it; see BENCH=--help)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m tests.benchmarks $(BENCH)
+
 lint: $(READY) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -51,7 +55,7 @@ format: $(READY) ## Put the code into its standard form
 
 upgrade: ## Renew constraints.txt with the newest versions that fit
 	@rm -rf .upgrade && $(PYTHON) -m venv .upgrade
-	@.upgrade/bin/python -m pip install --quiet --upgrade -e '.[embedded,flower,dev]'
+	@.upgrade/bin/python -m pip install --quiet --upgrade -e '.[embedded,flower,dev,bench]'
 	@{ head -n 1 constraints.txt; .upgrade/bin/python -m pip freeze --exclude-editable; } > constraints.new
 	@mv constraints.new constraints.txt && rm -rf .upgrade
 

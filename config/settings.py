@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     # The period of periodic.recover_jobs.
     recover_every_s: Seconds = 15
 
-    generation_concurrency: int = Field(default=64, ge=1, le=512)
+    generation_concurrency: int = Field(default=64, ge=1, le=2_048)
     billing_concurrency: int = Field(default=2, ge=1, le=64)
     # What Redis waits before it delivers an unacknowledged message again: longer than the longest task.
     visibility_timeout_s: Seconds = 900

@@ -106,7 +106,7 @@ SECONDS = [
     [
         *[(name, value) for name in SECONDS for value in ("0", "-1", "86401", "nan", "inf", "hunter2", "1 minute")],
         *[("CALL_ATTEMPTS", value) for value in ("0", "21", "1.5", "hunter2")],
-        *[("GENERATION_CONCURRENCY", value) for value in ("0", "513", "2.5", "hunter2")],
+        *[("GENERATION_CONCURRENCY", value) for value in ("0", "2049", "2.5", "hunter2")],
         *[("BILLING_CONCURRENCY", value) for value in ("0", "65", "hunter2")],
         *[("FLOWER_PORT", value) for value in ("-1", "65536", "hunter2")],
         *[("LOG_FORMAT", value) for value in ("hunter2", "JSON", "json ")],
@@ -132,7 +132,7 @@ def test_a_bad_log_level_is_named_and_not_shown(monkeypatch, level):
         ("TEXT_CALL_S", "86400", 86_400),
         ("CALL_ATTEMPTS", "1", 1),
         ("CALL_ATTEMPTS", "20", 20),
-        ("GENERATION_CONCURRENCY", "512", 512),
+        ("GENERATION_CONCURRENCY", "2048", 2_048),
         ("FLOWER_PORT", "0", 0),
         ("FLOWER_PORT", "65535", 65_535),
         ("LOG_FORMAT", "json", "json"),
