@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from contextvars import copy_context
 from datetime import timedelta
-from threading import BoundedSemaphore
 from typing import Literal, NamedTuple
 from uuid import UUID, uuid4
 
@@ -32,6 +31,7 @@ from tasks.grouping import Group
 from tasks.providers.base import Provider, ProviderError
 from tasks.providers.retry import TryAgain, retrying
 from tasks.runtime import runtime
+from tasks.slots import Slots
 from tasks.writing import record
 
 Outcome = Literal["generated", "settling", "failed", "unknown", "postponed", "not_ours"]
@@ -39,6 +39,8 @@ Outcome = Literal["generated", "settling", "failed", "unknown", "postponed", "no
 
 GROUP = 100
 """How many claims, or results, one transaction writes at most."""
+GATHER_S = 0.005
+"""How long what is ready waits for more, in seconds, while this process makes several calls: one alone never waits."""
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +61,7 @@ class Result(NamedTuple):
 
 def call_job(job_id: UUID) -> Outcome:
     """Call the provider for a reserved job until it delivers, fails for good, or the retry budget is spent."""
-    with runtime().slots:
+    with runtime().slots.one():
         return _JobCall(job_id).run()
 
 
@@ -71,7 +73,7 @@ def call_batch(job_ids: Sequence[UUID]) -> None:
     waiting, running = [_JobCall(job_id) for job_id in job_ids], list[Future[None]]()
     slots = runtime().slots
     while waiting:
-        room = _acquire_some(slots, len(waiting))
+        room = slots.take(len(waiting), within_s=GATHER_S)
         starting, waiting = waiting[:room], waiting[room:]
         running += _start_together(starting, slots)
     wait(running)
@@ -79,16 +81,7 @@ def call_batch(job_ids: Sequence[UUID]) -> None:
         each.result()
 
 
-def _acquire_some(slots: BoundedSemaphore, wanted: int) -> int:
-    """Wait for one free slot, and take as many more as are free and wanted."""
-    slots.acquire()
-    taken = 1
-    while taken < wanted and slots.acquire(blocking=False):
-        taken += 1
-    return taken
-
-
-def _start_together(jobs: Sequence[_JobCall], slots: BoundedSemaphore) -> list[Future[None]]:
+def _start_together(jobs: Sequence[_JobCall], slots: Slots) -> list[Future[None]]:
     """Claim these jobs together and call for those that are ours, each in a thread that gives its slot back."""
     started: list[Future[None]] = []
     try:
@@ -98,8 +91,7 @@ def _start_together(jobs: Sequence[_JobCall], slots: BoundedSemaphore) -> list[F
                 job.claimed = found
                 started.append(runtime().threads.submit(copy_context().run, job.run_and_hand_on, slots))
     finally:
-        for _ in range(len(jobs) - len(started)):
-            slots.release()
+        slots.give_back(len(jobs) - len(started))
     return started
 
 
@@ -126,12 +118,12 @@ class _JobCall:
         except RetryError as error:
             return self._postpone(error.last_attempt.exception())
 
-    def run_and_hand_on(self, slots: BoundedSemaphore) -> None:
+    def run_and_hand_on(self, slots: Slots) -> None:
         """Run, have the job settled or refunded, and give its slot back."""
         try:
             outcome = self.run()
         finally:
-            slots.release()
+            slots.give_back(1)
         if outcome == "generated":
             pipeline.settle([self.job_id])
         elif outcome == "failed":
@@ -227,5 +219,11 @@ def _settle(results: Sequence[Result], on_time: Sequence[bool]) -> None:
     pipeline.settle([each.claim.job_id for each, in_time in zip(results, on_time, strict=True) if in_time])
 
 
+def _gather_s() -> float:
+    return GATHER_S if runtime().slots.used > 1 else 0.0
+
+
 _claims: Group[Wanted, Claimed | None] = Group(_claim, key=lambda wanted: wanted.job_id, size=GROUP)
-_results: Group[Result, bool] = Group(_deliver, key=lambda result: result.claim.job_id, size=GROUP, after=_settle)
+_results: Group[Result, bool] = Group(
+    _deliver, key=lambda result: result.claim.job_id, size=GROUP, after=_settle, gather_s=_gather_s
+)

@@ -1,11 +1,12 @@
 """Grouping: what several threads have to write at one time is written by one of them, in one transaction.
 
-Nobody waits for others to have something to write: while one group is being written, the next one gathers. So a thread
-that is alone writes at once, and many threads share one commit.
+While one group is being written, the next one gathers, and it may gather for a moment longer. A thread that is alone
+writes at once, and many threads share one commit.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock
@@ -38,7 +39,8 @@ class _Waiting(Generic[Item, Written]):
 class Group(Generic[Item, Written]):
     """Writes items with `write`, which must be harmless when it is repeated and returns something for each item.
 
-    No two items of one key are written by one transaction. `after` is told what a group of several has written, once it
+    No two items of one key are written by one transaction. `gather_s` says how long, in seconds, a group waits for more
+    items before it is written. `after` is told what a group of several has written, once it
     is committed. What the database refuses of a group is tried again apart, so that one bad item undoes no other.
     """
 
@@ -49,11 +51,13 @@ class Group(Generic[Item, Written]):
         key: Callable[[Item], Hashable],
         size: int,
         after: Callable[[Sequence[Item], Sequence[Written]], None] = lambda items, written: None,
+        gather_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._write = write
         self._key = key
         self._size = size
         self._after = after
+        self._gather_s = gather_s
         self._lock = Lock()
         self._gathered: list[_Waiting[Item, Written]] = []
         self._is_writing = False
@@ -78,6 +82,7 @@ class Group(Generic[Item, Written]):
 
     def _lead(self) -> bool:
         """Write one group, one's own items with it, and call the next writer; returns whether `after` was told."""
+        time.sleep(self._gather_s())
         with self._lock:
             group = self._next_group()
         try:

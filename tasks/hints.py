@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from ctypes import c_double
+from dataclasses import dataclass
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
@@ -18,12 +19,23 @@ from tasks import pipeline
 from tasks.runtime import runtime
 
 LOOK_AGAIN_S = 0.02
-"""How long after a take that found an account in another one the next take comes, in seconds."""
+"""How long after a take that left jobs behind the next one comes, in seconds; twice as long when it finds none."""
+LOOK_AGAIN_MAX_S = 1.0
 
 # When the last complete take began, by the clock of this machine; the forked children of a worker share it.
 _complete_since = RawValue(c_double, 0.0)
 _last_account = 0
-_looks_again_at = 0.0
+
+
+@dataclass
+class _Looks:
+    """The look that this process has asked for, and how long it will wait before the one after it, in seconds."""
+
+    due_at: float = 0.0
+    wait_s: float = LOOK_AGAIN_S
+
+
+_looks = _Looks()
 
 
 def is_covered(request: Any) -> bool:
@@ -41,13 +53,25 @@ def take(session: Session) -> Taken:
 
 
 def note(taken: Taken, *, began: float) -> None:
-    """Remember a take that was committed, and when it began; have another one follow when an account was shut out."""
-    global _last_account, _looks_again_at
+    """Remember a take that was committed, and when it began; have another one follow when it has left jobs behind.
+
+    Whoever told of those jobs may have been heard by now, and told no one else.
+    """
+    global _last_account
     _last_account = taken.last
-    if taken.complete and began > _complete_since.value:
-        _complete_since.value = began
+    if taken.complete:
+        _complete_since.value = max(began, _complete_since.value)
+        return
+    if taken.job_ids:
+        _looks.wait_s = LOOK_AGAIN_S
+    _look_again()
+
+
+def _look_again() -> None:
     now = time.monotonic()
-    # One that is under way already takes what was left behind as well.
-    if taken.shut_out and _looks_again_at <= now:
-        _looks_again_at = now + LOOK_AGAIN_S
-        pipeline.look_again(after_s=LOOK_AGAIN_S)
+    # One that is still to come takes what was left behind as well. The look that is made just now may be a bit early.
+    if _looks.due_at - now > LOOK_AGAIN_S / 4:
+        return
+    _looks.due_at = now + _looks.wait_s
+    pipeline.look_again(after_s=_looks.wait_s)
+    _looks.wait_s = min(2 * _looks.wait_s, LOOK_AGAIN_MAX_S)

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from threading import BoundedSemaphore
 
 from billing.jobs.calling import KINDS
 from billing.jobs.policy import RetryBudget
 from billing.jobs.recovery import Patience
 from config.settings import ConfigurationError, Settings
 from tasks.providers.base import Provider
+from tasks.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Runtime:
         )
 
     @cached_property
-    def slots(self) -> BoundedSemaphore:
+    def slots(self) -> Slots:
         """One for each call that this process may make at a time."""
-        return BoundedSemaphore(self.settings.generation_concurrency)
+        return Slots(self.settings.generation_concurrency)
 
     @cached_property
     def threads(self) -> ThreadPoolExecutor:

@@ -26,13 +26,13 @@ from workers.local.embedded.servers import Servers
 
 pytestmark = pytest.mark.own_system
 
-FOR_ONE_JOB = 55
+FOR_ONE_JOB = 14
 """Statements for one job on an idle system: 11 to submit it, 9 to check, 12 to reserve, 14 to call, 9 to settle.
 
 Each is a round trip, and most of what a job costs this machine. Who needs one more says here what for; who needs fewer
 lowers this.
 """
-FOR_EACH_OF_MANY = 28.5
+FOR_EACH_OF_MANY = 0.6
 """Statements for each of many jobs that are submitted together and answered at once.
 
 Batches share their checks and reservations; each job is still submitted (5), called (14) and settled (9) by itself.
