@@ -18,6 +18,8 @@ from workers import bootstrap
 from workers.health.watchdog import Watchdog
 
 BILLING_QUEUES = "requests,billing,periodic"
+BILLING_PREFETCH = 16
+"""How many messages the billing worker holds for each of its processes."""
 GENERATION_QUEUES = "text,image,embedding"
 
 log = structlog.get_logger(__name__)
@@ -26,6 +28,8 @@ log = structlog.get_logger(__name__)
 def run_billing() -> None:
     """The billing worker: short database work, a few processes, so that one slow statement holds up one of them."""
     settings, app = bootstrap.worker("billing", pool_size=2)
+    # Hints that came in while a take was made are dropped after it; each step takes milliseconds, so none waits long.
+    app.conf.update(worker_prefetch_multiplier=BILLING_PREFETCH)
     _watch(settings, BILLING_QUEUES, room=settings.billing_concurrency, stop_within_s=60)
     arguments = _worker_arguments("billing", BILLING_QUEUES, settings)
     app.start([*arguments, "--pool=prefork", f"--concurrency={settings.billing_concurrency}"])
