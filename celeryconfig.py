@@ -69,7 +69,7 @@ worker_redirect_stdouts = False
 
 # --- What operators see in Flower ---
 worker_send_task_events = True
-task_send_sent_event = True
+task_send_sent_event = False  # a message about each message: a task shows when a worker has it, queues show the rest
 event_queue_expires = 60  # an event queue without a reader goes away
 event_queue_ttl = 5
 

@@ -58,12 +58,15 @@ def check_balance(self: Step, job_ids: list[str], *, alone: bool = False) -> lis
         with transaction() as session:
             taken = taking.take_alone(session, uuids(job_ids), hold=runtime().publish_by)
     elif hints.is_covered(self.request):
-        return pass_on(self, [])
+        return []
     else:
         with transaction() as session:
             taken = hints.take(session)
         hints.note(taken, began=began)
-    return pass_on(self, _covered(taken))
+    passing = _covered(taken)
+    if passing:
+        pipeline.reserve(passing)
+    return ids(passing)
 
 
 def _covered(taken: Taken) -> list[UUID]:

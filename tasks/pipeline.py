@@ -91,18 +91,29 @@ def _submit(session: Session, named: Sequence[Submission]) -> list[Submitted]:
 def start(job_ids: Sequence[UUID]) -> None:
     """Say that these jobs wait: whoever hears it sends what waits through the whole chain, these jobs or others."""
     for first in range(0, len(job_ids), BATCH):
-        publish(_chain(job_ids[first : first + BATCH]))
+        _hint(job_ids[first : first + BATCH])
 
 
 def start_alone(job_ids: Iterable[UUID]) -> None:
     """Send each of these queued jobs through the whole chain by itself, as one of them may have killed a worker."""
     for job_id in job_ids:
-        publish(_chain([job_id], alone=True))
+        _hint([job_id], alone=True)
 
 
 def look_again(*, after_s: float) -> None:
     """Have somebody look, after so many seconds, for jobs that wait."""
-    publish(_chain([]), countdown=after_s)
+    publish(app.signature("generation.check_balance", args=[[]]), countdown=after_s)
+
+
+def reserve(job_ids: Sequence[UUID]) -> None:
+    """Send checked jobs through the rest of the chain; the reserving step names the queue of their kind."""
+    publish(
+        chain(
+            _step("reserve_credits", [str(job_id) for job_id in job_ids]),
+            _step("call_provider"),
+            _step("settle_charge"),
+        )
+    )
 
 
 def call_together(kind: str, job_ids: Sequence[UUID]) -> None:
@@ -172,12 +183,6 @@ def _step(name: str, *args: Any) -> Signature:
     return app.signature(f"generation.{name}", args=args)
 
 
-def _chain(job_ids: Sequence[UUID], **given: Any) -> Signature:
-    ids = [str(job_id) for job_id in job_ids]
-    # The reserving step names the queue of the jobs' kind.
-    return chain(
-        app.signature("generation.check_balance", args=[ids], kwargs=given),
-        _step("reserve_credits"),
-        _step("call_provider"),
-        _step("settle_charge"),
-    )
+def _hint(job_ids: Sequence[UUID], **given: Any) -> None:
+    # Every submitted job pays for this message: it is sent without what a chain would carry along.
+    publish(app.signature("generation.check_balance", args=[[str(job_id) for job_id in job_ids]], kwargs=given))
