@@ -82,9 +82,11 @@ class Base(DeclarativeBase):
 _sessions: sessionmaker[Session] | None = None
 
 
-def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5) -> Engine:
+def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5, by_index: bool = False) -> Engine:
     """An engine for PostgreSQL with short waits, no parameters in its errors, and UTC as its time zone.
 
+    With `by_index`, no row is looked for by reading a whole table where an index leads to it. A session keeps its plans
+    for foreign keys and triggers: made while the tables are almost empty, they would read the whole of what grows.
     Raises ConfigurationError when `url` is not a PostgreSQL URL.
     """
     try:
@@ -114,7 +116,7 @@ def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5
             "keepalives_count": 3,
             "tcp_user_timeout": 60_000,
             "options": "-c timezone=UTC -c lock_timeout=10s -c statement_timeout=60s"
-            " -c idle_in_transaction_session_timeout=60s",
+            " -c idle_in_transaction_session_timeout=60s" + (" -c enable_seqscan=off" if by_index else ""),
         },
     )
     # There is no event for it, and a dialect of our own would need a name in every URL.
@@ -210,16 +212,23 @@ def disconnect() -> None:
 
 @contextmanager
 def transaction(
-    *, isolation: str | None = None, read_only: bool = False, lock_timeout_s: int | None = None
+    *,
+    isolation: str | None = None,
+    read_only: bool = False,
+    lock_timeout_s: int | None = None,
+    whole_tables: bool = False,
 ) -> Iterator[Session]:
     """A session that commits when the block ends and rolls back when it raises.
 
-    `isolation` is a PostgreSQL isolation level, for readers that need one snapshot. `lock_timeout_s` says how long a
+    `isolation` is a PostgreSQL isolation level, for readers that need one snapshot; `whole_tables` is for those that
+    read whole tables, where the engine goes by index. `lock_timeout_s` says how long a
     statement waits for a row that somebody else has locked, in seconds.
     """
     with _maker()() as session, session.begin():
         if isolation is not None:
             session.connection(execution_options={"isolation_level": isolation, "postgresql_readonly": read_only})
+        if whole_tables:
+            session.execute(select(func.set_config("enable_seqscan", "on", True)))
         if lock_timeout_s is not None:
             session.execute(select(func.set_config("lock_timeout", f"{lock_timeout_s}s", True)))
         yield session

@@ -118,7 +118,7 @@ def audit_books() -> int:
 
     The run is kept, so that its figures can be watched (`creditmill metrics`).
     """
-    with transaction(isolation="REPEATABLE READ", read_only=True) as session:
+    with transaction(isolation="REPEATABLE READ", read_only=True, whole_tables=True) as session:
         findings = audit.audit(session, now=database_now(session))
     for finding in findings:
         log.error("audit_finding", rule=finding.rule, row=finding.row, problem=finding.problem)

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from tasks.providers.base import Provider
 
 
-def connect(application: str, *, pool_size: int = 5) -> Settings:
+def connect(application: str, *, pool_size: int = 5, by_index: bool = False) -> Settings:
     """Read the settings and make the database reachable; raises ConfigurationError with one sentence.
 
-    Only warnings and errors are logged: a command prints its own results.
+    `by_index` is for processes that work on jobs, each of which is a row among millions (see `make_engine`). Only
+    warnings and errors are logged: a command prints its own results.
     """
     configure_logging("WARNING")
     # Tables refer to each other by name, so a process that writes one must have imported all.
@@ -33,7 +34,8 @@ def connect(application: str, *, pool_size: int = 5) -> Settings:
     settings = load_settings()
     use_secret_keys(settings.secret_key.get_secret_value())
     url = settings.database_url.get_secret_value()
-    database.connect(database.make_engine(url, application=f"creditmill {application}", pool_size=pool_size))
+    engine = database.make_engine(url, application=f"creditmill {application}", pool_size=pool_size, by_index=by_index)
+    database.connect(engine)
     return settings
 
 
@@ -58,7 +60,7 @@ def set_up_tasks(settings: Settings, providers: Mapping[str, Provider] | None = 
 
 def publisher(application: str) -> Settings:
     """A process that submits jobs: connected, with tasks that it can publish."""
-    settings = connect(application)
+    settings = connect(application, by_index=True)
     set_up_tasks(settings)
     return settings
 
@@ -70,7 +72,7 @@ def worker(
     from celery.exceptions import CPendingDeprecationWarning
     from celery.signals import setup_logging, worker_process_init
 
-    settings = connect(application, pool_size=pool_size)
+    settings = connect(application, pool_size=pool_size, by_index=True)
     configure_logging(settings.log_level, settings.log_format)
     # Celery's reminder of a setting that celeryconfig sets.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from billing.money import Rounding, divide, usd
@@ -136,7 +137,7 @@ class Price:
 
     def to_json(self) -> dict[str, Any]:
         """As stored on the job: decimals are strings, so that nothing becomes a float on the way."""
-        return _strings(asdict(self))
+        return dict(_json_of(self))
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Price:
@@ -222,6 +223,13 @@ def _due(usage: Usage, price: Price) -> int:
 
 def _for_tokens(tokens: int, price: Price) -> int:
     return max(price.min_credits, divide(tokens, price.tokens_per_credit, rounding=price.rounding))
+
+
+@lru_cache(maxsize=256)
+def _json_of(price: Price) -> dict[str, Any]:
+    # The jobs of a batch have few prices.
+    found: dict[str, Any] = _strings(asdict(price))
+    return found
 
 
 def _strings(value: Any) -> Any:

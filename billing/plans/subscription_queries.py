@@ -7,8 +7,25 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, tuple_, union_all, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    DateTime,
+    Executable,
+    Select,
+    and_,
+    any_,
+    bindparam,
+    exists,
+    func,
+    or_,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session, aliased
 
 from billing.ledger.tables import Account
@@ -48,24 +65,7 @@ def entitlements(session: Session, account_ids: Iterable[int], now: datetime) ->
 
     A caller that is going to hold units holds the accounts' locks, which guard what was used.
     """
-    following = aliased(Plan)
-    used = func.jsonb_build_array(
-        PlanLimitUsage.limit_type,
-        PlanLimitUsage.period_start,
-        PlanLimitUsage.amount_used,
-        PlanLimitUsage.amount_reserved,
-    )
-    all_used = (
-        select(func.jsonb_agg(used))
-        .where(PlanLimitUsage.account_id == Subscription.account_id)
-        .where(PlanLimitUsage.period_start >= Subscription.current_period_start)
-        .correlate(Subscription)
-        .scalar_subquery()
-    )
-    statement = _joined(following, Subscription.account_id.in_(sorted(set(account_ids)))).add_columns(
-        or_(Subscription.renews_at <= now, _owed(now)), all_used
-    )
-    found = session.execute(statement.execution_options(populate_existing=True))
+    found = session.execute(_ENTITLED, {"account_ids": sorted(set(account_ids)), "now": now})
     return [
         Entitled(
             Subscribed(account, row, plan, next_plan),
@@ -201,7 +201,7 @@ def _end_withholding(session: Session, subscription_ids: Sequence[int], **values
     session.execute(statement.values(credits_withheld=0, **values).execution_options(synchronize_session=False))
 
 
-def _owed(now: datetime) -> ColumnElement[bool]:
+def _owed(now: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
     return exists().where(
         SubscriptionPeriod.subscription_id == Subscription.id, TO_GRANT, SubscriptionPeriod.starts_at <= now
     )
@@ -221,3 +221,27 @@ def _joined(following: type[Plan], condition: ColumnElement[bool]) -> Select[Acc
 def _read(session: Session, condition: ColumnElement[bool]) -> list[Subscribed]:
     found = session.execute(_joined(aliased(Plan), condition).execution_options(populate_existing=True))
     return [Subscribed(account, row, plan, next_plan) for account, row, plan, next_plan in found]
+
+
+def _entitled() -> Executable:
+    now = bindparam("now", type_=DateTime(timezone=True))
+    used = func.jsonb_build_array(
+        PlanLimitUsage.limit_type,
+        PlanLimitUsage.period_start,
+        PlanLimitUsage.amount_used,
+        PlanLimitUsage.amount_reserved,
+    )
+    all_used = (
+        select(func.jsonb_agg(used))
+        .where(PlanLimitUsage.account_id == Subscription.account_id)
+        .where(PlanLimitUsage.period_start >= Subscription.current_period_start)
+        .correlate(Subscription)
+        .scalar_subquery()
+    )
+    of_these = Subscription.account_id == any_(bindparam("account_ids", type_=ARRAY(BigInteger)))
+    statement = _joined(aliased(Plan), of_these).add_columns(or_(Subscription.renews_at <= now, _owed(now)), all_used)
+    return statement.execution_options(populate_existing=True)
+
+
+# Made once: every reservation sends it.
+_ENTITLED = _entitled()

@@ -26,6 +26,16 @@ ROOM_WAIT_S = 0.5
 class CarefulChannel(Channel):
     """Sets malformed items aside, and waits while Redis is out of memory; everything else is kombu's."""
 
+    _common: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """One client for all that share the pool: kombu makes one for each operation, which costs more than most do."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        if self._common is None or self._common.connection_pool is not self.pool:
+            self._common = super()._create_client()
+        return self._common
+
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[..., Any], consumer_tag: str, **options: Any
     ) -> Any:
