@@ -6,9 +6,7 @@ What a process remembers of its takes: it may forget, or start anew, and nothing
 from __future__ import annotations
 
 import time
-from ctypes import c_double
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -16,14 +14,13 @@ from sqlalchemy.orm import Session
 from billing.jobs import taking
 from billing.jobs.taking import Taken
 from tasks import pipeline
+from tasks.messages import takes
 from tasks.runtime import runtime
 
 LOOK_AGAIN_S = 0.02
 """How long after a take that left jobs behind the next one comes, in seconds; twice as long when it finds none."""
 LOOK_AGAIN_MAX_S = 1.0
 
-# When the last complete take began, by the clock of this machine; the forked children of a worker share it.
-_complete_since = RawValue(c_double, 0.0)
 _last_account = 0
 
 
@@ -44,7 +41,7 @@ def is_covered(request: Any) -> bool:
     The time in a message would prove nothing, as its jobs may be committed after it.
     """
     received_at = getattr(request, "received_at", None)
-    return received_at is not None and received_at < _complete_since.value
+    return received_at is not None and received_at < takes.complete_since()
 
 
 def take(session: Session) -> Taken:
@@ -60,7 +57,7 @@ def note(taken: Taken, *, began: float) -> None:
     global _last_account
     _last_account = taken.last
     if taken.complete:
-        _complete_since.value = max(began, _complete_since.value)
+        takes.note_complete(began)
         return
     if taken.job_ids:
         _looks.wait_s = LOOK_AGAIN_S

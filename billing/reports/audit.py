@@ -86,15 +86,16 @@ RULES: Sequence[Rule] = (
         "settled_jobs_are_charged_once",
         "A settled job has one deduction of its charge and one usage log; no other job has either.",
         """SELECT 'job ' || j.id, 'state ' || j.state || ', charged ' || coalesce(j.credits_charged, 0)
-                  || ', deductions ' || d.n || ' of ' || d.total || ' credits, usage logs ' || u.n
-                  || ' of ' || u.total || ' credits', j.account_id
+                  || ', deductions ' || coalesce(d.n, 0) || ' of ' || coalesce(d.total, 0) || ' credits, usage logs '
+                  || coalesce(u.n, 0) || ' of ' || coalesce(u.total, 0) || ' credits', j.account_id
            FROM generation_jobs j
-           CROSS JOIN LATERAL (SELECT count(*) AS n, coalesce(-sum(t.amount), 0) AS total
-                               FROM credit_transactions t WHERE t.job_id = j.id) d
-           CROSS JOIN LATERAL (SELECT count(*) AS n, coalesce(sum(l.credits_used), 0) AS total
-                               FROM credit_usage_logs l WHERE l.job_id = j.id) u
-           WHERE d.n <> (j.state = 'settled')::int OR u.n <> (j.state = 'settled')::int
-              OR d.total <> coalesce(j.credits_charged, 0) OR u.total <> coalesce(j.credits_charged, 0)""",
+           LEFT JOIN (SELECT job_id, count(*) AS n, -sum(amount) AS total
+                      FROM credit_transactions WHERE job_id IS NOT NULL GROUP BY job_id) d ON d.job_id = j.id
+           LEFT JOIN (SELECT job_id, count(*) AS n, sum(credits_used) AS total
+                      FROM credit_usage_logs GROUP BY job_id) u ON u.job_id = j.id
+           WHERE coalesce(d.n, 0) <> (j.state = 'settled')::int OR coalesce(u.n, 0) <> (j.state = 'settled')::int
+              OR coalesce(d.total, 0) <> coalesce(j.credits_charged, 0)
+              OR coalesce(u.total, 0) <> coalesce(j.credits_charged, 0)""",
         freezes=True,
     ),
     Rule(

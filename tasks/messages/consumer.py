@@ -19,6 +19,7 @@ from kombu.exceptions import DecodeError
 
 from config.database import utc_now
 from tasks.messages import setting_aside
+from tasks.messages.merging import Merging, is_mergeable
 
 LIMIT_MIN_S = 60
 ETA_MAX = timedelta(minutes=5)
@@ -47,13 +48,22 @@ class CarefulConsumer(Consumer):
         """Celery's handler of a received message, between a check of its shape and a net under it."""
         handle = super().create_task_handler(*args, **options)
 
-        def handle_carefully(message: Any) -> None:
+        def handle_received(message: Any) -> None:
             _count_one()
-            try:
-                check_shape(message)
-                # By this machine's own clock, whatever the message itself says of it.
-                message.headers["received_at"] = time.monotonic()
+            handle_carefully(message, receive)
+
+        def receive(message: Any) -> None:
+            check_shape(message)
+            # By this machine's own clock, whatever the message itself says of it.
+            message.headers["received_at"] = time.monotonic()
+            if is_mergeable(message):
+                hints.receive(message)
+            else:
                 handle(message)
+
+        def handle_carefully(message: Any, work: Callable[[Any], None]) -> None:
+            try:
+                work(message)
             except DecodeError as error:
                 self.on_decode_error(message, error)
             except KeyError as error:
@@ -65,7 +75,10 @@ class CarefulConsumer(Consumer):
             except Exception as error:  # noqa: BLE001 - whatever a message makes Celery raise, the worker goes on
                 self._set_aside(message, "invalid_task", f"The task message is not valid ({type(error).__name__}).")
 
-        return handle_carefully
+        hints = Merging(
+            lambda message: handle_carefully(message, handle), self.timer.call_after, self.connection_errors
+        )
+        return handle_received
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """The body is not what its content type says."""
