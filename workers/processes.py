@@ -13,6 +13,7 @@ from celery.signals import worker_ready
 
 from config.logging import configure_logging
 from config.settings import ConfigurationError, Settings
+from tasks.messages import takes
 from tasks.writing import RECORD_FOR_S
 from workers import bootstrap
 from workers.health.watchdog import Watchdog
@@ -30,6 +31,7 @@ def run_billing() -> None:
     settings, app = bootstrap.worker("billing", pool_size=2)
     # Hints that came in while a take was made are dropped after it; each step takes milliseconds, so none waits long.
     app.conf.update(worker_prefetch_multiplier=BILLING_PREFETCH)
+    takes.share_with_forks()
     _watch(settings, BILLING_QUEUES, room=settings.billing_concurrency, stop_within_s=60)
     arguments = _worker_arguments("billing", BILLING_QUEUES, settings)
     app.start([*arguments, "--pool=prefork", f"--concurrency={settings.billing_concurrency}"])

@@ -1,12 +1,18 @@
-"""When the last complete take of this machine's worker began: what all its processes know of each other's takes."""
+"""When the last complete take of this worker began: what its processes know of each other's takes."""
 
 from __future__ import annotations
 
 from ctypes import c_double
 from multiprocessing.sharedctypes import RawValue
 
-# By the clock of this machine; a worker's forked children and the process that forked them share it.
-_complete_since = RawValue(c_double, 0.0)
+# By the clock of this machine.
+_complete_since = c_double(0.0)
+
+
+def share_with_forks() -> None:
+    """Have this process and those that it forks later know of each other's takes."""
+    global _complete_since
+    _complete_since = RawValue(c_double, 0.0)
 
 
 def complete_since() -> float:

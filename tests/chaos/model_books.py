@@ -101,6 +101,7 @@ def empty(session: Session, accounts: dict[int, Account]) -> None:
     session.execute(text(";".join(f"DELETE FROM {table}" for table in EMPTIED.split())))
     session.execute(text("UPDATE billing_configuration SET max_open_jobs_per_account = :most"), {"most": OPEN_MAX})
     set_tariff(session, Tariff())
+    session.execute(text("UPDATE catalog_version SET version = gen_random_uuid()"))
     month = EPOCH.replace(day=ANCHOR_DAY) - timedelta(days=31)
     for number, account in accounts.items():
         given = {"id": number, "zone": account.zone, "limits": json.dumps(account.allowed), "start": month.date()}

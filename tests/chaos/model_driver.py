@@ -138,8 +138,15 @@ class Driver(RuleBasedStateMachine):
                 self._ask(job_id, crash=crash)
             return
         service, rules = getattr(STEPS[step], step), getattr(self.model, step)
-        given = {"publish_by": PUBLISH} if step == "reserve" else {}
-        done = self.step(lambda s: service(s, ids, now=self.now, **given), lambda: rules(ids), crash=crash)
+
+        def act(session: Session) -> list[UUID]:
+            if step == "check":
+                return service(session, ids, at=moment(session, self.now))
+            if step == "reserve":
+                return service(session, ids, at=moment(session, self.now), publish_by=PUBLISH).job_ids
+            return service(session, ids, now=self.now)
+
+        done = self.step(act, lambda: rules(ids), crash=crash)
         if step == "check" and done:
             self.messages.append(("reserve", done))
         elif step == "reserve" and done:

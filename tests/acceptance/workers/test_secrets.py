@@ -150,11 +150,14 @@ def send_to_a_troubled_database(system: System, sent: list[str]) -> UUID:
 
 @contextmanager
 def insert_cancelled(system: System, application: str) -> Iterator[None]:
-    """Hold up what processes of this name insert into generation_jobs during the block, then cancel the statement."""
+    """Hold up what processes of this name insert into generation_jobs during the block, then cancel the statement.
+
+    PostgreSQL shows the first thousand bytes of a statement, which a prompt may fill.
+    """
     engine = create_engine(system.environment["DATABASE_URL"], isolation_level="AUTOCOMMIT")
     cancel = text(
         "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-        "AND query LIKE 'INSERT INTO generation_jobs%' AND application_name = :name AND datname = current_database()"
+        "AND query LIKE '%WITH v AS (SELECT%' AND application_name = :name AND datname = current_database()"
     )
     with engine.connect() as operator, transaction() as session:
         session.execute(text("LOCK TABLE generation_jobs IN SHARE MODE"))

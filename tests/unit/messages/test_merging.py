@@ -44,7 +44,7 @@ class Work:
 @pytest.fixture
 def clock(monkeypatch):
     """The clock of the worker, and no take so far."""
-    monkeypatch.setattr(takes, "_complete_since", takes.RawValue(takes.c_double, 0.0))
+    monkeypatch.setattr(takes, "_complete_since", takes.c_double(0.0))
     now = [100.0]
     monkeypatch.setattr(merging.time, "monotonic", lambda: now[0])
     return now
