@@ -86,6 +86,7 @@ def test_a_worker_that_is_idle_begins_at_once_and_a_busy_one_after_a_pause(clock
     work.receive(first, second)
     assert work.put_off == []
     clock[0] += 0.005
+    takes.note_complete(100)
     first.ack_log_error()
     assert work.put_off == [pytest.approx(merging.PAUSE_S - 0.005)]
 
@@ -93,6 +94,15 @@ def test_a_worker_that_is_idle_begins_at_once_and_a_busy_one_after_a_pause(clock
     clock[0] += 1
     work.receive(AMessage(101))
     assert len(work.put_off) == 1
+
+
+def test_a_worker_that_left_jobs_behind_goes_on_at_once(clock):
+    work, first, second = Work(), AMessage(100), AMessage(100)
+    work.receive(first, second)
+
+    first.ack_log_error()
+
+    assert (work.begun, work.put_off) == ([first, second], [])
 
 
 def test_a_hint_that_cannot_be_worked_on_holds_up_no_other(clock):
