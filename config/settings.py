@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 from pydantic import Field, SecretStr, ValidationError
@@ -18,6 +19,11 @@ REQUIRED = {
 }
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ConfigurationError(Exception):
@@ -57,7 +63,8 @@ class Settings(BaseSettings):
     recover_every_s: Seconds = 15
 
     generation_concurrency: int = Field(default=64, ge=1, le=2_048)
-    billing_concurrency: int = Field(default=2, ge=1, le=64)
+    # One process a core, and two at least: a slow statement then holds up one of them.
+    billing_concurrency: int = Field(default_factory=lambda: min(64, max(2, cores())), ge=1, le=64)
     # What Redis waits before it delivers an unacknowledged message again: longer than the longest task.
     visibility_timeout_s: Seconds = 900
     # How long a worker with room may take no message from a queue that holds some, before it is restarted.

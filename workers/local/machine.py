@@ -18,7 +18,7 @@ from config import database
 from config.database import transaction
 from config.integrations import configured_providers, connection_for, forget_connection, set_connection
 from config.providers import KnownProvider
-from config.settings import Settings
+from config.settings import Settings, cores
 from workers import bootstrap, processes
 from workers.local import instance
 from workers.local.signals import stop_signals
@@ -40,7 +40,8 @@ def run_until_stopped(home: Path, *, simulator: bool, flower: bool) -> None:
             point_to_simulator(port)
         else:
             forget_simulator()
-        programs = [*workers(settings), program("beat", ["beat"], stop_order=1)]
+        # Threads share one core: a host with more of them calls providers from more processes.
+        programs = [*workers(settings, generation=max(1, cores() // 2)), program("beat", ["beat"], stop_order=1)]
         if flower:
             programs.append(program("flower", ["flower"], stop_order=1))
         if simulator:
@@ -97,12 +98,20 @@ def _is_simulated(session: Session, provider: str) -> bool:
     return connection_for(session, provider, "text").api_key == SIMULATOR_KEY
 
 
-def workers(settings: Settings) -> list[Program]:
-    """The two workers; on a stop they get the time that their longest call needs."""
+def workers(settings: Settings, *, generation: int = 1) -> list[Program]:
+    """The billing worker and so many generation workers; on a stop they get the time that their longest call needs."""
     longest = settings.longest_work_s + 15
     return [
         program("billing", ["worker", "billing"], stop_order=3, stop_grace_s=30),
-        program("generation", ["worker", "generation"], stop_order=2, stop_grace_s=longest),
+        *(
+            program(
+                "generation" if number == 1 else f"generation-{number}",
+                ["worker", "generation"],
+                stop_order=2,
+                stop_grace_s=longest,
+            )
+            for number in range(1, generation + 1)
+        ),
     ]
 
 
