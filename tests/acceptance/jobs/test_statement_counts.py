@@ -32,7 +32,7 @@ FOR_ONE_JOB = 14
 Each is a round trip, and most of what a job costs this machine. Who needs one more says here what for; who needs fewer
 lowers this.
 """
-FOR_EACH_OF_MANY = 0.6
+FOR_EACH_OF_MANY = 1.2
 """Statements for each of many jobs that are submitted together and answered at once.
 
 Batches share their checks and reservations; each job is still submitted (5), called (14) and settled (9) by itself.
