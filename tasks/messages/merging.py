@@ -59,9 +59,9 @@ class Merging:
         self._waiting.append(message)
         if not self._is_busy or time.monotonic() - self._began > PATIENCE_S:
             self._is_busy = True
-            self._begin_when_due()
+            self._begin()
 
-    def _begin_when_due(self) -> None:
+    def _begin_after_pause(self) -> None:
         wait = self._began + PAUSE_S - time.monotonic()
         left_none_behind = complete_since() >= self._began
         if wait > 0 and left_none_behind:
@@ -99,6 +99,6 @@ class Merging:
                 message.ack_log_error(log, self._errors)
         self._waiting = deque(others)
         if self._waiting:
-            self._begin_when_due()
+            self._begin_after_pause()
         else:
             self._is_busy = False

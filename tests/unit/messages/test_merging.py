@@ -91,7 +91,6 @@ def test_a_worker_that_is_idle_begins_at_once_and_a_busy_one_after_a_pause(clock
     assert work.put_off == [pytest.approx(merging.PAUSE_S - 0.005)]
 
     second.ack_log_error()
-    clock[0] += 1
     work.receive(AMessage(101))
     assert len(work.put_off) == 1
 
