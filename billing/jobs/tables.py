@@ -59,7 +59,8 @@ class GenerationJob(Base):
             postgresql_where=text("state = 'queued' AND taken_until IS NULL AND republished = 0"),
         ),
         Index("ix_generation_jobs_taken", "account_id", postgresql_where=text("taken_until IS NOT NULL")),
-        Index("ix_generation_jobs_finished_at", "finished_at"),
+        # Without what is open: each step of a job would add an entry.
+        Index("ix_generation_jobs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         # What the bound on open jobs counts.
         Index("ix_generation_jobs_unfinished", "account_id", postgresql_where=text("finished_at IS NULL")),
         {"postgresql_with": {"fillfactor": 70}},

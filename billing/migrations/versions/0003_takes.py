@@ -26,9 +26,19 @@ def upgrade() -> None:
         ["account_id"],
         postgresql_where=sa.text("taken_until IS NOT NULL"),
     )
+    # Each step of an open job added an entry to the whole index.
+    op.drop_index("ix_generation_jobs_finished_at", "generation_jobs")
+    op.create_index(
+        "ix_generation_jobs_finished_at",
+        "generation_jobs",
+        ["finished_at"],
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_generation_jobs_finished_at", "generation_jobs")
+    op.create_index("ix_generation_jobs_finished_at", "generation_jobs", ["finished_at"])
     op.drop_index("ix_generation_jobs_taken", "generation_jobs")
     op.drop_index("ix_generation_jobs_waiting", "generation_jobs")
     op.drop_column("generation_jobs", "taken_until")
