@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from tests.mutation.guard import guard
-from tests.mutation.operators import assigns, drops, drops_call, drops_clause, drops_value, gives, never, says
+from tests.mutation.operators import (
+    assigns,
+    drops,
+    drops_call,
+    drops_clause,
+    drops_value,
+    gives,
+    never,
+    returns,
+    says,
+)
 
 OF_MOVES = [
     guard(
@@ -74,7 +84,58 @@ OF_MOVES = [
     ),
 ]
 
+OF_TAKES = [
+    guard(
+        "what is taken is not taken again",
+        says("taking_queries._WAITS", r" AND j\.taken_until IS NULL"),
+        "test_what_is_taken_is_not_taken_again",
+    ),
+    guard(
+        "takes come one after the other",
+        says("taking_queries._LOCK", r" FROM pg_advisory_xact_lock\(hashtext\('creditmill\.take'\)\)"),
+        "test_many_takes_at_once_take_each_account_once",
+    ),
+    guard(
+        "an account is in one take at a time",
+        says("taking_queries._NEXT", r" AND t\.taken_until IS NOT NULL", " AND false"),
+        "test_an_account_is_in_one_take_until_its_jobs_are_reserved",
+    ),
+    guard(
+        "a take is complete only if it might have taken more",
+        drops_clause("taking.take", "shut_out"),
+        "test_an_account_is_in_one_take_until_its_jobs_are_reserved",
+    ),
+    guard(
+        "a hint is dropped only if a take began after it was received",
+        returns("hints.is_covered", "received_at is not None"),
+        "test_a_hint_is_dropped_only_if_a_complete_take_began_after_it_was_received",
+    ),
+    guard(
+        "a take that left jobs behind is followed by another",
+        drops("hints.note", "_look_again"),
+        "test_a_take_that_leaves_jobs_behind_is_followed_by_another",
+    ),
+    guard(
+        "jobs that killed their taker are left to messages of their own",
+        says("taking_queries._WAITS", r" AND j\.republished = 0"),
+        "test_recovery_gives_back_what_was_taken_and_never_reserved",
+    ),
+]
+
 OF_CALLS = [
+    guard(
+        "a result locks its job",
+        says(
+            "_TO_RECORD", r"\(CAST\(:ids AS uuid\[\]\)\) ORDER BY id FOR UPDATE", "(CAST(:ids AS uuid[])) ORDER BY id"
+        ),
+        "test_a_result_that_was_recorded_while_another_report_of_it_waited_counts_once",
+    ),
+    guard(
+        "a claim decides on the job as it is after the wait",
+        says("_CLAIM", r"        ORDER BY j\.id FOR UPDATE", "        ORDER BY j.id"),
+        "test_a_claim_sees_that_the_job_was_claimed_while_it_waited",
+        "test_one_job_claimed_by_many_at_once_is_called_once",
+    ),
     guard(
         "a live claim is left alone",
         says("_CLAIM", r"\(l\.state = 'reserved' OR l\.attempts = w\.again\)", "true"),
@@ -223,4 +284,4 @@ OF_RECOVERY = [
     ),
 ]
 
-OF_JOBS = [*OF_MOVES, *OF_CALLS, *OF_UNKNOWN_CALLS, *OF_RECOVERY]
+OF_JOBS = [*OF_MOVES, *OF_TAKES, *OF_CALLS, *OF_UNKNOWN_CALLS, *OF_RECOVERY]

@@ -1,0 +1,112 @@
+"""Hints: each leads to a take of what it tells of, or is dropped because one has begun since."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from config.settings import Settings
+from tasks import generation, hints, pipeline, runtime
+from tasks.messages import takes
+from tasks.runtime import Runtime
+from tests.factories import a_queued_job, an_account, rows, the_job
+
+pytestmark = pytest.mark.usefixtures("db")
+
+
+@pytest.fixture(autouse=True)
+def told(db, monkeypatch):
+    """A worker that remembers no take; returns what it publishes."""
+    settings = Settings(DATABASE_URL=db, BROKER_URL="redis://127.0.0.1:9/0", secret_key="unused")
+    monkeypatch.setattr(runtime, "_runtime", Runtime(settings, {}))
+    monkeypatch.setattr(takes, "_complete_since", takes.c_double(0.0))
+    monkeypatch.setattr(hints, "_looks", hints._Looks())
+    monkeypatch.setattr(hints, "_last_account", 0)
+    published = []
+    monkeypatch.setattr(pipeline, "reserve", lambda job_ids: published.append(("reserve", list(job_ids))))
+    monkeypatch.setattr(pipeline, "look_again", lambda *, after_s: published.append(("look", after_s)))
+    return published
+
+
+def check(*job_ids, **given):
+    return generation.check_balance.apply(([str(job_id) for job_id in job_ids],), given).get()
+
+
+def test_a_hint_takes_what_waits_whatever_it_names(told):
+    job_id = a_queued_job(an_account(1000))
+
+    assert check() == [str(job_id)]
+
+    assert told == [("reserve", [job_id])]
+    assert takes.complete_since() > 0
+
+
+def test_a_hint_is_dropped_only_if_a_complete_take_began_after_it_was_received(told):
+    received = time.monotonic()
+    assert not hints.is_covered(SimpleNamespace(received_at=received))
+
+    check()
+
+    assert hints.is_covered(SimpleNamespace(received_at=received))
+    assert not hints.is_covered(SimpleNamespace(received_at=time.monotonic()))
+    assert not hints.is_covered(SimpleNamespace())
+
+
+def test_a_take_that_leaves_jobs_behind_is_followed_by_another(told, monkeypatch):
+    account_id = an_account(10_000)
+    jobs = [a_queued_job(account_id) for _ in range(3)]
+    monkeypatch.setattr("billing.jobs.taking.take.__kwdefaults__", {"after": 0, "size": 2, "now": None})
+
+    taken = check()
+
+    assert len(taken) == 2
+    assert [what for what, _ in told] == ["look", "reserve"]
+    assert takes.complete_since() == 0
+    assert rows("SELECT count(*) FROM generation_jobs WHERE taken_until IS NULL") == [(len(jobs) - 2,)]
+
+
+def test_looks_come_later_and_later_while_an_account_stays_in_another_take(told):
+    account_id = an_account(10_000)
+    a_queued_job(account_id)
+    check()
+    a_queued_job(account_id)
+    told.clear()
+
+    for _ in range(3):
+        check()
+        hints._looks.due_at = 0.0
+
+    waits = [wait for what, wait in told if what == "look"]
+    assert waits == [hints.LOOK_AGAIN_S, 2 * hints.LOOK_AGAIN_S, 4 * hints.LOOK_AGAIN_S]
+
+
+def test_one_look_that_is_to_come_is_enough(told):
+    account_id = an_account(10_000)
+    a_queued_job(account_id)
+    check()
+    a_queued_job(account_id)
+    told.clear()
+
+    check()
+    check()
+
+    assert [what for what, _ in told] == ["look"]
+
+
+def test_a_message_of_recovery_takes_its_own_jobs_alone(told):
+    account_id = an_account(1000)
+    mine, other = a_queued_job(account_id), a_queued_job(account_id)
+
+    assert check(mine, alone=True) == [str(mine)]
+
+    assert the_job(other).taken_until is None
+
+
+def test_a_job_that_its_account_clearly_cannot_pay_for_goes_no_further(told):
+    rich, poor = a_queued_job(an_account(1000)), a_queued_job(an_account(5))
+
+    assert check() == [str(rich)]
+
+    assert (the_job(poor).state, the_job(poor).error_code) == ("rejected", "insufficient_credits")
