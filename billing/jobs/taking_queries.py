@@ -78,7 +78,6 @@ _TAKE = text(
         SELECT j.id, j.account_id FROM generation_jobs j
         -- By the key of the ids: an index of all that waits, or is open, would be read from end to end.
         WHERE j.id = ANY (ARRAY(SELECT id FROM candidates)) AND j.state || '' = 'queued' AND j.taken_until IS NULL
-              AND j.republished + 0 = 0
         ORDER BY j.id FOR UPDATE SKIP LOCKED
     ), {_MARK}
     SELECT coalesce((SELECT json_agg(json_build_array(id, doubted) ORDER BY created_at, id) FROM marked), '[]'),

@@ -19,14 +19,12 @@ OF_MOVES = [
     guard(
         "a step takes only jobs in the states that it leaves",
         drops_clause("job_queries.lock", "state"),
-        "test_settling_twice_charges_once",
+        "test_a_refund_that_comes_twice_releases_once",
     ),
     guard(
         "a step locks its jobs",
         drops_call("job_queries.lock", "with_for_update"),
-        "test_one_job_settled_by_many_at_once_is_charged_once",
-        "test_one_job_reserved_by_many_at_once_holds_once",
-        "test_one_job_claimed_by_many_at_once_is_called_once",
+        "test_a_refund_that_waited_for_another_one_releases_nothing",
     ),
     guard(
         "jobs are locked in one order",
@@ -36,7 +34,7 @@ OF_MOVES = [
     guard(
         "a locked job is read anew",
         drops_value("job_queries.lock", "populate_existing"),
-        "test_a_claim_counts_on_from_the_calls_that_others_made_meanwhile",
+        "test_a_locked_job_is_read_anew",
     ),
     guard(
         "a job moves only from a state that its event leaves",
@@ -125,10 +123,8 @@ OF_TAKES = [
 OF_CALLS = [
     guard(
         "a result locks its job",
-        says(
-            "_TO_RECORD", r"\(CAST\(:ids AS uuid\[\]\)\) ORDER BY id FOR UPDATE", "(CAST(:ids AS uuid[])) ORDER BY id"
-        ),
-        "test_a_result_that_was_recorded_while_another_report_of_it_waited_counts_once",
+        says("_TO_RECORD", r"uuid\[\]\)\) ORDER BY id FOR UPDATE", "uuid[])) ORDER BY id"),
+        "test_a_result_that_waited_for_a_refund_is_late",
     ),
     guard(
         "a claim decides on the job as it is after the wait",

@@ -131,6 +131,20 @@ def test_a_result_that_was_recorded_while_another_report_of_it_waited_counts_onc
     assert findings() == []
 
 
+def test_a_result_that_waited_for_a_refund_is_late():
+    account_id = an_account(1000)
+    claim = a_claim(a_reserved_job(account_id))
+
+    def refund(session):
+        jobs = job_queries.lock(session, [claim.job_id], {State.CALLING})
+        settling.release(session, jobs, {claim.job_id: Release("x", "x")}, now=NOON)
+
+    assert meanwhile(refund, lambda s: calling.succeed(s, claim, a_delivery(), now=NOON, publish_by=MINUTE)) is False
+
+    assert rows("SELECT outcome, exposure FROM provider_calls") == [("succeeded", True)]
+    assert (the_account(account_id).reserved, findings()) == (0, [])
+
+
 def test_a_result_counts_the_cost_that_an_earlier_call_came_to_while_it_waited():
     job_id = a_reserved_job(an_account(1000))
     first = a_claim(job_id)
