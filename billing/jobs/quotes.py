@@ -179,7 +179,7 @@ def _limit(
     unit = LimitUnit(examined.operation.limit_unit)
     words = at.catalog.defaults.words_per_100_tokens
     needed = estimate_units(unit, examined.work, words_per_100_tokens=words)
-    entitled = limits.entitlements(session, [account.id], {(account.id, limit_type)}, now=at.now, opening=False)
+    entitled = limits.entitlements(session, [account.id], {(account.id, limit_type)}, now=at.now)
     allowance = entitled.allowances.get((account.id, limit_type))
     if allowance is None:
         return LimitNeed(limit_type, unit, needed, None, None), None

@@ -47,7 +47,7 @@ def check(session: Session, job_ids: Sequence[UUID], *, at: Moment) -> list[UUID
     are owed a renewal.
     """
     jobs, owners = locking_queries.to_check(session, job_ids)
-    entitled = limits.entitlements(session, list(owners), _wanted(jobs), now=at.now, opening=False)
+    entitled = limits.entitlements(session, list(owners), _wanted(jobs), now=at.now)
     decider = _Decider(at, entitled.allowances)
     refused: dict[UUID, BillingError] = {}
     for job in jobs:
@@ -76,6 +76,7 @@ def reserve(session: Session, job_ids: Sequence[UUID], *, at: Moment, publish_by
         renewals.bring_up_to_date(session, entitled.behind, at.now)
         _, owners = locking_queries.to_reserve(session, job_ids)
         entitled = limits.entitlements(session, list(owners), _wanted(jobs), now=at.now)
+    limits.open_rows(session, entitled)
     batch = _Batch(_Decider(at, entitled.allowances), owners)
     for job in jobs:
         batch.decide(job)

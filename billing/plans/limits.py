@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -37,10 +37,12 @@ class Entitlements:
     """What some accounts may still use, by account and limit type; without a subscription, nothing is counted.
 
     `behind` are the accounts that are owed a renewal. What holds now is computed even for them, but for their credits.
+    `unopened` are the rows of periods in which nothing was used yet.
     """
 
     allowances: dict[tuple[int, str], Allowance]
     behind: frozenset[int]
+    unopened: Sequence[dict[str, Any]] = ()
 
 
 @dataclass
@@ -58,12 +60,10 @@ def entitlements(
     wanted: Collection[tuple[int, str]],
     *,
     now: datetime,
-    opening: bool = True,
 ) -> Entitlements:
     """What is left of each wanted (account id, limit type), and which of these accounts are owed a renewal.
 
-    A caller that is going to hold units holds the accounts' locks. The period's row is opened on first use, so a reset
-    may come late; without `opening`, nothing is written.
+    A caller that is going to hold units holds the accounts' locks, and opens the rows first, with `open_rows`.
     """
     found: dict[tuple[int, str], Allowance] = {}
     rows, behind = [], set()
@@ -80,9 +80,15 @@ def entitlements(
             if used is None:
                 rows.append(_row(account_id, limit_type, period))
             found[(account_id, limit_type)] = _allowance(limit_type, period, limited.get(limit_type), used)
-    if opening:
-        limit_queries.open_rows(session, rows)
-    return Entitlements(found, frozenset(behind))
+    return Entitlements(found, frozenset(behind), rows)
+
+
+def open_rows(session: Session, entitled: Entitlements) -> None:
+    """Open the rows of periods in which nothing was used yet: a reset may come late.
+
+    After the subscriptions' locks, if any are taken: a tick takes them before it opens rows.
+    """
+    limit_queries.open_rows(session, entitled.unopened)
 
 
 def counted(changes: Mapping[LimitKey, LimitChange]) -> Part:

@@ -64,7 +64,7 @@ def test_a_reservation_sees_the_units_that_were_held_while_it_waited_for_the_acc
     a_reserved_job(an_account(1000))
     job_id = a_queued_job(account_id, "idea_generation")
     with transaction() as session:
-        limits.entitlements(session, [account_id], {(account_id, "content_ideas")}, now=NOON)
+        limits.open_rows(session, limits.entitlements(session, [account_id], {(account_id, "content_ideas")}, now=NOON))
 
     def hold_the_last_unit(session):
         posting.lock(session, [account_id])
