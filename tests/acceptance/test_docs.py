@@ -25,6 +25,7 @@ PAGES = [
     "docs/reference/settings.md",
     "docs/reference/states.md",
     "docs/explanation/money.md",
+    "docs/explanation/performance.md",
     "docs/explanation/reliability.md",
     "docs/how-to/run-on-your-servers.md",
     "docs/how-to/submit-from-an-app.md",
