@@ -39,7 +39,7 @@ Outcome = Literal["generated", "settling", "failed", "unknown", "postponed", "no
 
 GROUP = 100
 """How many claims, or results, one transaction writes at most."""
-GATHER_S = 0.005
+GATHER_S = 0.01
 """How long what is ready waits for more, in seconds, while this process makes several calls: one alone never waits."""
 
 log = structlog.get_logger(__name__)

@@ -18,6 +18,9 @@ from workers.simulator.journal import Journal
 from workers.simulator.runware import PATH
 from workers.simulator.server import HOST, Settings, Simulator, log
 
+BACKLOG = 2_048
+"""How many connections may wait to be accepted: as many calls as one worker makes at a time at most."""
+
 
 async def serve(settings: Settings, journal: Journal, port: int) -> None:
     """Serve on 127.0.0.1 until SIGTERM or SIGINT; prints one line of JSON to stdout once requests are accepted.
@@ -31,7 +34,7 @@ async def serve(settings: Settings, journal: Journal, port: int) -> None:
     runner = web.AppRunner(simulator.application(), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, HOST, port).start()
+        await web.TCPSite(runner, HOST, port, backlog=BACKLOG).start()
         simulator.address = f"http://{HOST}:{runner.addresses[0][1]}"
         count_tokens("The first count loads the encoding, which takes half a second.")
         addresses = {"simulator": f"{simulator.address}/v1", "runware": f"{simulator.address}{PATH}"}
@@ -91,6 +94,7 @@ def main(
 
     It accepts only API keys that begin with sim-, and everything it makes says that it is simulated. A prompt can ask
     for a fault itself: "A red fox [[simulate: rate_limit x2; slow x1]]". GET /simulator/faults lists the faults.
+    POST /simulator/hold holds all answers back, DELETE /simulator/hold lets them go together.
 
     \b
     Example:

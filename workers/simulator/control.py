@@ -1,4 +1,4 @@
-"""The simulator's own pages under /simulator: its health, its journal, and the faults that are scripted."""
+"""The simulator's own pages under /simulator: its health, its journal, its scripted faults, the answers it holds."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from aiohttp import web
 
 from workers.simulator.calls import parse_body
 from workers.simulator.faults import FAULTS, FaultError, Refusal, RefusalError, Scripted, read_script
+from workers.simulator.holding import Hold
 from workers.simulator.journal import Journal, read_journal
 from workers.simulator.wire import read_limited
 
 
 class Control:
-    """Tells about a running simulator and scripts its faults; `script` is the list that the server uses up."""
+    """Tells about a running simulator, scripts its faults and holds its answers.
 
-    def __init__(self, seed: int, rates: Mapping[str, float], journal: Journal, script: list[Scripted]) -> None:
+    `script` is the list that the server uses up, `hold` what its answers wait for.
+    """
+
+    def __init__(
+        self, seed: int, rates: Mapping[str, float], journal: Journal, script: list[Scripted], hold: Hold
+    ) -> None:
         self._seed = seed
         self._rates = rates
         self._journal = journal
         self._script = script
+        self._hold = hold
 
     def add_routes(self, app: web.Application) -> None:
         """Serve the pages."""
@@ -31,6 +38,9 @@ class Control:
         app.router.add_get("/simulator/faults", self.faults)
         app.router.add_post("/simulator/faults", self.script_faults)
         app.router.add_delete("/simulator/faults", self.forget_faults)
+        app.router.add_get("/simulator/hold", self.hold)
+        app.router.add_post("/simulator/hold", self.hold_answers)
+        app.router.add_delete("/simulator/hold", self.release_answers)
 
     async def health(self, request: web.Request) -> web.Response:
         """Say that the simulator serves, by which process and with which seed."""
@@ -68,3 +78,21 @@ class Control:
         """Forget every scripted fault that is still to come."""
         self._script.clear()
         return await self.faults(request)
+
+    async def hold(self, request: web.Request) -> web.Response:
+        """Say whether answers are held, and how many wait."""
+        return web.json_response({"holding": self._hold.is_on, "waiting": self._hold.waiting})
+
+    async def hold_answers(self, request: web.Request) -> web.Response:
+        """Hold all answers from now on; calls are received and executed as ever."""
+        if await read_limited(request) != b"":
+            message = "Holding takes no body: it holds the answers to all requests."
+            raise RefusalError(Refusal(400, "unexpected_body", message))
+        self._hold.begin()
+        return await self.hold(request)
+
+    async def release_answers(self, request: web.Request) -> web.Response:
+        """Let all waiting answers go at once, and later ones pass; says how many waited."""
+        waiting = self._hold.waiting
+        self._hold.release()
+        return web.json_response({"holding": False, "released": waiting})

@@ -27,6 +27,7 @@ from workers.simulator.faults import (
     read_marker,
     take_scripted,
 )
+from workers.simulator.holding import Hold
 from workers.simulator.journal import Journal
 from workers.simulator.openai import OpenAIApi
 from workers.simulator.questions import Question
@@ -65,6 +66,7 @@ class Simulator:
         self._runware = RunwareApi(journal.earlier)
         self._cache = PromptCache()
         self._script: list[Scripted] = []
+        self._hold = Hold()
         self._stopping = asyncio.Event()
         self._seen = Counter(
             f"key {entry.idempotency_key}"
@@ -82,12 +84,14 @@ class Simulator:
         app.router.add_post(PATH, self.generate)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/images/{name}", self.image)
-        Control(self._settings.seed, self._settings.rates or {}, self._journal, self._script).add_routes(app)
+        rates = self._settings.rates or {}
+        Control(self._settings.seed, rates, self._journal, self._script, self._hold).add_routes(app)
         return app
 
     def stop(self) -> None:
         """Drop every request that is waiting; new ones are dropped as soon as they would wait."""
         self._stopping.set()
+        self._hold.release()
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """Serve one generation request, or one that looks a task up, as its fault has it."""
@@ -95,15 +99,16 @@ class Simulator:
         self._journal.write("received", **call.facts())
         log.info("%s %s fault=%s", call.request_id, call.endpoint, call.fault)
         if call.refusal or call.question is None:
-            return self._refuse(call, call.refusal or Refusal(500, "server_error", "The request was not read."))
+            unread = Refusal(500, "server_error", "The request was not read.")
+            return await self._refuse(request, call, call.refusal or unread)
         if call.replay is not None:
-            return self._answer(call, 200, json.dumps(call.replay.body).encode())
+            return await self._answer(request, call, 200, json.dumps(call.replay.body).encode())
         fault = FAULTS.get(call.fault or "")
         if fault and (refusal := fault.refuse(call.question.prompt)):
-            return self._refuse(call, refusal)
+            return await self._refuse(request, call, refusal)
         if fault and not fault.executes:
             if call.fault == "hang_before_accept":
-                await self._hold(request)
+                await self._hang(request)
             return self._drop(request, call)
         with call.api.working_on(call):
             if not await self._wait(self._latency_s(call)):
@@ -111,9 +116,9 @@ class Simulator:
             try:
                 answer = self._execute(call, call.question)
             except RefusalError as error:
-                return self._refuse(call, error.refusal)
+                return await self._refuse(request, call, error.refusal)
         if call.fault == "hang_after_accept":
-            await self._hold(request)
+            await self._hang(request)
             return self._drop(request, call)
         return await self._deliver(request, call, answer)
 
@@ -179,9 +184,11 @@ class Simulator:
             return await self._reset_mid_body(request, call, raw)
         if client_left(request):
             return self._drop(request, call)
-        return self._answer(call, 200, raw)
+        return await self._answer(request, call, 200, raw)
 
     async def _reset_mid_body(self, request: web.Request, call: Call, raw: bytes) -> web.StreamResponse:
+        if not await self._may_answer(request):
+            return self._drop(request, call)
         response = web.StreamResponse(headers={"Content-Type": "application/json", "x-request-id": call.request_id})
         response.content_length = len(raw)
         self._journal.write("dropped", **call.facts(), status=200)
@@ -193,14 +200,25 @@ class Simulator:
         reset(request)
         return response
 
-    def _refuse(self, call: Call, refusal: Refusal) -> web.Response:
+    async def _refuse(self, request: web.Request, call: Call, refusal: Refusal) -> web.Response:
         told, body = call.api.refuse(call, refusal)
-        return self._answer(call, told.status, json.dumps(body).encode(), told.headers)
+        return await self._answer(request, call, told.status, json.dumps(body).encode(), told.headers)
 
-    def _answer(self, call: Call, status: int, raw: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
+    async def _answer(
+        self, request: web.Request, call: Call, status: int, raw: bytes, headers: Mapping[str, str] | None = None
+    ) -> web.Response:
+        if not await self._may_answer(request):
+            return self._drop(request, call)
         self._journal.write("answered", **call.facts(), status=status)
         sent = {"x-request-id": call.request_id, **(headers or {})}
         return web.Response(status=status, body=raw, content_type="application/json", headers=sent)
+
+    async def _may_answer(self, request: web.Request) -> bool:
+        """Wait while answers are held; False if nobody is left to answer by then, or the simulator stops."""
+        if not self._hold.is_on:
+            return True
+        await self._hold.released()
+        return not self._stopping.is_set() and not client_left(request)
 
     def _drop(self, request: web.Request, call: Call) -> web.Response:
         self._journal.write("dropped", **call.facts())
@@ -215,7 +233,7 @@ class Simulator:
             return True
         return False
 
-    async def _hold(self, request: web.Request) -> None:
+    async def _hang(self, request: web.Request) -> None:
         """Stay silent until the hang is over, the client has left or the simulator stops."""
         end = time.monotonic() + self._settings.hang_s
         while not client_left(request) and (left := end - time.monotonic()) > 0:

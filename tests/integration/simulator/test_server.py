@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 
 import openai
 import pytest
@@ -55,6 +57,20 @@ def test_it_stops_cleanly_while_requests_hang_and_wait(start, key, number):
     assert running.events(key).count("dropped") == 3
     assert running.events(key).count("executed") == 1
     assert "Traceback" not in running.stderr_path.read_text()
+
+
+def test_many_connections_at_once_wait_to_be_accepted(start):
+    running = start()
+    port = int(running.root.rpartition(":")[2])
+    os.kill(running.process.pid, signal.SIGSTOP)
+    try:
+        with ExitStack() as connections:
+            for _ in range(600):
+                connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+    finally:
+        os.kill(running.process.pid, signal.SIGCONT)
+
+    assert running.http("GET", "/simulator/health")[0] == 200
 
 
 def test_a_taken_port_is_one_clear_sentence(simulator, tmp_path):
