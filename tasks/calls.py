@@ -39,8 +39,9 @@ Outcome = Literal["generated", "settling", "failed", "unknown", "postponed", "no
 
 GROUP = 100
 """How many claims, or results, one transaction writes at most."""
-GATHER_S = 0.01
-"""How long what is ready waits for more, in seconds, while this process makes several calls: one alone never waits."""
+GATHER_A_CALL_S = 0.0002
+GATHER_MAX_S = 0.04
+"""How long what is ready waits for more, in seconds: longer the more calls are being made; one alone never waits."""
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +74,7 @@ def call_batch(job_ids: Sequence[UUID]) -> None:
     waiting, running = [_JobCall(job_id) for job_id in job_ids], list[Future[None]]()
     slots = runtime().slots
     while waiting:
-        room = slots.take(len(waiting), within_s=GATHER_S)
+        room = slots.take(len(waiting), within_s=GATHER_MAX_S)
         starting, waiting = waiting[:room], waiting[room:]
         running += _start_together(starting, slots)
     wait(running)
@@ -220,7 +221,7 @@ def _settle(results: Sequence[Result], on_time: Sequence[bool]) -> None:
 
 
 def _gather_s() -> float:
-    return GATHER_S if runtime().slots.used > 1 else 0.0
+    return min(GATHER_MAX_S, GATHER_A_CALL_S * max(0, runtime().slots.used - 1))
 
 
 _claims: Group[Wanted, Claimed | None] = Group(_claim, key=lambda wanted: wanted.job_id, size=GROUP)
