@@ -160,12 +160,6 @@ def refund(job_ids: Sequence[UUID]) -> None:
         publish(_step("refund_credits", [str(job_id) for job_id in job_ids]))
 
 
-def kinds(job_ids: Sequence[UUID]) -> list[tuple[UUID, str]]:
-    """Each job with its kind, which names the queue that calls its provider."""
-    with transaction() as session:
-        return recovery.kinds(session, job_ids)
-
-
 def publish(signature: Signature, **options: Any) -> bool:
     """Publish after a commit; False, with a warning in the log, when the broker is away."""
     try:

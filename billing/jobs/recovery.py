@@ -146,11 +146,6 @@ def next_steps(session: Session, job_ids: Sequence[UUID]) -> list[NextStep]:
     return found
 
 
-def kinds(session: Session, job_ids: Sequence[UUID]) -> list[tuple[UUID, str]]:
-    """Each of these jobs with its kind, which names the queue of its provider."""
-    return [(job.id, job.kind) for job in job_queries.find(session, job_ids)]
-
-
 def look_again(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list[UUID]:
     """Make those of these jobs that wait for a message due for recovery at once; returns their ids."""
     return job_queries.look_again(session, job_ids, now=now)

@@ -30,8 +30,10 @@ def is_mergeable(message: Any) -> bool:
     headers = message.headers if isinstance(message.headers, dict) else {}
     if headers.get("task") != HINT or headers.get("eta") is not None:
         return False
-    _, kwargs, _ = message.payload
-    return not kwargs and not (message.delivery_info or {}).get("redelivered")
+    args, kwargs, _ = message.payload
+    # What is not of a hint's form goes its own way, and is set aside.
+    is_formed = not kwargs and len(args) == 1 and isinstance(args[0], list)
+    return is_formed and not (message.delivery_info or {}).get("redelivered")
 
 
 class Merging:
@@ -70,6 +72,9 @@ class Merging:
             self._begin()
 
     def _begin(self) -> None:
+        if not self._waiting:
+            # One that was given up for lost has ended after all, and what waited was begun since.
+            return
         self._began = time.monotonic()
         message = self._waiting.popleft()
         # However its work ends, the message is acknowledged or rejected then.

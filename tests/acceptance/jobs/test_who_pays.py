@@ -331,7 +331,7 @@ def cancelled(system: System, account_id: int, case: Case) -> UUID:
 
 def send_again(system: System, job_ids: Sequence[UUID]) -> None:
     """Send every message of these jobs to workers that run, and wait until each was worked on."""
-    kinds = pipeline.kinds(job_ids)
+    kinds = [(row.id, row.kind) for row in map(the_job, job_ids)]
     pipeline.start(job_ids)
     pipeline.call(kinds)
     # Queues keep their order: when a later job is through, and nothing is in anybody's hands, these were looked at.

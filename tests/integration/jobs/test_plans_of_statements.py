@@ -125,3 +125,10 @@ def test_a_statement_that_reads_a_whole_table_is_noticed(by_index):
     assert whole_tables(by_index, "SELECT * FROM generation_jobs WHERE error_code = 'x'", None) == {"generation_jobs"}
     with by_index.connect() as connection:
         assert connection.scalar(text("SHOW enable_seqscan")) == "off"
+
+
+def test_whoever_reads_whole_tables_says_so_for_one_transaction(by_index):
+    with transaction(whole_tables=True) as session:
+        assert session.scalar(text("SHOW enable_seqscan")) == "on"
+    with transaction() as session:
+        assert session.scalar(text("SHOW enable_seqscan")) == "off"

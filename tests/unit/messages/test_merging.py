@@ -11,9 +11,11 @@ from tasks.messages.merging import HINT, Merging, is_mergeable
 class AMessage:
     """A message as kombu gives it: what it carries, and what became of it."""
 
-    def __init__(self, at: float = 0.0, *, task: str = HINT, kwargs=None, redelivered: bool = False, eta=None) -> None:
+    def __init__(
+        self, at: float = 0.0, *, task: str = HINT, args=None, kwargs=None, redelivered: bool = False, eta=None
+    ) -> None:
         self.headers = {"task": task, "received_at": at, "eta": eta}
-        self.payload = [[["id"]], kwargs or {}, {}]
+        self.payload = [[["id"]] if args is None else args, kwargs or {}, {}]
         self.delivery_info = {"redelivered": redelivered}
         self.acknowledged = False
 
@@ -131,6 +133,19 @@ def test_a_hint_that_is_never_acknowledged_holds_up_no_other_for_long(clock):
     assert work.begun == [lost, waiting]
 
 
+def test_a_hint_that_was_given_up_for_lost_and_ends_after_all_harms_nothing(clock):
+    work, lost, waiting, later = Work(), AMessage(100), AMessage(100), AMessage(100)
+    work.receive(lost, waiting)
+    clock[0] += merging.PATIENCE_S + 1
+    work.receive(later)
+
+    for message in (lost, waiting, later):
+        message.ack_log_error()
+    work.merging._begin()
+
+    assert work.begun == [lost, waiting, later]
+
+
 @pytest.mark.parametrize(
     ("message", "mergeable"),
     [
@@ -138,6 +153,8 @@ def test_a_hint_that_is_never_acknowledged_holds_up_no_other_for_long(clock):
         (AMessage(task="generation.reserve_credits"), False),
         (AMessage(kwargs={"alone": True}), False),
         (AMessage(redelivered=True), False),
+        (AMessage(args=[]), False),
+        (AMessage(args=["no list"]), False),
         (AMessage(eta="2026-11-20T12:00:00"), False),
     ],
 )
