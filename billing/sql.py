@@ -62,7 +62,7 @@ def recordset(table: Table, columns: Sequence[str], alias: str = "v", given: str
 
     `given` is the name of the parameter that holds the rows.
     """
-    typed = ", ".join(f"{name} {_type(table.c[name])}" for name in columns)
+    typed = ", ".join(f"{name} {type_of(table.c[name])}" for name in columns)
     return f"jsonb_to_recordset(CAST(:{given} AS jsonb)) AS {alias}({typed})"
 
 
@@ -80,7 +80,8 @@ def _insert(table: Table, columns: tuple[str, ...], name: str) -> str:
     )
 
 
-def _type(column: Column[Any]) -> str:
+def type_of(column: Column[Any]) -> str:
+    """The name of the column's type in PostgreSQL."""
     return column.type.compile(dialect=_DIALECT)
 
 
