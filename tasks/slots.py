@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition
@@ -15,6 +14,8 @@ class Slots:
         self._size = size
         self._free = size
         self._changed = Condition()
+        # How many free slots each waiting thread is waiting for.
+        self._awaited: list[int] = []
 
     @property
     def used(self) -> int:
@@ -31,23 +32,28 @@ class Slots:
             self.give_back(1)
 
     def take(self, wanted: int, *, within_s: float = 0.0) -> int:
-        """Wait until a slot is free, and then so many seconds for further ones; returns how many were taken."""
+        """Wait until a slot is free, and for at most so many seconds for as many as are wanted; returns how many were
+        taken.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._free > 0)
-            taken = self._take_free(wanted)
-            until = time.monotonic() + within_s
-            while taken < wanted and (left := until - time.monotonic()) > 0:
-                self._changed.wait(left)
-                taken += self._take_free(wanted - taken)
+            if self._free < wanted and within_s:
+                self._wait_for(min(wanted, self._size), within_s)
+            self._wait_for(1, None)
+            taken = min(wanted, self._free)
+            self._free -= taken
             return taken
-
-    def _take_free(self, wanted: int) -> int:
-        taken = min(wanted, self._free)
-        self._free -= taken
-        return taken
 
     def give_back(self, count: int) -> None:
         """Give back so many slots."""
         with self._changed:
             self._free += count
-            self._changed.notify_all()
+            # A thread is not woken for fewer than it waits for.
+            if any(self._free >= awaited for awaited in self._awaited):
+                self._changed.notify_all()
+
+    def _wait_for(self, free: int, within_s: float | None) -> None:
+        self._awaited.append(free)
+        try:
+            self._changed.wait_for(lambda: self._free >= free, within_s)
+        finally:
+            self._awaited.remove(free)
