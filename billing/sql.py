@@ -67,7 +67,7 @@ def recordset(table: Table, columns: Sequence[str], alias: str = "v", given: str
 
     `given` is the name of the parameter that holds the rows.
     """
-    typed = ", ".join(f"{name} {_type(table.c[name])}" for name in columns)
+    typed = ", ".join(f"{name} {type_of(table.c[name])}" for name in columns)
     return f"jsonb_to_recordset(CAST(:{given} AS jsonb)) AS {alias}({typed})"
 
 
@@ -92,11 +92,12 @@ def newest_first(row: type[Row], branches: Sequence[Select[Row]], by: Sequence[s
     What one statement finds by several indexes, it would read whole and sort.
     """
     read = [branch.order_by(*(getattr(row, name).desc() for name in by)).limit(limit) for branch in branches]
-    together = aliased(row, union_all(*read).subquery())
-    return select(together).order_by(*(getattr(together, name).desc() for name in by)).limit(limit)
+    merged = aliased(row, union_all(*read).subquery())
+    return select(merged).order_by(*(getattr(merged, name).desc() for name in by)).limit(limit)
 
 
-def _type(column: Column[Any]) -> str:
+def type_of(column: Column[Any]) -> str:
+    """The name of the column's type in PostgreSQL."""
     return column.type.compile(dialect=_DIALECT)
 
 

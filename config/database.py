@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
+    Connection,
     DateTime,
     Engine,
     MetaData,
@@ -232,6 +233,20 @@ def transaction(
         if lock_timeout_s is not None:
             session.execute(select(func.set_config("lock_timeout", f"{lock_timeout_s}s", True)))
         yield session
+
+
+@contextmanager
+def single_statements() -> Iterator[Connection]:
+    """A connection on which each statement is a transaction of its own: what it writes is committed at once."""
+    with engine().connect() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        # Not by SQLAlchemy's isolation level: the driver sends the server two statements for that, to and fro.
+        driver.autocommit = True
+        try:
+            yield connection
+        finally:
+            if not driver.closed:
+                driver.autocommit = False
 
 
 def each_apart(

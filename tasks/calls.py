@@ -7,10 +7,10 @@ together, and nobody waits for a slow call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from datetime import timedelta
+from threading import Condition
 from typing import Literal, NamedTuple
 from uuid import UUID, uuid4
 
@@ -31,11 +31,9 @@ from tasks.grouping import Group
 from tasks.providers.base import Provider, ProviderError
 from tasks.providers.retry import TryAgain, retrying
 from tasks.runtime import runtime
-from tasks.slots import Slots
 from tasks.writing import record
 
-Outcome = Literal["generated", "settling", "failed", "unknown", "postponed", "not_ours"]
-"""`settling`: it was generated, and those who recorded it have it settled."""
+Outcome = Literal["generated", "failed", "unknown", "postponed", "not_ours"]
 
 GROUP = 100
 """How many claims, or results, one transaction writes at most."""
@@ -63,7 +61,12 @@ class Result(NamedTuple):
 def call_job(job_id: UUID) -> Outcome:
     """Call the provider for a reserved job until it delivers, fails for good, or the retry budget is spent."""
     with runtime().slots.one():
-        return _JobCall(job_id).run()
+        found = _JobCall(job_id).run()
+    if not isinstance(found, Result):
+        return found
+    (on_time,) = _results([found])
+    _note_late([found], [on_time])
+    return "generated" if on_time else "not_ours"
 
 
 def call_batch(job_ids: Sequence[UUID]) -> None:
@@ -71,29 +74,59 @@ def call_batch(job_ids: Sequence[UUID]) -> None:
 
     What follows from each call is published at once, so a slow one holds up none of the others.
     """
-    waiting, running = [_JobCall(job_id) for job_id in job_ids], list[Future[None]]()
+    batch = _Batch()
+    waiting = [_JobCall(job_id) for job_id in job_ids]
     slots = runtime().slots
-    while waiting:
-        room = slots.take(len(waiting), within_s=GATHER_MAX_S)
-        starting, waiting = waiting[:room], waiting[room:]
-        running += _start_together(starting, slots)
-    wait(running)
-    for each in running:
-        each.result()
-
-
-def _start_together(jobs: Sequence[_JobCall], slots: Slots) -> list[Future[None]]:
-    """Claim these jobs together and call for those that are ours, each in a thread that gives its slot back."""
-    started: list[Future[None]] = []
     try:
-        claimed, _ = _claims([job.wanted() for job in jobs])
-        for job, found in zip(jobs, claimed, strict=True):
+        while waiting:
+            room = slots.take(len(waiting), within_s=GATHER_MAX_S)
+            starting, waiting = waiting[:room], waiting[room:]
+            _start_together(starting, batch)
+    finally:
+        batch.wait()
+
+
+class _Batch:
+    """The calls of one message that have not come to their end, and the first error of one that has."""
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._error: BaseException | None = None
+        self._changed = Condition()
+
+    def begin(self) -> None:
+        """One more call."""
+        with self._changed:
+            self._open += 1
+
+    def end(self, error: BaseException | None = None) -> None:
+        """One call has come to its end, with everything that follows from it."""
+        with self._changed:
+            self._open -= 1
+            self._error = self._error or error
+            if not self._open:
+                self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Wait until all calls have ended; raises the first error of one."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open)
+        if self._error is not None:
+            raise self._error
+
+
+def _start_together(jobs: Sequence[_JobCall], batch: _Batch) -> None:
+    """Claim these jobs together and call for those that are ours, each in a thread that gives its slot back."""
+    left = len(jobs)
+    try:
+        for job, found in zip(jobs, _claims([job.wanted() for job in jobs]), strict=True):
             if found is not None:
                 job.claimed = found
-                started.append(runtime().threads.submit(copy_context().run, job.run_and_hand_on, slots))
+                batch.begin()
+                runtime().threads.submit(copy_context().run, job.run_and_hand_on, batch)
+                left -= 1
     finally:
-        slots.give_back(len(jobs) - len(started))
-    return started
+        runtime().slots.give_back(left)
 
 
 class _JobCall:
@@ -111,7 +144,7 @@ class _JobCall:
         """The claim that this job needs next."""
         return Wanted(self.job_id, claimed_by=self.token, again=self.claim.attempt if self.claim else None)
 
-    def run(self) -> Outcome:
+    def run(self) -> Result | Outcome:
         """Call until the provider delivers, fails for good, or the retry budget is spent."""
         settings = runtime().settings
         try:
@@ -119,30 +152,35 @@ class _JobCall:
         except RetryError as error:
             return self._postpone(error.last_attempt.exception())
 
-    def run_and_hand_on(self, slots: Slots) -> None:
-        """Run, have the job settled or refunded, and give its slot back."""
+    def run_and_hand_on(self, batch: _Batch) -> None:
+        """Run, give the slot back, and have what was delivered recorded and settled, or the job refunded."""
         try:
-            outcome = self.run()
-        finally:
-            slots.give_back(1)
-        if outcome == "generated":
-            pipeline.settle([self.job_id])
-        elif outcome == "failed":
-            pipeline.refund([self.job_id])
+            try:
+                found = self.run()
+            finally:
+                runtime().slots.give_back(1)
+            if found == "failed":
+                pipeline.refund([self.job_id])
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the batch raises it
+            batch.end(error)
+            return
+        if isinstance(found, Result):
+            _results.later([found], batch.end)
+        else:
+            batch.end()
 
-    def _once(self) -> Outcome:
-        """Claim, call, record; raises TryAgain after a failure that was proven not to have been executed."""
-        claimed, self.claimed = self.claimed or _claims([self.wanted()])[0][0], None
+    def _once(self) -> Result | Outcome:
+        """Claim and call; raises TryAgain after a failure that was proven not to have been executed."""
+        claimed, self.claimed = self.claimed or _claims([self.wanted()])[0], None
         if claimed is None:
             return "not_ours"
         self.claim = claimed.claim
         timeout_s = runtime().settings.call_s(self.claim.kind)
         try:
             connection = _connection(claimed)
-            delivery = _provider(self.claim).call(self.claim, connection, timeout_s=timeout_s)
+            return Result(self.claim, _provider(self.claim).call(self.claim, connection, timeout_s=timeout_s))
         except ProviderError as error:
             return self._record_refusal(error.refusal)
-        return self._record_delivery(delivery)
 
     def _postpone(self, cause: BaseException | None) -> Outcome:
         """Give the job back, to be called again later."""
@@ -153,15 +191,6 @@ class _JobCall:
         record(lambda session: calling.postpone(session, claim, until=database_now(session) + wait))
         log.info("call_postponed", job_id=str(claim.job_id), attempt=claim.attempt, wait_s=wait.total_seconds())
         return "postponed"
-
-    def _record_delivery(self, delivery: Delivery) -> Outcome:
-        claim = self.claim
-        assert claim is not None
-        (on_time,), told = _results([Result(claim, delivery)])
-        if not on_time:
-            log.error("late_success", job_id=str(claim.job_id), attempt=claim.attempt, hint="counted as exposure")
-            return "not_ours"
-        return "settling" if told else "generated"
 
     def _record_refusal(self, refusal: Refusal) -> Outcome:
         claim = self.claim
@@ -216,15 +245,26 @@ def _deliver(session: Session, results: Sequence[Result]) -> list[bool]:
     return calling.succeed_many(session, results, publish_by=runtime().publish_by)
 
 
-def _settle(results: Sequence[Result], on_time: Sequence[bool]) -> None:
+def _follow(results: Sequence[Result], on_time: Sequence[bool]) -> None:
+    _note_late(results, on_time)
     pipeline.settle([each.claim.job_id for each, in_time in zip(results, on_time, strict=True) if in_time])
+
+
+def _note_late(results: Sequence[Result], on_time: Sequence[bool]) -> None:
+    for (claim, _), in_time in zip(results, on_time, strict=True):
+        if not in_time:
+            log.error("late_success", job_id=str(claim.job_id), attempt=claim.attempt, hint="counted as exposure")
 
 
 def _gather_s() -> float:
     return min(GATHER_MAX_S, GATHER_A_CALL_S * max(0, runtime().slots.used - 1))
 
 
-_claims: Group[Wanted, Claimed | None] = Group(_claim, key=lambda wanted: wanted.job_id, size=GROUP)
+def _spawn(work: Callable[[], None]) -> None:
+    runtime().threads.submit(work)
+
+
+_claims: Group[Wanted, Claimed | None] = Group(_claim, key=lambda wanted: wanted.job_id, size=GROUP, spawn=_spawn)
 _results: Group[Result, bool] = Group(
-    _deliver, key=lambda result: result.claim.job_id, size=GROUP, after=_settle, gather_s=_gather_s
+    _deliver, key=lambda result: result.claim.job_id, size=GROUP, spawn=_spawn, after=_follow, gather_s=_gather_s
 )

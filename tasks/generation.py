@@ -54,9 +54,13 @@ def check_balance(self: Step, job_ids: list[str], *, alone: bool = False) -> lis
     A message that comes again, or that recovery sends, takes its own jobs alone: one of them may have killed a worker.
     """
     began = time.monotonic()
-    if alone or giving_up.was_delivered_before(self):
+    came_again = giving_up.was_delivered_before(self)
+    if alone or came_again:
         with transaction() as session:
             taken = taking.take_alone(session, uuids(job_ids), hold=runtime().publish_by)
+        if came_again:
+            # Other jobs may have been waiting for the take that it did not live to see.
+            pipeline.hint()
     elif hints.is_covered(self.request):
         return []
     else:

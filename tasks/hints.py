@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 from billing.jobs import taking
 from billing.jobs.taking import Taken
 from tasks import pipeline
-from tasks.messages import takes
+from tasks.messages import pending, takes
 from tasks.runtime import runtime
 
 LOOK_AGAIN_S = 0.02
-"""How long after a take that left jobs behind the next one comes, in seconds; twice as long when it finds none."""
+"""How long after a take that could take nothing of what waits the next one comes, in seconds; then twice as long."""
 LOOK_AGAIN_MAX_S = 1.0
 
 _last_account = 0
@@ -45,7 +45,8 @@ def is_covered(request: Any) -> bool:
 
 
 def take(session: Session) -> Taken:
-    """Take what waits, beginning after the account that this process has served last."""
+    """Take what waits, beginning after the account that this process has served last; the transaction's first act."""
+    pending.remove_mark()
     return taking.take(session, hold=runtime().publish_by, after=_last_account)
 
 
@@ -61,7 +62,9 @@ def note(taken: Taken, *, began: float) -> None:
         return
     if taken.job_ids:
         _looks.wait_s = LOOK_AGAIN_S
-    _look_again()
+        pipeline.hint()
+    else:
+        _look_again()
 
 
 def _look_again() -> None:

@@ -20,13 +20,11 @@ from billing.catalog import current
 from billing.jobs import recovery, requests, submitting
 from billing.jobs.requests import Submission
 from billing.jobs.submitting import Submitted
-from config.database import DATABASE_TROUBLE, DatabaseAway, transaction
+from config.database import DATABASE_TROUBLE, DatabaseAway, single_statements, transaction, utc_now
 from tasks.app import app
+from tasks.messages import pending
 from tasks.runtime import runtime
 from tasks.writing import record
-
-BATCH = 50
-"""Jobs in one message: enough to pay for the hop, few enough to hold an account's lock briefly."""
 
 SUBMIT_FOR_S = 5
 """How long a submit tries to reach the database, in seconds."""
@@ -73,6 +71,8 @@ def submit_many(submissions: Sequence[Submission]) -> list[Submitted]:
 def _store(submissions: Sequence[Submission]) -> list[Submitted]:
     """Store requests under ids that are chosen beforehand, so that an unconfirmed commit can be repeated."""
     named = [each.model_copy(update={"job_id": each.job_id or uuid4()}) for each in submissions]
+    if len(named) == 1 and (job := _store_at_once(named[0])) is not None:
+        return [job]
     ours = {new.job_id for given, new in zip(submissions, named, strict=True) if given.job_id is None}
     try:
         stored = record(lambda session: _submit(session, named), for_s=SUBMIT_FOR_S, wait_max_s=1.0)
@@ -82,6 +82,23 @@ def _store(submissions: Sequence[Submission]) -> list[Submitted]:
     return [replace(job, created=job.created or job.job_id in ours) for job in stored]
 
 
+def _store_at_once(named: Submission) -> Submitted | None:
+    """Store one request by one statement, as most can be; None when it takes more, or it is not known whether it was.
+
+    It may have been stored then: its id says so to whoever stores it again.
+    """
+    at = current.kept(utc_now())
+    if at is None:
+        return None
+    try:
+        with single_statements() as connection:
+            return submitting.submit_at_once(
+                connection, named, at=at, deadline=runtime().deadline, publish_by=runtime().publish_by
+            )
+    except DATABASE_TROUBLE:
+        return None
+
+
 def _submit(session: Session, named: Sequence[Submission]) -> list[Submitted]:
     return submitting.submit(
         session, named, at=current.moment(session), deadline=runtime().deadline, publish_by=runtime().publish_by
@@ -89,9 +106,18 @@ def _submit(session: Session, named: Sequence[Submission]) -> list[Submitted]:
 
 
 def start(job_ids: Sequence[UUID]) -> None:
-    """Say that these jobs wait: whoever hears it sends what waits through the whole chain, these jobs or others."""
-    for first in range(0, len(job_ids), BATCH):
-        _hint(job_ids[first : first + BATCH])
+    """Say that these jobs wait, which are committed: whoever hears it sends what waits through the whole chain."""
+    if job_ids:
+        hint(job_ids)
+
+
+def hint(job_ids: Sequence[UUID] = ()) -> None:
+    """Have somebody look at once for jobs that wait; while another hint is pending, nobody needs to be told.
+
+    One look is for all jobs, so the message names the first of these, for those who watch.
+    """
+    if pending.set_mark():
+        _hint(job_ids[:1])
 
 
 def start_alone(job_ids: Iterable[UUID]) -> None:
@@ -102,7 +128,7 @@ def start_alone(job_ids: Iterable[UUID]) -> None:
 
 def look_again(*, after_s: float) -> None:
     """Have somebody look, after so many seconds, for jobs that wait."""
-    publish(app.signature("generation.check_balance", args=[[]]), countdown=after_s)
+    publish(_step("check_balance", []), countdown=after_s)
 
 
 def reserve(job_ids: Sequence[UUID]) -> None:
@@ -178,5 +204,5 @@ def _step(name: str, *args: Any) -> Signature:
 
 
 def _hint(job_ids: Sequence[UUID], **given: Any) -> None:
-    # Every submitted job pays for this message: it is sent without what a chain would carry along.
-    publish(app.signature("generation.check_balance", args=[[str(job_id) for job_id in job_ids]], kwargs=given))
+    ids = [str(job_id) for job_id in job_ids]
+    publish(app.signature("generation.check_balance", args=[ids], kwargs=given))

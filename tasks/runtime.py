@@ -15,6 +15,9 @@ from config.settings import ConfigurationError, Settings
 from tasks.providers.base import Provider
 from tasks.slots import Slots
 
+WRITERS = 8
+"""Threads of a generation worker beyond those that may all be calling providers."""
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -57,8 +60,8 @@ class Runtime:
 
     @cached_property
     def threads(self) -> ThreadPoolExecutor:
-        """The threads that make the calls of batches."""
-        return ThreadPoolExecutor(self.settings.generation_concurrency, thread_name_prefix="call")
+        """The threads that make the calls of batches, and some more, that write down what came of them."""
+        return ThreadPoolExecutor(self.settings.generation_concurrency + WRITERS, thread_name_prefix="call")
 
     @cached_property
     def leases(self) -> Mapping[str, timedelta]:

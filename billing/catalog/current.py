@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -30,6 +30,14 @@ def moment(session: Session) -> Moment:
     now, version, changed_here = catalog_queries.clock_and_version(session)
     catalog = _at(session, version, changed_here=changed_here)
     return Moment(now, catalog, version=None if changed_here else version)
+
+
+def kept(now: datetime) -> Moment | None:
+    """The catalogue that this process keeps, at this instant; None while it keeps none.
+
+    It may have changed since: whoever goes by it writes by a statement that makes sure of its version.
+    """
+    return None if _kept is None else Moment(now, _kept, version=_kept.version)
 
 
 def read(session: Session) -> Catalog:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import select, text, tuple_
+from sqlalchemy import Connection, TextClause, select, text, tuple_
 from sqlalchemy.orm import Session
 
 from billing.jobs.tables import GenerationJob
-from billing.sql import as_json, recordset
+from billing.sql import as_json, recordset, type_of
 
 COLUMNS = (
     *("id", "account_id", "user_id", "operation_type", "model_name", "provider", "kind", "params"),
@@ -51,6 +53,37 @@ _ADD = text(
            ) END
     """  # noqa: S608 - names of our own columns
 )
+
+_OF_NOW = ("next_at", "deadline_at", "created_at")
+_GIVEN = tuple(name for name in COLUMNS if name not in _OF_NOW)
+_OPEN = """
+    SELECT count(*) AS jobs FROM (
+        SELECT FROM generation_jobs WHERE account_id = :account_id AND finished_at IS NULL LIMIT :account_bound
+    ) unfinished
+"""
+
+
+def _add_at_once(open_jobs: str) -> TextClause:
+    """Add one job if all holds that it was examined by, and its account has room for it."""
+    values = ", ".join(f"CAST(:{name} AS {type_of(_TABLE.c[name])})" for name in _GIVEN)
+    return text(
+        f"""
+        WITH open AS MATERIALIZED ({open_jobs})
+        INSERT INTO generation_jobs ({", ".join(_GIVEN)}, {", ".join(_OF_NOW)})
+        SELECT {values}, clock.now + :publish_by, clock.now + :deadline, clock.now
+        FROM open, (SELECT clock_timestamp() AS now) clock
+        WHERE (open.jobs IS NULL OR open.jobs < :account_bound)
+          AND (SELECT version FROM catalog_version) = CAST(:version AS uuid)
+          AND CAST(clock.now AT TIME ZONE 'UTC' AS date) = :today
+          AND EXISTS (SELECT FROM accounts WHERE id = :account_id)
+          AND (:user_id IS NULL OR EXISTS (SELECT FROM users WHERE id = :user_id AND account_id = :account_id))
+        ON CONFLICT DO NOTHING RETURNING (SELECT jobs FROM open)
+        """  # noqa: S608 - names of our own columns
+    )
+
+
+_ADD_COUNTED = _add_at_once(_OPEN)
+_ADD_UNCOUNTED = _add_at_once("SELECT CAST(NULL AS bigint) AS jobs")
 
 
 class Key(NamedTuple):
@@ -107,6 +140,29 @@ def add(
         # A later statement would count what the first one added.
         to_count = []
     return Added(created, refused, open_jobs)
+
+
+def add_at_once(
+    connection: Connection,
+    row: dict[str, Any],
+    *,
+    counted: bool,
+    account_bound: int,
+    version: str,
+    today: date,
+    publish_by: timedelta,
+    deadline: timedelta,
+) -> tuple[bool, int | None]:
+    """Insert one new job by one statement, which sets its times, if all of this still holds: the catalogue's version,
+    the day in UTC, the account, its user, and, with `counted`, the room for one more unfinished job.
+
+    Returns whether it was inserted, and the account's unfinished jobs before that, None when they were not counted.
+    """
+    given = {**row, "params": json.dumps(row["params"]), "work": json.dumps(row["work"])}
+    given |= {"account_bound": account_bound, "version": version, "today": today}
+    given |= {"publish_by": publish_by, "deadline": deadline}
+    found = connection.execute(_ADD_COUNTED if counted else _ADD_UNCOUNTED, given).first()
+    return (False, None) if found is None else (True, found[0])
 
 
 def existing(session: Session, keys: Sequence[Key]) -> dict[Key, Existing]:

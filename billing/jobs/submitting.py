@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from billing.catalog.snapshot import Moment
@@ -45,9 +46,8 @@ def submit(
     Raises a BillingError for the first request that cannot be done, IdempotencyConflict among them, and TooManyOpenJobs
     when there is no room for all; the caller's transaction then undoes what was added.
     """
-    rows = [
-        _row(each, now=at.now, deadline=deadline, publish_by=publish_by) for each in _examined(session, submissions, at)
-    ]
+    times = {"next_at": at.now + publish_by, "deadline_at": at.now + deadline, "created_at": at.now}
+    rows = [_row(each) | times for each in _examined(session, submissions, at)]
     asked = Counter(row["account_id"] for row in rows)
     limits = at.catalog.defaults
     added = submission_queries.add(
@@ -63,6 +63,39 @@ def submit(
     bounds.check(Counter(key.account_id for key in added.created), added.open_jobs, limits, now=at.now)
     existing = _existing(session, rows, added)
     return [_submitted(row, existing.get(_key(row)), added) for row in rows]
+
+
+def submit_at_once(
+    connection: Connection, submission: Submission, *, at: Moment, deadline: timedelta, publish_by: timedelta
+) -> Submitted | None:
+    """Turn one request into a queued job by a single statement; None when it takes a closer look, as `submit` takes it.
+
+    `at` may be what this process keeps: nothing is written unless its catalogue and its day still hold.
+    """
+    limits, account_id = at.catalog.defaults, submission.account_id
+    counted = bounds.to_count({account_id: 1}, limits, now=at.now)
+    if at.version is None or bounds.ALL in counted:
+        return None
+    try:
+        row = _row(examine(at.catalog, submission, today=at.today))
+    except BillingError:
+        # The catalogue may have changed since.
+        return None
+    added, open_jobs = submission_queries.add_at_once(
+        connection,
+        row,
+        counted=bool(counted),
+        account_bound=limits.max_open_jobs_per_account,
+        version=at.version,
+        today=at.today,
+        publish_by=publish_by,
+        deadline=deadline,
+    )
+    if not added:
+        return None
+    if open_jobs is not None:
+        bounds.check({account_id: 1}, {account_id: open_jobs}, limits, now=at.now)
+    return Submitted(job_id=row["id"], kind=row["kind"], state=State.QUEUED, created=True)
 
 
 def check_payers(session: Session, submissions: Sequence[Submission]) -> None:
@@ -97,7 +130,7 @@ def _examined(session: Session, submissions: Sequence[Submission], at: Moment) -
     return found
 
 
-def _row(examined: Examined, *, now: datetime, deadline: timedelta, publish_by: timedelta) -> dict[str, Any]:
+def _row(examined: Examined) -> dict[str, Any]:
     submission, model = examined.submission, examined.model
     job_id = submission.job_id or uuid4()
     return {
@@ -117,9 +150,6 @@ def _row(examined: Examined, *, now: datetime, deadline: timedelta, publish_by: 
         "credits_estimated": examined.credits_estimated,
         "limit_type": examined.limit_type,
         "limit_unit": examined.operation.limit_unit,
-        "next_at": now + publish_by,
-        "deadline_at": now + deadline,
-        "created_at": now,
     }
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from billing.jobs import taking_queries
 from billing.jobs.taking_queries import Marked
 
-SIZE = 50
+SIZE = 100
 """Jobs of one take: enough to pay for the way, few enough to hold an account's lock briefly."""
 
 

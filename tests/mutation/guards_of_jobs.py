@@ -82,6 +82,39 @@ OF_MOVES = [
     ),
 ]
 
+OF_SUBMISSIONS = [
+    guard(
+        "one statement submits by a catalogue that still holds",
+        says("_add_at_once", r"AND \(SELECT version FROM catalog_version\) = CAST\(:version AS uuid\)"),
+        "test_one_statement_writes_nothing_by_a_catalogue_that_has_changed",
+    ),
+    guard(
+        "one statement submits on the day that it was examined for",
+        says("_add_at_once", r"AND CAST\(clock\.now AT TIME ZONE 'UTC' AS date\) = :today"),
+        "test_one_statement_writes_nothing_on_another_day",
+    ),
+    guard(
+        "one statement submits for an account that there is",
+        says("_add_at_once", r"AND EXISTS \(SELECT FROM accounts WHERE id = :account_id\)"),
+        "test_one_statement_leaves_whatever_needs_a_sentence_to_a_closer_look",
+    ),
+    guard(
+        "one statement submits for the account's own users",
+        says("_add_at_once", r"id = :user_id AND account_id = :account_id", "id = :user_id"),
+        "test_one_statement_leaves_whatever_needs_a_sentence_to_a_closer_look",
+    ),
+    guard(
+        "one statement submits where there is room for one more",
+        says("_add_at_once", r" OR open\.jobs < :account_bound", " OR true"),
+        "test_one_statement_counts_what_its_account_has_open",
+    ),
+    guard(
+        "one statement submits only when there was room for all a moment ago",
+        drops_clause("submit_at_once", "bounds.ALL"),
+        "test_one_statement_needs_to_know_that_there_is_room_for_all",
+    ),
+]
+
 OF_TAKES = [
     guard(
         "what is taken is not taken again",
@@ -110,8 +143,28 @@ OF_TAKES = [
     ),
     guard(
         "a take that left jobs behind is followed by another",
-        drops("hints.note", "_look_again"),
+        drops("hints.note", "pipeline.hint"),
         "test_a_take_that_leaves_jobs_behind_is_followed_by_another",
+    ),
+    guard(
+        "what a take could not take is looked for again",
+        drops("hints.note", "_look_again"),
+        "test_looks_come_later_and_later_while_an_account_stays_in_another_take",
+    ),
+    guard(
+        "a hint is pending until a take begins, and no longer",
+        drops("hints.take", "remove_mark"),
+        "test_when_a_take_begins_what_comes_then_is_told_again",
+    ),
+    guard(
+        "a hint that was lost keeps no others back for long",
+        drops_value("set_mark", "px"),
+        "test_a_hint_that_was_lost_keeps_others_back_for_a_moment_only",
+    ),
+    guard(
+        "a hint that came again takes its own jobs, and others are looked for",
+        drops("generation.check_balance", "pipeline.hint"),
+        "test_a_hint_that_comes_again_is_followed_by_one_for_the_jobs_that_relied_on_it",
     ),
     guard(
         "jobs that killed their taker are left to messages of their own",
@@ -280,4 +333,4 @@ OF_RECOVERY = [
     ),
 ]
 
-OF_JOBS = [*OF_MOVES, *OF_TAKES, *OF_CALLS, *OF_UNKNOWN_CALLS, *OF_RECOVERY]
+OF_JOBS = [*OF_SUBMISSIONS, *OF_MOVES, *OF_TAKES, *OF_CALLS, *OF_UNKNOWN_CALLS, *OF_RECOVERY]

@@ -16,13 +16,14 @@ from billing.reports import audit
 from billing.upkeep import dead_letters, periodic_runs
 from billing.upkeep.periodic_runs import Run
 from config import database
+from config.broker import broker_client
 from config.database import database_now, transaction, utc_now
 from config.integrations import configured_providers, connection_for
 from config.providers import KnownProvider
 from config.settings import ConfigurationError, Settings
 from tasks.app import app
 from workers import bootstrap
-from workers.health.broker import broker_client, messages_by_queue
+from workers.health.broker import messages_by_queue
 
 CLOCK_S = 2.0
 """How far this machine's clock may be from the database's, in seconds."""

@@ -16,9 +16,10 @@ from billing.jobs import recovery
 from billing.ledger import accounts
 from billing.reports import audit
 from billing.upkeep import dead_letters
+from config.broker import broker_client
 from config.database import database_now, transaction
 from config.settings import Settings
-from workers.health.broker import broker_client, messages_by_queue
+from workers.health.broker import messages_by_queue
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import redis
 import structlog
 from celery.worker import state as worker_state
 
+from config.broker import broker_client
 from tasks.messages.consumer import received_count
-from workers.health.broker import broker_client
 
 LOOK_EVERY_SHARE = 0.1
 LONGEST_SLEEP = 5

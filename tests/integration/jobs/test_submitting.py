@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 
+from billing.catalog import changing, current
 from billing.errors import BillingError, IdempotencyConflict, InvalidRequest, NotCancellable, UnknownThing
-from billing.jobs import requests, submitting
+from billing.jobs import bounds, requests, submitting
 from billing.ledger import accounts
-from config.database import transaction
+from config.database import single_statements, transaction, utc_now
+from tests.catalogue import sql
 from tests.factories import (
     HOUR,
     MINUTE,
@@ -199,3 +202,105 @@ def test_an_impossible_account_is_refused(name, zone):
     with pytest.raises(InvalidRequest), transaction() as session:
         accounts.create(session, name, time_zone=zone)
     assert rows("SELECT count(*) FROM accounts") == [(0,)]
+
+
+def at_once(data, **changed):
+    """Submit by one statement, on what this process keeps of the catalogue."""
+    at = replace(current.kept(utc_now()), **changed)
+    with single_statements() as connection:
+        return submitting.submit_at_once(connection, requests.parse(data), at=at, deadline=HOUR, publish_by=MINUTE)
+
+
+@pytest.fixture
+def known(db):
+    """The catalogue is kept, and by the clock there was room for all a moment ago."""
+    submit_now(a_request(an_account()))
+
+
+def submit_now(data):
+    with transaction() as session:
+        parsed = [requests.parse(data)]
+        return submitting.submit(session, parsed, at=current.moment(session), deadline=HOUR, publish_by=MINUTE)[0]
+
+
+def a_user(account_id):
+    sql("INSERT INTO users (account_id, email) VALUES (:account_id, 'a@example.com')", account_id=account_id)
+    return rows("SELECT id FROM users WHERE account_id = :account_id", account_id=account_id)[0][0]
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("given", [{}, {"params": {"prompt": 'a\\b "c" ü', "related_object_type": "page"}}])
+def test_one_statement_writes_the_same_job_as_a_transaction(given):
+    account_id = an_account()
+    request = a_request(account_id, user_id=a_user(account_id), **given)
+    carefully = submit_now(request)
+
+    job = at_once(request)
+
+    assert (job.kind, job.state, job.created) == (carefully.kind, carefully.state, True)
+    own = {"id", "idempotency_key", "created_at", "next_at", "deadline_at"}
+    first, second = (
+        {name: value for name, value in vars(the_job(each.job_id)).items() if name not in own and name[0] != "_"}
+        for each in (carefully, job)
+    )
+    assert first == second
+    made = the_job(job.job_id)
+    assert (made.next_at - made.created_at, made.deadline_at - made.created_at) == (MINUTE, HOUR)
+    assert abs(made.created_at - utc_now()) < HOUR
+
+
+@pytest.mark.usefixtures("known")
+def test_one_statement_writes_nothing_by_a_catalogue_that_has_changed():
+    kept = current.kept(utc_now())
+    sql("UPDATE credit_cost_config SET is_active = false WHERE operation_type = 'clustering'")
+
+    assert current.kept(utc_now()).version == kept.version
+    assert at_once(a_request(an_account())) is None
+
+    assert rows("SELECT count(*) FROM generation_jobs") == [(1,)]
+
+
+@pytest.mark.usefixtures("known")
+def test_one_statement_writes_nothing_on_another_day():
+    yesterday = utc_now() - 24 * HOUR
+
+    for room in bounds._rooms.values():
+        room.counted_at = yesterday
+    assert at_once(a_request(an_account()), now=yesterday) is None
+
+    assert rows("SELECT count(*) FROM generation_jobs") == [(1,)]
+
+
+@pytest.mark.usefixtures("known")
+def test_one_statement_leaves_whatever_needs_a_sentence_to_a_closer_look():
+    mine, other = an_account(), an_account()
+    job = at_once(a_request(mine, idempotency_key="k"))
+
+    for request in (
+        a_request(999_999),
+        a_request(mine, user_id=a_user(other)),
+        a_request(mine, idempotency_key="k"),
+        a_request(other, job_id=str(job.job_id)),
+        a_request(mine, operation="unknown"),
+        a_request(mine, params={"prompt": PLANTED, "max_output_tokens": 10_000_000}),
+    ):
+        assert at_once(request) is None
+
+    assert rows("SELECT count(*) FROM generation_jobs") == [(2,)]
+
+
+def test_one_statement_counts_what_its_account_has_open():
+    with transaction() as session:
+        changing.set_defaults(session, {"max_open_jobs_per_account": "3"})
+    account_id = an_account()
+    submit_now(a_request(an_account()))
+
+    made = [at_once(a_request(account_id)) for _ in range(4)]
+
+    assert [job is not None for job in made] == [True, True, True, False]
+
+
+def test_one_statement_needs_to_know_that_there_is_room_for_all(known):
+    bounds._rooms.clear()
+
+    assert at_once(a_request(an_account())) is None

@@ -1,0 +1,46 @@
+"""The pending hint: one that was sent, and whose take has not begun. Another one would tell nothing that is new.
+
+A mark in the broker says that there is one. Whoever sends a hint sets it after the commit of what the hint tells of;
+whoever takes removes it before the take begins. So a hint that is not sent, because the mark was there, is answered by
+a take that begins later, and sees what was committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import redis
+
+from config.broker import broker_client
+from tasks.runtime import runtime
+
+MARK = "creditmill.hint"
+LASTS_MS = 2_000
+"""A hint may be lost with its worker, in milliseconds: after that the next one is sent whatever the mark said."""
+
+ANSWERS_WITHIN_S = 1.0
+
+
+def set_mark() -> bool:
+    """Note that a hint is about to be sent; False when another one is pending already."""
+    return bool(_asked(lambda client: client.set(MARK, "", nx=True, px=LASTS_MS), otherwise=True))
+
+
+def remove_mark() -> None:
+    """Note that a take is about to begin."""
+    _asked(lambda client: client.delete(MARK), otherwise=None)
+
+
+def _asked(question: Callable[[redis.Redis], Any], *, otherwise: Any) -> Any:
+    """Ask Redis; one that is in trouble says nothing of a hint."""
+    try:
+        return question(_client(runtime().settings.broker_url.get_secret_value()))
+    except redis.RedisError:
+        return otherwise
+
+
+@lru_cache(maxsize=1)
+def _client(url: str) -> redis.Redis:
+    return broker_client(url, timeout_s=ANSWERS_WITHIN_S)
