@@ -1,4 +1,6 @@
-"""Words of SQL that all nouns share: many rows as one JSON parameter, and parts of several nouns as one statement."""
+"""Words of SQL that all nouns share: many rows as one JSON parameter, parts of several nouns as one statement, and the
+newest rows of several indexes.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,16 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Column, Table, TextClause, text
+from sqlalchemy import Column, Select, Table, TextClause, select, text, union_all
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import DeclarativeBase, aliased
 
 _DIALECT = postgresql.dialect()
+
+Row = TypeVar("Row", bound=DeclarativeBase)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,17 @@ def _insert(table: Table, columns: tuple[str, ...], name: str) -> str:
     return (
         f"INSERT INTO {table.name} ({listed}) SELECT {listed} FROM {recordset(table, columns, given=name)} RETURNING 1"  # noqa: S608
     )
+
+
+def newest_first(row: type[Row], branches: Sequence[Select[Row]], by: Sequence[str], *, limit: int) -> Select[Row]:
+    """The first `limit` rows of these statements together, the greatest first by these columns.
+
+    Each statement is read no further than that: an index yields its rows in this order, and PostgreSQL merges them.
+    What one statement finds by several indexes, it would read whole and sort.
+    """
+    read = [branch.order_by(*(getattr(row, name).desc() for name in by)).limit(limit) for branch in branches]
+    merged = aliased(row, union_all(*read).subquery())
+    return select(merged).order_by(*(getattr(merged, name).desc() for name in by)).limit(limit)
 
 
 def type_of(column: Column[Any]) -> str:

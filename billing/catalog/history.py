@@ -12,7 +12,10 @@ from sqlalchemy.orm import Session
 
 from billing.catalog import history_queries
 from billing.catalog.tables import ChangeHistory
+from billing.paging import Listing, Page
 
+CHANGES = Listing("changes", (int,))
+"""Changed rows, the newest first, in the order in which they were changed."""
 MODEL = ("ai_model_config", "image_prices")
 OPERATION = ("credit_cost_config",)
 DEFAULTS = ("billing_configuration",)
@@ -40,10 +43,16 @@ def act_as(session: Session, actor: str) -> None:
     history_queries.act_as(session, actor)
 
 
-def changes(session: Session, tables: Sequence[str], name: str, *, limit: int | None = None) -> list[FieldChange]:
-    """Every change of the rows of this name, field by field, the newest first; `limit` counts changed rows."""
-    found = history_queries.changes(session, tables, name, limit=limit)
-    return [change for row in found for change in _fields(row)]
+def changes(
+    session: Session, tables: Sequence[str], name: str, *, limit: int, after: str | None = None
+) -> Page[FieldChange]:
+    """A page of the changes of the rows of this name, the newest first, field by field; `limit` counts changed rows.
+
+    `after` is the cursor of the page before; raises InvalidRequest for any other.
+    """
+    found = history_queries.changes(session, tables, name, after=CHANGES.key(after), limit=limit + 1)
+    page = CHANGES.page(found, limit, lambda row: (row.id,))
+    return Page([change for row in page.rows for change in _fields(row)], page.next)
 
 
 def _fields(row: ChangeHistory) -> list[FieldChange]:

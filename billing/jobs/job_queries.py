@@ -8,12 +8,13 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, text, update
+from sqlalchemy import Select, func, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
 from billing.jobs.states import TERMINAL, Event, State, leaving, target
 from billing.jobs.tables import GenerationJob, ProviderCall
-from billing.sql import Part, as_json, in_list, recordset
+from billing.paging import Key
+from billing.sql import Part, as_json, in_list, newest_first, recordset
 
 _TABLE = GenerationJob.metadata.tables[GenerationJob.__tablename__]
 
@@ -151,14 +152,40 @@ def postpone(session: Session, rows: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def newest(session: Session, *, account_id: int | None, state: str | None, limit: int) -> list[GenerationJob]:
-    """The newest jobs, optionally of one account and in one state."""
-    statement = select(GenerationJob).order_by(GenerationJob.created_at.desc(), GenerationJob.id).limit(limit)
+def newest(
+    session: Session, *, account_id: int | None, state: str | None, after: Key | None, limit: int
+) -> list[GenerationJob]:
+    """The newest jobs, optionally of one account, in one state, and behind the job of this time and id."""
+    job = GenerationJob
+    wanted = select(job)
     if account_id is not None:
-        statement = statement.where(GenerationJob.account_id == account_id)
+        wanted = wanted.where(job.account_id == account_id)
     if state is not None:
-        statement = statement.where(GenerationJob.state == state)
-    return list(session.scalars(statement))
+        wanted = wanted.where(job.state == state)
+    if after is not None:
+        wanted = wanted.where(tuple_(job.created_at, job.id) < after)
+    # Two indexes hold the jobs: an open one changes with each step, and would be entered anew into an index of all.
+    ended, unfinished = wanted.where(job.finished_at.is_not(None)), wanted.where(job.finished_at.is_(None))
+    branches = [ended, unfinished] if state is None else [ended if state in TERMINAL else unfinished]
+    return list(session.scalars(newest_first(job, branches, ("created_at", "id"), limit=limit)))
+
+
+def unknown(session: Session, *, after: Key | None, limit: int) -> list[tuple[GenerationJob, ProviderCall]]:
+    """Jobs whose outcome is unknown, each with its latest call, the oldest call first.
+
+    They begin behind the call of this time and the job of this id. All are open jobs: few enough to be sorted.
+    """
+    job, call = GenerationJob, ProviderCall
+    statement = (
+        select(job, call)
+        .join(call, (call.job_id == job.id) & (call.attempt == job.attempts))
+        .where(job.state == State.UNKNOWN)
+        .order_by(call.started_at, job.id)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(tuple_(call.started_at, job.id) > after)
+    return [(found, made) for found, made in session.execute(statement)]
 
 
 def _by_ids(job_ids: Iterable[UUID]) -> Select[GenerationJob]:

@@ -17,7 +17,11 @@ from billing.jobs.states import State
 from billing.jobs.tables import GenerationJob, ProviderCall
 from billing.ledger import accounts
 from billing.ledger.tables import CreditTransaction
+from billing.paging import Listing, Page
 from billing.upkeep import dead_letters
+
+JOBS = Listing("jobs", (datetime, UUID))
+"""Jobs, the newest first: by when they were created, then by id."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,16 @@ def views(session: Session, job_ids: Iterable[UUID]) -> dict[UUID, JobView]:
     return {job.id: view(job) for job in job_queries.find(session, job_ids)}
 
 
-def newest(session: Session, *, account_id: int | None, state: str | None, limit: int) -> list[JobView]:
-    """The newest jobs, of one account and in one state where these are given."""
-    return [view(job) for job in job_queries.newest(session, account_id=account_id, state=state, limit=limit)]
+def newest(
+    session: Session, *, account_id: int | None, state: str | None, limit: int, after: str | None = None
+) -> Page[JobView]:
+    """A page of jobs, the newest first, of one account and in one state where these are given.
+
+    `after` is the cursor of the page before; raises InvalidRequest for any other.
+    """
+    behind = JOBS.key(after)
+    found = job_queries.newest(session, account_id=account_id, state=state, after=behind, limit=limit + 1)
+    return JOBS.page([view(job) for job in found], limit, lambda job: (job.created_at, job.job_id))
 
 
 def receipts(session: Session, job_ids: Sequence[UUID]) -> list[Receipt]:

@@ -43,7 +43,6 @@ class GenerationJob(Base):
         CheckConstraint("limit_used BETWEEN 0 AND limit_reserved", name="limit_within_reservation"),
         CheckConstraint("credits_reserved >= 0 AND credits_overrun >= 0 AND cost_usd >= 0", name="not_negative"),
         CheckConstraint("attempts >= 0", name="attempts"),
-        Index("ix_generation_jobs_account_id_created_at", "account_id", "created_at"),
         # What the recovery task looks for: the open work, by when it is due for attention.
         Index(
             "ix_generation_jobs_due",
@@ -61,8 +60,23 @@ class GenerationJob(Base):
         Index("ix_generation_jobs_taken", "account_id", postgresql_where=text("taken_until IS NOT NULL")),
         # Without what is open: each step of a job would add an entry.
         Index("ix_generation_jobs_finished_at", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
-        # What the bound on open jobs counts.
-        Index("ix_generation_jobs_unfinished", "account_id", postgresql_where=text("finished_at IS NULL")),
+        # What the bound on open jobs counts, and lists show of them.
+        Index(
+            "ix_generation_jobs_unfinished",
+            "account_id",
+            "created_at",
+            "id",
+            postgresql_where=text("finished_at IS NULL"),
+        ),
+        # What lists show of finished jobs: those of one account, and all.
+        Index(
+            "ix_generation_jobs_listed_by_account",
+            "account_id",
+            "created_at",
+            "id",
+            postgresql_where=text("finished_at IS NOT NULL"),
+        ),
+        Index("ix_generation_jobs_listed", "created_at", "id", postgresql_where=text("finished_at IS NOT NULL")),
         {"postgresql_with": {"fillfactor": 70}},
     )
 

@@ -24,7 +24,10 @@ from billing.jobs.settling import Release
 from billing.jobs.states import State
 from billing.jobs.story import JobView
 from billing.jobs.tables import GenerationJob, ProviderCall
+from billing.paging import Listing, Page
 
+CALLS = Listing("unknown calls", (datetime, UUID))
+"""Calls whose outcome is unknown, the oldest first: by when they were made, then by job."""
 EVIDENCE_MAX = 2_000
 
 
@@ -84,9 +87,15 @@ def find(session: Session, job_id: UUID, *, unknown_wait: timedelta) -> UnknownC
     return None
 
 
-def oldest(session: Session, *, limit: int, unknown_wait: timedelta) -> list[UnknownCall]:
-    """The calls whose outcome is unknown, the oldest first; each is given up `unknown_wait` after it became so."""
-    return [_view(job, call, unknown_wait) for job, call in call_queries.of_unknown_jobs(session, limit=limit)]
+def oldest(session: Session, *, limit: int, unknown_wait: timedelta, after: str | None = None) -> Page[UnknownCall]:
+    """A page of the calls whose outcome is unknown, the oldest first.
+
+    Each is given up `unknown_wait` after it became unknown. `after` is the cursor of the page before; raises
+    InvalidRequest for any other.
+    """
+    found = job_queries.unknown(session, after=CALLS.key(after), limit=limit + 1)
+    views = [_view(job, call, unknown_wait) for job, call in found]
+    return CALLS.page(views, limit, lambda call: (call.called_at, call.job_id))
 
 
 def ask(session: Session, job_id: UUID, *, now: datetime, patience: timedelta) -> Claim | None:

@@ -10,6 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from billing.ledger.tables import Account, CreditTransaction, User
+from billing.paging import Key
 from billing.sql import Part, as_json, check_written, inserted, together
 
 
@@ -101,9 +102,12 @@ def transactions_of_job(session: Session, job_id: UUID) -> list[CreditTransactio
     return list(session.scalars(statement))
 
 
-def newest(session: Session, *, limit: int) -> list[Account]:
-    """Accounts, the newest first."""
-    return list(session.scalars(select(Account).order_by(Account.id.desc()).limit(limit)))
+def newest(session: Session, *, after: Key | None, limit: int) -> list[Account]:
+    """Accounts, the newest first, behind the one of this id."""
+    statement = select(Account).order_by(Account.id.desc()).limit(limit)
+    if after is not None:
+        statement = statement.where(Account.id < after[0])
+    return list(session.scalars(statement))
 
 
 def add(session: Session, account: Account) -> Account:

@@ -15,7 +15,10 @@ from billing.ledger import account_queries, posting
 from billing.ledger.posting import Change
 from billing.ledger.tables import Account, CreditTransaction
 from billing.money import CREDITS_MAX
+from billing.paging import Listing, Page
 
+ACCOUNTS = Listing("accounts", (int,))
+"""Accounts, the newest first, by id."""
 OUR_KEYS = ("settle:", "creditmill:")
 """The prefixes of idempotency keys that no top-up may use."""
 
@@ -109,9 +112,13 @@ def unfreeze(session: Session, account_id: int) -> bool:
     return account_queries.unfreeze(session, account_id)
 
 
-def newest(session: Session, *, limit: int) -> list[AccountView]:
-    """Accounts, the newest first."""
-    return [_view(account) for account in account_queries.newest(session, limit=limit)]
+def newest(session: Session, *, limit: int, after: str | None = None) -> Page[AccountView]:
+    """A page of accounts, the newest first; `after` is the cursor of the page before.
+
+    Raises InvalidRequest for any other cursor.
+    """
+    found = account_queries.newest(session, after=ACCOUNTS.key(after), limit=limit + 1)
+    return ACCOUNTS.page([_view(account) for account in found], limit, lambda account: (account.id,))
 
 
 def top_up(

@@ -29,6 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session, aliased
 
 from billing.ledger.tables import Account
+from billing.paging import Key
 from billing.periods import starts_at
 from billing.plans.lifecycle import Standing, Status
 from billing.plans.subscribed import Subscribed
@@ -127,15 +128,30 @@ def last_period(session: Session, subscription_id: int) -> SubscriptionPeriod | 
     return session.scalar(newest.execution_options(populate_existing=True))
 
 
-def periods_of(session: Session, subscription_id: int) -> list[tuple[SubscriptionPeriod, Plan]]:
-    """The periods of a subscription with their plans, the newest first."""
+def periods_of(
+    session: Session, subscription_id: int, *, after: Key | None, limit: int
+) -> list[tuple[SubscriptionPeriod, Plan]]:
+    """The periods of a subscription with their plans, the newest first, behind the one that began on this day."""
     statement = (
         select(SubscriptionPeriod, Plan)
         .join(Plan, Plan.id == SubscriptionPeriod.plan_id)
         .where(SubscriptionPeriod.subscription_id == subscription_id)
         .order_by(SubscriptionPeriod.period_start.desc())
+        .limit(limit)
     )
+    if after is not None:
+        statement = statement.where(SubscriptionPeriod.period_start < after[0])
     return [(period, plan) for period, plan in session.execute(statement)]
+
+
+def paid_out(session: Session, subscription_id: int) -> int:
+    """All credits that were granted for periods of this subscription which began past due."""
+    granted = select(func.coalesce(func.sum(SubscriptionPeriod.credits), 0)).where(
+        SubscriptionPeriod.subscription_id == subscription_id,
+        SubscriptionPeriod.status == Status.PAST_DUE,
+        SubscriptionPeriod.granted,
+    )
+    return int(session.execute(granted).scalar_one())
 
 
 def add_periods(session: Session, rows: Sequence[dict[str, Any]]) -> int:

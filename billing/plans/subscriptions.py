@@ -15,12 +15,15 @@ from billing.catalog import current
 from billing.errors import InvalidRequest
 from billing.ledger import accounts, posting
 from billing.ledger.tables import Account
+from billing.paging import Listing, Page
 from billing.periods import Interval, Period, period_containing
 from billing.plans import plans, renewals, subscription_queries
 from billing.plans.lifecycle import Standing, Status, Terms
 from billing.plans.subscribed import Subscribed
 from billing.plans.tables import Plan, Subscription, SubscriptionPeriod
 
+PERIODS = Listing("periods", (date,))
+"""The periods of one subscription, the newest first, by their first day."""
 TRIAL_DAYS_MAX = 366
 GRACE_DAYS_MAX = 366
 
@@ -175,20 +178,19 @@ def find(session: Session, account_id: int) -> Subscribed | None:
     return found[0] if found else None
 
 
-def periods(session: Session, account_id: int) -> list[PeriodView]:
-    """The periods of an account's subscription, the newest first; raises UnknownThing or InvalidRequest."""
-    return [
-        PeriodView(
-            period_start=period.period_start,
-            period_end=period.period_end,
-            plan=plan.slug,
-            status=period.status,
-            credits=period.credits,
-            credits_withheld=period.credits_withheld,
-            granted=period.granted,
-        )
-        for period, plan in subscription_queries.periods_of(session, of_account(session, account_id).row.id)
-    ]
+def periods(session: Session, account_id: int, *, limit: int, after: str | None = None) -> Page[PeriodView]:
+    """A page of the periods of an account's subscription, the newest first; `after` is the cursor of the page before.
+
+    Raises UnknownThing, or InvalidRequest when the account was never subscribed and for any other cursor.
+    """
+    behind, subscription = PERIODS.key(after), of_account(session, account_id).row
+    found = subscription_queries.periods_of(session, subscription.id, after=behind, limit=limit + 1)
+    return PERIODS.page([_view(*each) for each in found], limit, lambda period: (period.period_start,))
+
+
+def paid_out(session: Session, account_id: int) -> int:
+    """All credits that were granted for periods which began past due; raises UnknownThing or InvalidRequest."""
+    return subscription_queries.paid_out(session, of_account(session, account_id).row.id)
 
 
 def _begin(
@@ -293,3 +295,15 @@ def _refuse_overlap(session: Session, former: Subscription, period: Period, toda
 def _is_forfeited(period: SubscriptionPeriod) -> bool:
     """Whether a period began past due and was never paid."""
     return period.status == Status.PAST_DUE and not period.granted
+
+
+def _view(period: SubscriptionPeriod, plan: Plan) -> PeriodView:
+    return PeriodView(
+        period_start=period.period_start,
+        period_end=period.period_end,
+        plan=plan.slug,
+        status=period.status,
+        credits=period.credits,
+        credits_withheld=period.credits_withheld,
+        granted=period.granted,
+    )

@@ -10,6 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from billing.paging import Key
 from billing.upkeep.tables import DeadMessage
 
 
@@ -36,9 +37,11 @@ def count(session: Session) -> int:
     return session.scalar(select(func.count()).where(DeadMessage.redriven_at.is_(None))) or 0
 
 
-def newest(session: Session, *, limit: int) -> list[DeadMessage]:
-    """The messages that are set aside, the newest first."""
+def newest(session: Session, *, after: Key | None, limit: int) -> list[DeadMessage]:
+    """The messages that are set aside, the newest first, behind the one of this number."""
     statement = select(DeadMessage).where(DeadMessage.redriven_at.is_(None)).order_by(DeadMessage.id.desc())
+    if after is not None:
+        statement = statement.where(DeadMessage.id < after[0])
     return list(session.scalars(statement.limit(limit)))
 
 

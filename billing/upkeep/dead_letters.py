@@ -9,10 +9,13 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from billing.errors import UnknownThing
+from billing.paging import Listing, Page
 from billing.upkeep import dead_letter_queries
 from billing.upkeep.tables import DeadMessage
 from config.secrets import decrypt, encrypt
 
+MESSAGES = Listing("messages", (int,))
+"""Messages that are set aside, the newest first, by number."""
 BODY_MAX_CHARACTERS = 1_100_000
 """A request has 1,000,000 bytes at most, and is kept whole, so that it can be worked on after all."""
 
@@ -75,9 +78,13 @@ def count(session: Session) -> int:
     return dead_letter_queries.count(session)
 
 
-def newest(session: Session, *, limit: int) -> list[DeadLetter]:
-    """The messages that are set aside, the newest first."""
-    return [_letter(row) for row in dead_letter_queries.newest(session, limit=limit)]
+def newest(session: Session, *, limit: int, after: str | None = None) -> Page[DeadLetter]:
+    """A page of the messages that are set aside, the newest first; `after` is the cursor of the page before.
+
+    Raises InvalidRequest for any other cursor.
+    """
+    found = dead_letter_queries.newest(session, after=MESSAGES.key(after), limit=limit + 1)
+    return MESSAGES.page([_letter(row) for row in found], limit, lambda letter: (letter.id,))
 
 
 def open_letter(session: Session, dead_id: int) -> Kept:

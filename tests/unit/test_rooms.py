@@ -20,7 +20,10 @@ SPEAKS_SQL = ("queries.py", "tables.py", "migrating.py", "billing/sql.py")
 WORDS = {"select", "text", "insert", "update", "delete", "func", "exists", "case", "literal", "bindparam"}
 SENDS = {"execute", "scalar", "scalars", "get", "get_one", "query"}
 """What sends a statement, when a session is asked for it."""
-PURE = ("errors", "money", "periods", "pricing", "price_rules", "lifecycle", "units", "states", "policy", "decisions")
+PURE = (
+    *("errors", "money", "paging", "periods", "pricing", "price_rules", "lifecycle", "units", "states", "policy"),
+    "decisions",
+)
 
 
 def billing() -> list[Path]:

@@ -10,6 +10,7 @@ import click
 
 from billing import periods
 from workers.commands.output import as_json, console, print_json, table
+from workers.commands.pages import in_pages, print_page, tell_more
 
 if TYPE_CHECKING:
     from billing.ledger.accounts import AccountView
@@ -69,23 +70,27 @@ def show(account_id: int, as_json: bool) -> None:
 
 
 @group.command("list")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@in_pages
 @as_json
-def list_(limit: int, as_json: bool) -> None:
-    """List accounts, the newest first."""
+def list_(limit: int, after: str | None, as_json: bool) -> None:
+    """List accounts, the newest first.
+
+    \b
+    Example:  creditmill accounts list --limit 100
+    """
     from billing.ledger import accounts
     from config.database import transaction
     from workers import bootstrap
 
     bootstrap.connect("accounts")
     with transaction() as session:
-        found = accounts.newest(session, limit=limit)
+        page = accounts.newest(session, limit=limit, after=after)
     if as_json:
-        for account in found:
-            print_json(vars(account))
+        print_page("accounts", page)
         return
     columns = ["id", "name", "balance", "reserved", "available", "frozen", "e-mail", "time zone"]
-    console().print(table("Accounts", columns, [list(vars(account).values()) for account in found], left=2))
+    console().print(table("Accounts", columns, [list(vars(account).values()) for account in page.rows], left=2))
+    tell_more(page)
 
 
 @group.command("top-up")

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from workers.commands.output import console, json_line, plain, print_json, table
+from workers.commands.output import console, json_line, plain, table
+from workers.commands.pages import print_page, tell_more
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from billing.catalog.history import FieldChange
     from billing.catalog.margins import Margin
+    from billing.paging import Page
 
 
 force_option = click.option("--force", is_flag=True, help="Accept a price that looks like a slip.")
@@ -59,13 +61,12 @@ def acting() -> Iterator[Session]:
         yield session
 
 
-def show_changes(changes: Sequence[FieldChange], as_json: bool) -> None:
-    """Print a history, the newest change first."""
+def show_changes(page: Page[FieldChange], as_json: bool) -> None:
+    """Print a page of a history, the newest change first."""
     if as_json:
-        for change in changes:
-            print_json(vars(change))
+        print_page("changes", page)
         return
-    if not changes:
+    if not page.rows and page.next is None:
         click.echo("Nothing was changed yet.")
         return
     rows = [
@@ -73,9 +74,10 @@ def show_changes(changes: Sequence[FieldChange], as_json: bool) -> None:
             *(f"{change.changed_at:%Y-%m-%d %H:%M:%S}", change.actor, change.row, change.action, change.field),
             *(_told(value) for value in (change.old, change.new)),
         )
-        for change in changes
+        for change in page.rows
     ]
     console().print(table("Changes", ["time (UTC)", "by", "of", "what", "field", "old", "new"], rows, left=7))
+    tell_more(page)
 
 
 def _told(value: Any) -> str:

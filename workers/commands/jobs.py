@@ -13,6 +13,7 @@ from billing.jobs.policy import Outcome
 from billing.jobs.states import State
 from workers.commands.assignments import actor
 from workers.commands.output import as_json, console, print_json, table, usd
+from workers.commands.pages import in_pages, print_page, tell_more
 
 
 @click.group()
@@ -23,9 +24,9 @@ def jobs() -> None:
 @jobs.command("list")
 @click.option("--account", "account_id", type=int, help="Only this account's.")
 @click.option("--state", type=click.Choice([str(state) for state in State]), help="Only those in this state.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@in_pages
 @as_json
-def list_(account_id: int | None, state: str | None, limit: int, as_json: bool) -> None:
+def list_(account_id: int | None, state: str | None, limit: int, after: str | None, as_json: bool) -> None:
     """List jobs, the newest first.
 
     \b
@@ -37,10 +38,9 @@ def list_(account_id: int | None, state: str | None, limit: int, as_json: bool) 
 
     bootstrap.connect("jobs")
     with transaction() as session:
-        found = story.newest(session, account_id=account_id, state=state, limit=limit)
+        page = story.newest(session, account_id=account_id, state=state, limit=limit, after=after)
     if as_json:
-        for job in found:
-            print_json(vars(job))
+        print_page("jobs", page)
         return
     columns = ["job", "account", "operation", "model", "state", "reserved", "charged", "cost", "error"]
     rows = [
@@ -48,9 +48,10 @@ def list_(account_id: int | None, state: str | None, limit: int, as_json: bool) 
             *(job.job_id, job.account_id, job.operation, job.model, job.state),
             *(job.credits_reserved, job.credits_charged, usd(job.cost_usd, 6), job.error_code or ""),
         )
-        for job in found
+        for job in page.rows
     ]
     console().print(table("Jobs", columns, rows, left=5))
+    tell_more(page)
 
 
 @jobs.command()
@@ -110,9 +111,9 @@ def cancel(job_id: UUID) -> None:
 
 
 @jobs.command()
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@in_pages
 @as_json
-def unknown(limit: int, as_json: bool) -> None:
+def unknown(limit: int, after: str | None, as_json: bool) -> None:
     """List the jobs whose outcome is not known, the oldest first, with what each may cost at most.
 
     \b
@@ -125,11 +126,9 @@ def unknown(limit: int, as_json: bool) -> None:
 
     bootstrap.publisher("jobs")
     with transaction() as session:
-        waiting = unknown_calls.oldest(session, limit=limit, unknown_wait=runtime().unknown_wait)
-    found = [vars(each) for each in waiting]
+        page = unknown_calls.oldest(session, limit=limit, after=after, unknown_wait=runtime().unknown_wait)
     if as_json:
-        for each in found:
-            print_json(each)
+        print_page("calls", page)
         return
     columns = ["job", "account", "provider", "why", "since (UTC)", "given up at", "asked", "reserved", "cost at most"]
     rows = [
@@ -138,9 +137,10 @@ def unknown(limit: int, as_json: bool) -> None:
             *(f"{each[name]:%m-%d %H:%M:%S}" for name in ("called_at", "given_up_at")),
             *(each["times_asked"], each["credits_reserved"], usd(each["worst_cost_usd"], 6)),
         )
-        for each in found
+        for each in map(vars, page.rows)
     ]
     console().print(table("Outcomes that are not known", columns, rows, left=6))
+    tell_more(page)
 
 
 @jobs.command()
@@ -191,9 +191,9 @@ def resolve(
 
 
 @jobs.command()
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many.")
+@in_pages
 @as_json
-def dead(limit: int, as_json: bool) -> None:
+def dead(limit: int, after: str | None, as_json: bool) -> None:
     """List the messages that were set aside, the newest first, each with its reason; never what they say.
 
     \b
@@ -205,16 +205,16 @@ def dead(limit: int, as_json: bool) -> None:
 
     bootstrap.connect("jobs")
     with transaction() as session:
-        found = dead_letters.newest(session, limit=limit)
-    facts = [vars(letter) for letter in found]
+        page = dead_letters.newest(session, limit=limit, after=after)
     if as_json:
-        for each in facts:
-            print_json(each)
+        print_page("messages", page)
         return
+    facts = [vars(letter) for letter in page.rows]
     rows = [(each["id"], f"{each['created_at']:%Y-%m-%d %H:%M:%S}", *list(each.values())[2:5]) for each in facts]
     console().print(
         table("Messages that were set aside", ["number", "time (UTC)", "task", "code", "reason"], rows, left=5)
     )
+    tell_more(page)
 
 
 @jobs.command()

@@ -13,6 +13,7 @@ from billing.catalog.pricing import ANY
 from billing.errors import InvalidRequest
 from workers.commands.assignments import acting, fields_argument, force_option, poor_margins, show_changes, warn_of
 from workers.commands.output import as_json, console, plain, print_json, table, usd
+from workers.commands.pages import in_pages
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -287,8 +288,9 @@ def sync(yes: bool, force: bool, as_json: bool) -> None:
 
 @models.command("history")
 @click.argument("name")
+@in_pages
 @as_json
-def history_(name: str, as_json: bool) -> None:
+def history_(name: str, limit: int, after: str | None, as_json: bool) -> None:
     """Show every change of a model and its image prices: old and new values, time, and who made it.
 
     \b
@@ -301,8 +303,8 @@ def history_(name: str, as_json: bool) -> None:
     bootstrap.connect("models")
     with transaction() as session:
         changing.model_named(session, name)
-        changes = history.changes(session, history.MODEL, name)
-    show_changes(changes, as_json)
+        page = history.changes(session, history.MODEL, name, limit=limit, after=after)
+    show_changes(page, as_json)
 
 
 def _facts(session: Session, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import click
 
 from workers.commands.assignments import acting, fields_argument, force_option, poor_margins, show_changes, warn_of
 from workers.commands.output import as_json, console, plain, print_json, table
+from workers.commands.pages import in_pages
 
 DEFAULTS = "defaults"
 """In the history, the name of the platform's defaults."""
@@ -115,8 +116,9 @@ def defaults(fields: dict[str, str], force: bool, as_json: bool) -> None:
 
 @operations.command("history")
 @click.argument("name")
+@in_pages
 @as_json
-def history_(name: str, as_json: bool) -> None:
+def history_(name: str, limit: int, after: str | None, as_json: bool) -> None:
     """Show every change of an operation, or of the platform's `defaults`: old and new values, time, and who made it.
 
     \b
@@ -129,11 +131,11 @@ def history_(name: str, as_json: bool) -> None:
     bootstrap.connect("operations")
     with transaction() as session:
         if name == DEFAULTS:
-            changes = history.changes(session, history.DEFAULTS, "1")
+            page = history.changes(session, history.DEFAULTS, "1", limit=limit, after=after)
         else:
             changing.operation_named(session, name)
-            changes = history.changes(session, history.OPERATION, name)
-    show_changes(changes, as_json)
+            page = history.changes(session, history.OPERATION, name, limit=limit, after=after)
+    show_changes(page, as_json)
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> None:

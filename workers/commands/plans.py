@@ -11,6 +11,7 @@ import click
 
 from workers.commands.assignments import acting, fields_argument, show_changes
 from workers.commands.output import as_json, console, plain, print_json, table
+from workers.commands.pages import in_pages
 
 
 @click.group("plans")
@@ -109,8 +110,9 @@ def usage(account_id: int, as_json: bool) -> None:
 
 @group.command("history")
 @click.argument("slug")
+@in_pages
 @as_json
-def history_(slug: str, as_json: bool) -> None:
+def history_(slug: str, limit: int, after: str | None, as_json: bool) -> None:
     """Show every change of a plan: old and new values, time, and who made it.
 
     \b
@@ -124,8 +126,8 @@ def history_(slug: str, as_json: bool) -> None:
     bootstrap.connect("plans")
     with transaction() as session:
         plans.named(session, slug)
-        changes = history.changes(session, history.PLAN, slug)
-    show_changes(changes, as_json)
+        page = history.changes(session, history.PLAN, slug, limit=limit, after=after)
+    show_changes(page, as_json)
 
 
 def _limits(facts: dict[str, Any]) -> str:

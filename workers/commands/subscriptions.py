@@ -13,13 +13,13 @@ import click
 from billing.plans.lifecycle import Standing, Status
 from workers.commands.assignments import acting
 from workers.commands.output import as_json, console, print_json, table
+from workers.commands.pages import in_pages, print_page, tell_more
 from workers.commands.plans import group
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from billing.plans.subscribed import Subscribed
-    from billing.plans.subscriptions import PeriodView
 
 
 account_argument = click.argument("account_id", type=int)
@@ -181,11 +181,11 @@ def paid(account_id: int, as_json: bool) -> None:
     with acting() as session:
         now = database_now(session)
         before = _standing(session, account_id, now)
-        earlier = _paid_out(session, account_id)
+        earlier = subscriptions.paid_out(session, account_id)
         subscriptions.paid(session, account_id, now=now)
         # Statements have changed the rows since they were read.
         session.expire_all()
-        credits = _paid_out(session, account_id) - earlier
+        credits = subscriptions.paid_out(session, account_id) - earlier
         facts = _facts(subscriptions.of_account(session, account_id)) | {"credits_granted": credits}
     if before is None or before.status is not Status.PAST_DUE:
         _say(f"Account {account_id} was not past due.", facts, as_json)
@@ -196,8 +196,9 @@ def paid(account_id: int, as_json: bool) -> None:
 
 @group.command("periods")
 @account_argument
+@in_pages
 @as_json
-def periods_(account_id: int, as_json: bool) -> None:
+def periods_(account_id: int, limit: int, after: str | None, as_json: bool) -> None:
     """Show how an account's subscription stands, and its periods, the newest first, with the credits of each.
 
     \b
@@ -211,11 +212,11 @@ def periods_(account_id: int, as_json: bool) -> None:
     with transaction() as session:
         subscribed = subscriptions.of_account(session, account_id)
         sentence = _sentence(subscribed, subscribed.at(database_now(session)))
-        found = [dict(vars(period)) for period in subscriptions.periods(session, account_id)]
+        page = subscriptions.periods(session, account_id, limit=limit, after=after)
     if as_json:
-        for facts in found:
-            print_json(facts)
+        print_page("periods", page)
         return
+    found = [dict(vars(period)) for period in page.rows]
     for facts in found:
         facts["status"] = facts["status"].replace("_", " ")
         if not facts["credits"] + facts["credits_withheld"]:
@@ -225,6 +226,7 @@ def periods_(account_id: int, as_json: bool) -> None:
     columns = ["from", "up to", "plan", "status", "credits", "withheld", "granted"]
     click.echo(f"{sentence}.")
     console().print(table("Periods", columns, rows, left=4))
+    tell_more(page)
 
 
 def _standing(session: Session, account_id: int, now: datetime) -> Standing | None:
@@ -233,17 +235,6 @@ def _standing(session: Session, account_id: int, now: datetime) -> Standing | No
 
     found = subscriptions.find(session, account_id)
     return None if found is None else found.at(now)
-
-
-def _paid_out(session: Session, account_id: int) -> int:
-    """All credits that were granted for periods which began past due."""
-    from billing.plans import subscriptions
-
-    return sum(period.credits for period in subscriptions.periods(session, account_id) if _is_paid_out(period))
-
-
-def _is_paid_out(period: PeriodView) -> bool:
-    return period.granted and period.status == Status.PAST_DUE
 
 
 def _ends(made: Subscribed) -> str:

@@ -43,11 +43,11 @@ def the_model(name):
     return the_row("ai_model_config", f"model_name = '{name}'")
 
 
-def told(tables, name, **given):
+def told(tables, name, limit=100):
     with transaction() as session:
         return [
             (each.row, each.action, each.field, each.old, each.new)
-            for each in history.changes(session, tables, name, **given)
+            for each in history.changes(session, tables, name, limit=limit).rows
         ]
 
 
@@ -272,7 +272,7 @@ def test_the_history_keeps_old_and_new_values_the_time_and_the_actor():
         changing.set_model(session, "gpt-4o", {"output_cost_per_1m": "12.5", "sort_order": "7"})
 
     with transaction() as session:
-        changes = history.changes(session, history.MODEL, "gpt-4o")
+        changes = history.changes(session, history.MODEL, "gpt-4o", limit=10).rows
     assert [(each.field, each.old, each.new) for each in sorted(changes, key=lambda each: each.field)] == [
         ("output_cost_per_1m", 10, 12.5),
         ("sort_order",         20, 7),

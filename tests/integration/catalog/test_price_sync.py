@@ -116,7 +116,7 @@ def test_what_is_taken_over_is_kept_in_the_history():
         newest = [
             (each.actor, each.field, each.old, each.new)
             for name in ("gpt-4o", "gpt-5.1")
-            for each in history.changes(session, history.MODEL, name, limit=1)
+            for each in history.changes(session, history.MODEL, name, limit=1).rows
         ]
     assert sorted(newest) == [
         ("ada", "input_cost_per_1m", 2, 2.5),

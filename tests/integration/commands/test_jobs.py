@@ -20,7 +20,7 @@ from tests.factories import (
     the_account,
     the_job,
 )
-from tests.integration.commands.told import PLANTED, assert_one_sentence, lines
+from tests.integration.commands.told import PLANTED, assert_one_sentence, lines, one
 
 
 def test_a_jobs_story_has_each_step_with_credits_and_cost(run):
@@ -49,7 +49,7 @@ def test_jobs_are_listed_without_their_prompts(run):
     job_id = a_queued_job(account_id, params={"prompt": PLANTED})
     a_reserved_job(account_id)
 
-    shown = lines(run("jobs", "list", "--account", account_id, "--state", "queued", "--json")[1])
+    shown = one(run("jobs", "list", "--account", account_id, "--state", "queued", "--json")[1])["jobs"]
 
     assert [job["job_id"] for job in shown] == [str(job_id)]
     assert PLANTED not in run("jobs", "list")[1] + json.dumps(shown)
@@ -85,7 +85,7 @@ def test_an_unknown_outcome_is_listed_and_resolved_with_its_evidence(run, home):
     (home / "result.json").write_text('{"text": "bread"}')
     usage = '{"input_tokens": 100, "output_tokens": 400}'
 
-    listed = lines(run("jobs", "unknown", "--json")[1])
+    listed = one(run("jobs", "unknown", "--json")[1])["calls"]
     refused = run("jobs", "resolve", job_id, "--outcome", "delivered", "--evidence", "Ticket 4711", "--usage", "[]")
     code, out, _ = run(
         "jobs", "resolve", job_id, "--outcome", "delivered", "--evidence", "Ticket 4711",
@@ -99,4 +99,4 @@ def test_an_unknown_outcome_is_listed_and_resolved_with_its_evidence(run, home):
     assert_one_sentence(refused[2], "invalid_json")
     assert (code, lines(out)[0]["state"], lines(out)[0]["cost_usd"]) == (0, "generated", "0.0041250000")
     assert "Ticket 4711" in run("jobs", "show", job_id)[1]
-    assert lines(run("jobs", "unknown", "--json")[1]) == []
+    assert one(run("jobs", "unknown", "--json")[1]) == {"calls": [], "next": None}

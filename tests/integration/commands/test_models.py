@@ -311,6 +311,11 @@ def test_an_implausible_rate_remains_until_it_is_forced(run):
 # --- history ---
 
 
+def change_of(told):
+    (change,) = one(told)["changes"]
+    return change
+
+
 def test_the_history_names_who_changed_what(run):
     assert run("models", "history", "gpt-4o") == (0, "Nothing was changed yet.\n", "")
     run("models", "set", "gpt-4o", "output_cost_per_1m=9")
@@ -319,7 +324,7 @@ def test_the_history_names_who_changed_what(run):
     run("operations", "defaults", "min_margin_percent=10")
 
     asked = [("models", "gpt-4o"), ("models", "dall-e-3"), ("operations", "clustering"), ("operations", "defaults")]
-    told = [one(run(group, "history", name, "--json")[1]) for group, name in asked]
+    told = [change_of(run(group, "history", name, "--json")[1]) for group, name in asked]
 
     assert [(change["row"], change["field"], float(change["new"])) for change in told] == [
         ("gpt-4o",                      "output_cost_per_1m", 9),
@@ -335,7 +340,7 @@ def test_the_history_names_who_changed_what(run):
 def test_the_history_tells_usd_as_strings_like_every_other_answer(run):
     run("models", "set", "gpt-4o", "output_cost_per_1m=9.123456")
 
-    change = one(run("models", "history", "gpt-4o", "--json")[1])
+    change = change_of(run("models", "history", "gpt-4o", "--json")[1])
 
     assert [type(change["old"]), type(change["new"])] == [str, str]
     assert [Decimal(change["old"]), Decimal(change["new"])] == [10, Decimal("9.123456")]

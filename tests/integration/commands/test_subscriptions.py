@@ -371,7 +371,7 @@ def test_a_trial_cannot_fail_to_be_paid(run, account_id):
 def periods_of(run, account_id):
     code, out, err = run("plans", "periods", account_id, "--json")
     assert (code, err) == (0, "")
-    return [json.loads(line) for line in out.splitlines()]
+    return json.loads(out)["periods"]
 
 
 def test_periods_are_listed_with_the_credits_of_each(run, account_id):

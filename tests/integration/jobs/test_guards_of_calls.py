@@ -256,7 +256,7 @@ def test_only_jobs_of_unknown_outcome_are_listed_to_be_resolved(claim):
     a_generated_job(an_account(1000))
 
     with transaction() as session:
-        listed = unknown_calls.oldest(session, limit=10, unknown_wait=HOUR)
+        listed = unknown_calls.oldest(session, limit=10, unknown_wait=HOUR).rows
 
     assert [each.job_id for each in listed] == [claim.job_id]
 

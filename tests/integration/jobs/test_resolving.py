@@ -184,7 +184,7 @@ def test_what_is_known_already_cannot_be_resolved(account_id):
 
 def test_unknown_jobs_are_listed_with_what_they_may_cost(claim):
     with transaction() as session:
-        (found,) = unknown_calls.oldest(session, limit=5, unknown_wait=HOUR)
+        (found,) = unknown_calls.oldest(session, limit=5, unknown_wait=HOUR).rows
 
     assert (found.job_id, found.failure, found.worst_cost_usd) == (claim.job_id, "timed_out", WORST)
     assert found.given_up_at == NOON + HOUR

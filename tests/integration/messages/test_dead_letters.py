@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,12 +10,7 @@ from billing.upkeep import dead_letters
 from config.database import transaction
 from tasks.messages import intake, setting_aside
 from tests.factories import NOON, a_queued_job, an_account, rows, the_job
-
-PLANTED = "planted-prompt"
-
-
-def lines(told):
-    return [json.loads(line) for line in told.splitlines()]
+from tests.integration.commands.told import PLANTED, one
 
 
 @pytest.fixture
@@ -32,7 +26,7 @@ def request(account_id, **given):
 
 
 def numbers(run):
-    return [each["id"] for each in lines(run("jobs", "dead", "--json")[1])]
+    return [each["id"] for each in one(run("jobs", "dead", "--json")[1])["messages"]]
 
 
 def test_a_request_is_worked_on_once_its_reason_is_gone(publisher):
@@ -44,7 +38,7 @@ def test_a_request_is_worked_on_once_its_reason_is_gone(publisher):
     code, out, _ = publisher("jobs", "redrive", number, "--json")
 
     assert (still[0], "[unknown_operation]" in still[2]) == (2, True)
-    (job_id,) = lines(out)[0]["job_ids"]
+    (job_id,) = one(out)["job_ids"]
     assert (code, the_job(UUID(job_id)).operation_type) == (0, "translation")
     assert numbers(publisher) == []
 
@@ -100,7 +94,7 @@ def test_a_failed_steps_jobs_are_looked_at_again_at_once(publisher):
 
     code, out, _ = publisher("jobs", "redrive", numbers(publisher)[0], "--json")
 
-    assert (code, lines(out)[0]["job_ids"]) == (0, [str(job_id)])
+    assert (code, one(out)["job_ids"]) == (0, [str(job_id)])
     assert the_job(job_id).next_at != before
 
 

@@ -56,7 +56,7 @@ def test_a_plans_changes_are_kept_with_their_author():
     set_plan(images_basic="120")
 
     with transaction() as session:
-        newest = history.changes(session, history.PLAN, "starter")[0]
+        (newest,) = history.changes(session, history.PLAN, "starter", limit=1).rows
     assert (newest.actor, newest.field, newest.old, newest.new) == (
         "anna", "limits", {"images_basic": 100}, {"images_basic": 120},
     )  # fmt: skip
