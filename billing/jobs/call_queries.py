@@ -11,8 +11,7 @@ from uuid import UUID
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from billing.jobs.states import State
-from billing.jobs.tables import GenerationJob, GenerationResult, ProviderCall, Resolution
+from billing.jobs.tables import GenerationResult, ProviderCall, Resolution
 from billing.sql import Part, as_json, check_written, inserted, recordset, together
 
 _CALLS = ProviderCall.metadata.tables[ProviderCall.__tablename__]
@@ -36,21 +35,6 @@ def complete(session: Session, call_id: int, values: dict[str, Any]) -> None:
     statement = update(ProviderCall).where(ProviderCall.id == call_id).values(**values)
     # Rows that were read keep their values, because callers compare with them.
     session.execute(statement, execution_options={"synchronize_session": False})
-
-
-def of_unknown_jobs(session: Session, *, limit: int) -> list[tuple[GenerationJob, ProviderCall]]:
-    """Jobs whose outcome is unknown, each with its latest call, the oldest first."""
-    statement = (
-        select(GenerationJob, ProviderCall)
-        .join(
-            ProviderCall,
-            (ProviderCall.job_id == GenerationJob.id) & (ProviderCall.attempt == GenerationJob.attempts),
-        )
-        .where(GenerationJob.state == State.UNKNOWN)
-        .order_by(ProviderCall.started_at, GenerationJob.id)
-        .limit(limit)
-    )
-    return [(job, call) for job, call in session.execute(statement)]
 
 
 def resolution(session: Session, call_id: int) -> Resolution | None:
