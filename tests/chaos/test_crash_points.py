@@ -16,7 +16,7 @@ import pytest
 
 from config.secrets import use_secret_keys
 from tests.chaos.conftest import Scale
-from tests.chaos.crash_cases import LOST, REFUSED, SETTLED, TOO_DEAR, Case, Life, Row, Scenario, cases_of
+from tests.chaos.crash_cases import LOST, MODES, REFUSED, SETTLED, TOO_DEAR, Case, Life, Row, Scenario, cases_of
 from tests.chaos.crash_cells import Cell, Provider
 from tests.chaos.crash_hits import Hit
 from tests.chaos.crash_points import Run
@@ -236,11 +236,11 @@ def test_every_life_survives_a_crash_at_every_point(crashes, recorded, scale: Sc
 
 
 def always(cases: Sequence[Case]) -> list[Case]:
-    """A case for each point at which every run crashes."""
-    met = {case.hit: case for case in reversed(cases) if case.scenario is TOGETHER}
-    missing = [moment for moment, hit in ALWAYS.items() if hit not in met]
+    """The cases of each point at which every run crashes, with the first way to die."""
+    grouped = [case for case in cases if case.scenario is TOGETHER]
+    missing = ALWAYS.keys() - {moment for moment, hit in ALWAYS.items() for case in grouped if case.hit == hit}
     assert not missing, missing
-    return [met[hit] for hit in ALWAYS.values()]
+    return [case for case in grouped if case.hit in ALWAYS.values() and case.mode == MODES[case.hit.process][0]]
 
 
 def some(cases: Sequence[Case], count: int, *, seed: int) -> list[Case]:
