@@ -20,6 +20,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+# A reference has the type of what it refers to: whoever has these tables needs those of the accounts.
+import billing.ledger.tables  # noqa: F401
 from billing.jobs.states import OPEN, TERMINAL, State
 from billing.sql import in_list
 from config.database import Base

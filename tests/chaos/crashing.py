@@ -1,7 +1,6 @@
-"""The program under test with crash points: our two workers, which kill themselves at a point that was chosen.
+"""The program under test: our two workers with crash points, forked from a server with everything imported.
 
-The product knows nothing of it: commits, publishes, acknowledgements and the HTTP client of the provider's SDK are
-wrapped from outside. A server with everything imported forks the workers, so that a case costs no imports.
+So a case costs no imports. Nothing waits here for longer than it must: the length of a wait is not what is tested.
 """
 
 from __future__ import annotations
@@ -16,209 +15,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx2
-import kombu.transport.redis as redis_transport
-from celery._state import get_current_task
 from celery.concurrency import asynpool
-from sqlalchemy import Engine, event
-from sqlalchemy.engine.default import DefaultDialect
+
+from tests.chaos.crash_hits import CrashPoints
 
 PLAN = "CRASH_PLAN"
 """The variable that names the file of a worker's plan: a worker that lives on gets another plan for the next case."""
 
-OURS = ("generation.", "periodic.")
-WRITES = ("INSERT", "UPDATE", "DELETE")
 SOON_S = 0.1
-"""Instead of the waits of Celery's and kombu's housekeeping, in seconds: their length is not what is tested."""
+"""Instead of the waits of Celery's and kombu's housekeeping, in seconds."""
+GATHERED_S = 5
+"""How long an answer waits for the others at most, in seconds: one of them may be a call that is tried again."""
 
 _SUBREAPER, _DEATH_SIGNAL = 36, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, order=True)
-class Hit:
-    """A moment in a worker: before or after the n-th commit, publish, send, receive or ack of a task in a process."""
-
-    process: str
-    task: str
-    point: str
-    phase: str
-    n: int
-
-    def is_at(self, point: str, phase: str) -> bool:
-        """Whether it is before, or after, such a point."""
-        return (self.point, self.phase) == (point, phase)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where the hits are written down, and the one at which the worker dies, if any.
-
-    `whole` kills the worker's main process and its children, else only the process dies that comes to the point.
-    """
-
-    record: str
-    marker: str
-    crash_at: Hit | None = None
-    whole: bool = False
-
-    def write(self, path: Path) -> None:
-        """Give this plan to the workers that read theirs from this file."""
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(asdict(self)))
-        new.replace(path)
-
-    @classmethod
-    def read(cls, path: Path) -> Plan:
-        """The plan that `write` wrote."""
-        given = json.loads(path.read_text())
-        return cls(**{**given, "crash_at": Hit(**given["crash_at"]) if given["crash_at"] else None})
-
-
-class CrashPoints:
-    """Counts the hits of this process, and kills it at the planned one, once for all processes of a case."""
-
-    def __init__(self, worker: str, plan: Path) -> None:
-        self.worker = worker
-        self._path = plan
-        self._plan = Plan.read(plan)
-        self._main = os.getpid()
-        self._counts: Counter[tuple[str, str, str, str]] = Counter()
-        self._lock = threading.Lock()
-        self._local = threading.local()
-
-    @property
-    def process(self) -> str:
-        """Which process this is, in the words of the table."""
-        if self.worker == "generation":
-            return "generation"
-        return "billing main" if os.getpid() == self._main else "billing child"
-
-    @contextmanager
-    def around(self, task: str | None, point: str) -> Iterator[None]:
-        """The points before and after what the block does; nothing when no task of ours does it."""
-        if task is None or not task.startswith(OURS):
-            yield
-            return
-        self.reach(task, point, "before")
-        yield
-        self.reach(task, point, "after")
-
-    def reach(self, task: str, point: str, phase: str) -> None:
-        """Count this hit, write it down, and die here if the plan says so."""
-        key = (self.process, task, point, phase)
-        with self._lock:
-            before, self._plan = self._plan, Plan.read(self._path)
-            if self._plan != before:
-                self._counts.clear()
-            self._counts[key] += 1
-            hit = Hit(*key, self._counts[key])
-            append(self._plan.record, json.dumps(asdict(hit)))
-            if hit == self._plan.crash_at and _first(self._plan.marker):
-                # Killed with the lock held: no other thread of this process comes to a point after this one.
-                os.killpg(self._main, signal.SIGKILL) if self._plan.whole else os.kill(os.getpid(), signal.SIGKILL)
-
-    def install(self) -> None:
-        """Wrap what the points are about; in the worker, before it starts."""
-        self._wrap_commits()
-        self._wrap_publishes()
-        self._wrap_acknowledgements()
-        self._wrap_provider_calls()
-
-    def _wrap_commits(self) -> None:
-        local, commit = self._local, DefaultDialect.do_commit
-
-        def note_write(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-            if statement.lstrip().startswith(WRITES):
-                local.wrote = True
-
-        def do_commit(dialect: Any, connection: Any) -> None:
-            task, wrote = current_task(), getattr(local, "wrote", False)
-            local.wrote = False
-            # Recovery looks at every state in a transaction of its own: only those count in which it found something.
-            counts = wrote or not (task or "").startswith("periodic.")
-            with self.around(task if counts else None, "commit"):
-                commit(dialect, connection)
-
-        event.listen(Engine, "before_cursor_execute", note_write)
-        DefaultDialect.do_commit = do_commit  # type: ignore[method-assign]
-
-    def _wrap_publishes(self) -> None:
-        put = redis_transport.Channel._put
-
-        def _put(channel: Any, queue: str, message: Any, **options: Any) -> Any:
-            published = (message.get("headers") or {}).get("task") or ""
-            with self.around(current_task() if published.startswith(OURS) else None, f"publish {published}"):
-                return put(channel, queue, message, **options)
-
-        redis_transport.Channel._put = _put
-
-    def _wrap_acknowledgements(self) -> None:
-        ack = redis_transport.QoS.ack
-
-        def acknowledge(qos: Any, delivery_tag: str) -> None:
-            message = qos._delivered.get(delivery_tag)
-            with self.around(message and (message.headers or {}).get("task"), "ack"):
-                ack(qos, delivery_tag)
-
-        redis_transport.QoS.ack = acknowledge
-
-    def _wrap_provider_calls(self) -> None:
-        handle = httpx2.HTTPTransport.handle_request
-        # The HTTP client's own trace says when the last byte of a request has left, and when an answer has come.
-        steps = {
-            "http11.send_request_headers.started": ("send", "before"),
-            "http11.send_request_body.complete": ("send", "after"),
-            "http11.receive_response_headers.complete": ("receive", "before"),
-            "http11.receive_response_body.complete": ("receive", "after"),
-            "http11.receive_response_body.failed": ("receive", "after"),
-        }
-
-        def trace(name: str, info: Any) -> None:
-            task = current_task()
-            if name in steps and task is not None:
-                self.reach(task, *steps[name])
-
-        def handle_request(transport: Any, request: Any) -> Any:
-            request.extensions = {**request.extensions, "trace": trace}
-            return handle(transport, request)
-
-        httpx2.HTTPTransport.handle_request = handle_request  # type: ignore[method-assign]
-
-
-def current_task() -> str | None:
-    """The name of the task that this thread works on."""
-    task = get_current_task()
-    return None if task is None else task.name
-
-
-def append(path: str, line: str) -> None:
-    """Write one line, whole or not at all, into a file that several processes write to."""
-    opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(opened, f"{line}\n".encode())
-    finally:
-        os.close(opened)
-
-
-def _first(marker: str) -> bool:
-    # The process that is started in this one's place has the same plan, and goes on.
-    try:
-        os.close(os.open(marker, os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        return False
-    return True
-
-
 def run(worker: str, plan: Path) -> None:
     """Run one of our workers with crash points, until it is killed."""
+    from tasks import calls
     from tasks.app import app
     from workers import processes
 
@@ -228,7 +48,19 @@ def run(worker: str, plan: Path) -> None:
     app.conf.broker_transport_options = {**app.conf.broker_transport_options, "unacked_restore_interval": SOON_S}
     asynpool.AsynPool.timers = property(lambda pool: {pool.maintain_pool: SOON_S})
     sys.modules["billiard.pool"].LOST_WORKER_TIMEOUT = 2 * SOON_S  # type: ignore[attr-defined]
+    calls._results._gather_s = everybody_has_answered
     {"billing": processes.run_billing, "generation": processes.run_generation}[worker]()
+
+
+def everybody_has_answered() -> float:
+    """Wait until every call under way has its answer, or has ended without one: then one group has them all."""
+    from tasks import calls
+    from tasks.runtime import runtime
+
+    until = time.monotonic() + GATHERED_S
+    while len(calls._results._gathered) < runtime().slots.used and time.monotonic() < until:
+        time.sleep(0.001)
+    return 0.0
 
 
 @dataclass

@@ -6,58 +6,34 @@ The messages and the provider are imaginary; the services and PostgreSQL are rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from functools import wraps
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, precondition, rule
+from hypothesis.stateful import initialize
 
 from billing.jobs import calling, policy, recovery, submitting, unknown_calls
 from billing.jobs.policy import Means
 from billing.ledger import accounts
 from config.database import transaction
-from tests.chaos import model_books, model_world
-from tests.chaos.model import DEADLINE, LEASE, NOT_KNOWN, TERMINAL, UNKNOWN_WAIT, Model
+from tests.chaos import model_books, model_takes, model_world
+from tests.chaos.machine_rules import crashes, happens, hearings, one, picks, some
+from tests.chaos.model import DEADLINE, LEASE, NOT_KNOWN, PUBLISH_BY, TERMINAL, UNKNOWN_WAIT, Model
 from tests.chaos.model_driver import PUBLISH, UNHEARD_OF, Driver
 from tests.chaos.model_records import Account, Body, Tariff, Wanted
 from tests.chaos.model_world import Deed, Flight, allowances, amounts, bodies, deeds, deliveries, few, tariffs
 
+SIZES = (1, 3, 2, 50)
+"""Jobs of one take at most."""
+LONGEST_PAUSE = 16 * PUBLISH_BY
+"""How long recovery leaves a job alone at most, in seconds."""
 STATES = ("queued", "reserved", "calling", "unknown", "generated")
 
-picks = st.integers(0, 30)
-crashes = st.integers(0, 9).map(lambda drawn: drawn == 9)
+strays = st.sampled_from(["start alone", "check", "reserve", "settle", "refund"])
 # The second account is the one whose credits and limits are near their end.
 numbers = st.sampled_from([2, 2, 2, 1, 3])
 requested = st.lists(st.tuples(numbers, bodies), min_size=1, max_size=5)
-hearings = st.sampled_from([True, True, True, False])
-
-
-turns = st.tuples(picks, deeds, hearings)
-
-
-def happens(**given: Any) -> Any:
-    """A rule: it happens, and then workers work for a few turns. Else most examples would stand still.
-
-    (Hypothesis switches rules off at random in each example, and work is no rule of its own.)
-    """
-
-    def decorate(function: Callable[..., None]) -> Any:
-        @wraps(function)
-        def happen(machine: Machine, worked: list[tuple[int, Deed, bool]], **drawn: Any) -> None:
-            machine.happened[f"rule {function.__name__}"] += 1
-            function(machine, **drawn)
-            machine.go_on(worked)
-
-        return rule(worked=st.lists(turns, max_size=4), **given)(happen)
-
-    return decorate
-
-
-def some(things: str) -> Any:
-    """A rule's condition: the machine has at least one of these."""
-    return precondition(lambda machine: bool(getattr(machine, things)))
 
 
 class Machine(Driver):
@@ -80,6 +56,8 @@ class Machine(Driver):
         self._submit(wanted, crash=crash)
 
     def _submit(self, wanted: list[tuple[int, Body]], *, crash: bool) -> None:
+        # What is submitted later comes later: takes go by that.
+        self.model.now += 1
         made = [Wanted(self.new_id(), account, body, f"key {self.named}") for account, body in wanted]
         self.submit_all(made, crash=crash)
 
@@ -121,8 +99,15 @@ class Machine(Driver):
         step, ids = chosen
         if step == "call":
             self.claim(ids[0], deed, self.new_id(), None)
+        elif step == "start":
+            self.take(after=self.served_last, size=one(SIZES, self.steps))
         else:
             self.work(step, ids)
+
+    @happens(after=st.integers(0, 3), size=st.sampled_from(SIZES), passes_on=hearings, crash=crashes)
+    def take_what_waits(self, after: int, size: int, passes_on: bool, crash: bool) -> None:
+        """A taker was told that somebody should look again; it may die before its take is committed, or after."""
+        self.take(after=after, size=size, passes_on=passes_on, crash=crash)
 
     @some("messages")
     @happens(pick=picks, deed=deeds, crash=crashes)
@@ -132,12 +117,15 @@ class Machine(Driver):
         if step == "call":
             self.claim(ids[0], deed, self.new_id(), None, crash=crash)
         else:
-            self.work(step, ids, crash=crash)
+            # A hint that comes again is for its own jobs alone.
+            self.work("start alone" if step == "start" else step, ids, crash=crash)
 
     @some("ids")
-    @happens(step=st.sampled_from(["check", "reserve", "settle", "refund"]), chosen=st.lists(picks, max_size=6))
+    @happens(step=strays, chosen=st.lists(picks, max_size=6))
     def stray_message(self, step: str, chosen: list[int]) -> None:
-        self.work(step, [one([UNHEARD_OF, *self.ids, *self._living, *self._living], pick) for pick in chosen])
+        ids = [one([UNHEARD_OF, *self.ids, *self._living, *self._living], pick) for pick in chosen]
+        self.takers.given_by_name(ids)
+        self.work(step, ids)
 
     @some("ids")
     @happens(pick=picks, deed=deeds)
@@ -307,6 +295,7 @@ class Machine(Driver):
         """Faults stop, time goes on, recovery runs: everything comes to an end, and to the right one."""
         if self.broken or not self.model.accounts:
             return
+        self.let_nothing_wait()
         # One round for each state that a job may still go through, each long enough for its longest wait.
         for _ in STATES:
             self.model.now += DEADLINE
@@ -321,6 +310,26 @@ class Machine(Driver):
         assert [account for account in self.model.accounts.values() if account.reserved] == []
         assert [held for _, held in self.model.units.values() if held] == []
         self._check_the_truth()
+
+    def let_nothing_wait(self) -> None:
+        """All messages are lost: takes find what nobody has, recovery gives back the rest, and no job waits on."""
+        self.messages.clear()
+        while self.take(after=0, size=2):
+            self._work_off("reserve")
+        assert not model_takes.waiting(self.model).keys() - set(self.takers.held.values()), "free, and not taken"
+        self.model.now += LONGEST_PAUSE
+        self.recover("queued")
+        assert not self.take(after=0, size=50), "what recovery sends again is left to messages of its own"
+        self._work_off("start alone")
+        self._work_off("reserve")
+        assert [job for job in self.model.jobs.values() if job.state == "queued"] == [], "a job waits for ever"
+
+    def _work_off(self, *steps: str) -> None:
+        """Work on all messages of these steps, in their order."""
+        chosen = [message for message in self.messages if message[0] in steps]
+        for message in chosen:
+            self.messages.remove(message)
+            self.work(*message)
 
     def _check_the_truth(self) -> None:
         """Charged is what the provider delivered in time; whatever else it delivered is on record as our exposure."""
@@ -378,8 +387,3 @@ class Machine(Driver):
     @property
     def _lost(self) -> list[Any]:
         return [job.id for job in self.model.jobs.values() if job.state == "unknown"]
-
-
-def one(choices: Sequence[Any], pick: int) -> Any:
-    """One of these, the last ones first: what shrinks is the distance from the end."""
-    return choices[-1 - pick % len(choices)]

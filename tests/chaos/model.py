@@ -377,10 +377,10 @@ class Model:
 
     def _mark_unknown(self, job: Job) -> None:
         job.lease, job.error = None, "outcome_unknown"
-        self._move(job, "lose", "unknown", next_at=self.now + PUBLISH_BY)
+        self._move(job, "mark_unknown", "unknown", next_at=self.now + PUBLISH_BY)
 
     def _publish_again(self, job: Job, sort: str) -> str:
-        job.republished += 1
+        job.republished, job.taken = job.republished + 1, None
         job.next_at = self.now + PUBLISH_BY * 2 ** min(job.republished, 4)
         return sort
 
@@ -396,7 +396,7 @@ class Model:
 
     def _move(self, job: Job, event: str, state: str, *, next_at: int, republished: int = 0) -> None:
         self.transitions[job.state, event] += 1
-        job.state, job.next_at, job.republished = state, next_at, republished
+        job.state, job.next_at, job.republished, job.taken = state, next_at, republished, None
 
     def _post(self, account: int, sort: str, amount: int, job: str | None, key: str) -> None:
         self.accounts[account].balance += amount

@@ -29,8 +29,8 @@ PARTS = {
     "jobs": "SELECT id, account_id, idempotency_key, operation_type, model_name, state, credits_estimated, "
     "credits_reserved, credits_charged, credits_overrun, cost_usd::text, attempts, error_code FROM generation_jobs "
     "ORDER BY id",
-    "times": "SELECT id, {created_at}, {deadline_at}, {next_at}, {lease_until}, republished, limit_period_start, "
-    "limit_reserved, limit_used FROM generation_jobs ORDER BY id",
+    "times": "SELECT id, {created_at}, {deadline_at}, {next_at}, {taken_until}, {lease_until}, republished, "
+    "limit_period_start, limit_reserved, limit_used FROM generation_jobs ORDER BY id",
     "calls": "SELECT job_id, attempt, outcome, failure, {finished_at}, cost_usd::text, exposure, "
     "ARRAY[usage->'input_tokens', usage->'cached_input_tokens', usage->'output_tokens', usage->'reasoning_tokens', "
     "usage->'images'], asked, (SELECT r.outcome FROM resolutions r WHERE r.call_id = c.id) FROM provider_calls c "
@@ -158,7 +158,7 @@ def _job(job: Job) -> list[Any]:
 
 def _times(job: Job) -> list[Any]:
     counted = [job.period, job.units_held, job.units_used]
-    return [str(job.id), job.created, job.deadline, job.next_at, job.lease, job.republished, *counted]
+    return [str(job.id), job.created, job.deadline, job.next_at, job.taken, job.lease, job.republished, *counted]
 
 
 def _call(job: Job, attempt: int, call: Call) -> list[Any]:

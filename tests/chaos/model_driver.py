@@ -12,25 +12,27 @@ from hypothesis.stateful import RuleBasedStateMachine
 from sqlalchemy.orm import Session
 
 from billing.errors import BillingError
-from billing.jobs import calling, recovery, requests, reserving, settling, submitting, unknown_calls
+from billing.jobs import calling, recovery, requests, reserving, settling, submitting, taking, unknown_calls
 from billing.jobs.calling import Claim
 from billing.jobs.policy import RetryBudget
 from billing.jobs.recovery import Patience, Recovered
 from billing.jobs.states import State
+from billing.jobs.taking import Taken
 from billing.ledger import accounts
 from billing.plans import renewals
 from billing.plans.renewals import Worked
 from billing.reports import audit
 from config.database import transaction
-from tests.chaos import model_books, model_world
+from tests.chaos import model_books, model_takes, model_world
 from tests.chaos.model import ASK_AGAIN, ATTEMPTS, DEADLINE, LEASE, PUBLISH_BY, UNKNOWN_WAIT, Model, Refused
 from tests.chaos.model_records import EPOCH, Used, Wanted
+from tests.chaos.model_takes import Takers
 from tests.chaos.model_world import Deed, Flight
 from tests.factories import moment
 
 STEPS = {"check": reserving, "reserve": reserving, "settle": settling, "refund": settling}
 UNHEARD_OF = UUID(int=0)
-PUBLISHED = {"started": "check", "called": "call", "asked": "ask", "settled": "settle", "refunded": "refund"}
+PUBLISHED = {"started": "start alone", "called": "call", "asked": "ask", "settled": "settle", "refunded": "refund"}
 """What recovery publishes again, and the step that each sort of it goes to."""
 SORTS = (*PUBLISHED, "unknown", "expired", "resolved", "blocked")
 PUBLISH, DEADLINE_IN = timedelta(seconds=PUBLISH_BY), timedelta(seconds=DEADLINE)
@@ -52,11 +54,12 @@ class Driver(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model = Model({}, self.transitions)
+        self.takers = Takers()
         self.messages: list[tuple[str, list[UUID]]] = []
         self.flights: list[Flight] = []
         self.asked: list[tuple[Flight, Claim]] = []
         self.ids: list[UUID] = []
-        self.steps = self.named = 0
+        self.steps = self.named = self.served_last = 0
         self.broken = False
 
     @property
@@ -129,14 +132,57 @@ class Driver(RuleBasedStateMachine):
         new = [job_id for job_id, created in dict(submitted or []).items() if created]
         if new:
             self.ids += new
-            self.messages.append(("check", new))
+            self.messages.append(("start", new))
 
-    def work(self, step: str, ids: Sequence[UUID], *, crash: bool = False) -> None:
-        """Do what a message of this step asks for, and publish what follows."""
+    def take(self, *, after: int, size: int, passes_on: bool = True, crash: bool = False) -> bool:
+        """A taker takes what waits, and passes it on unless it dies before; whether there was anything."""
+        waits, taken = model_takes.waiting(self.model), Taken([], [])
+
+        def act(session: Session) -> tuple[list[UUID], int]:
+            nonlocal taken
+            taken = taking.take(session, hold=PUBLISH, after=after, size=size, now=self.now)
+            return taken.job_ids, taken.last
+
+        self.step(act, lambda: model_takes.take(self.model, after, size), crash=crash)
+        if crash:
+            return False
+        self.served_last = taken.last
+        self.takers.took(self.model, waits, taken)
+        self.happened["jobs taken"] += len(taken.job_ids)
+        if passes_on:
+            self._pass_on(taken)
+        return bool(taken.job_ids)
+
+    def _take_alone(self, ids: Sequence[UUID], *, crash: bool) -> None:
+        """Somebody takes these jobs, whoever else has them."""
+        taken = Taken([], [])
+
+        def act(session: Session) -> list[UUID]:
+            nonlocal taken
+            taken = taking.take_alone(session, ids, hold=PUBLISH, now=self.now)
+            return taken.job_ids
+
+        self.step(act, lambda: model_takes.take_alone(self.model, ids), crash=crash)
+        if not crash:
+            self.takers.took_alone(self.model, taken.job_ids)
+            self._pass_on(taken)
+
+    def _pass_on(self, taken: Taken) -> None:
+        """Look closer at what seems not to be covered, and have the rest reserved."""
+        passing = self.work("check", taken.doubted) if taken.doubted else []
+        chosen = [job_id for job_id in taken.job_ids if job_id in passing or job_id not in taken.doubted]
+        if chosen:
+            self.messages.append(("reserve", chosen))
+
+    def work(self, step: str, ids: Sequence[UUID], *, crash: bool = False) -> Sequence[UUID]:
+        """Do what a message of this step asks for, and publish what follows; returns the jobs that were passed on."""
+        if step == "start alone":
+            self._take_alone(ids, crash=crash)
+            return []
         if step == "ask":
             for job_id in ids:
                 self._ask(job_id, crash=crash)
-            return
+            return []
         service, rules = getattr(STEPS[step], step), getattr(self.model, step)
 
         def act(session: Session) -> list[UUID]:
@@ -146,11 +192,12 @@ class Driver(RuleBasedStateMachine):
                 return service(session, ids, at=moment(session, self.now), publish_by=PUBLISH).job_ids
             return service(session, ids, now=self.now)
 
-        done = self.step(act, lambda: rules(ids), crash=crash)
-        if step == "check" and done:
-            self.messages.append(("reserve", done))
-        elif step == "reserve" and done:
+        queued = [job for job in self.model.jobs.values() if job.state == "queued"]
+        done = self.step(act, lambda: rules(ids), crash=crash) or []
+        if step == "reserve":
+            self.takers.reserved(job for job in queued if job.state == "reserved")
             self.messages += [("call", [job_id]) for job_id in done]
+        return done
 
     def claim(self, job_id: UUID, deed: Deed, claimed_by: UUID, again: int | None, *, crash: bool = False) -> None:
         """A worker claims a job, and calls the provider, which does this deed, if the claim is a new one."""
@@ -224,6 +271,8 @@ class Driver(RuleBasedStateMachine):
         done = self.step(act, lambda: self.model.recover(state), crash=crash) or {}
         for sort, ids in done.items():
             self.happened[f"recovered: {sort}"] += len(ids)
+            if sort == "started":
+                self.takers.gave_back(ids)
             if sort in PUBLISHED:
                 self.messages += [(PUBLISHED[sort], [job_id]) for job_id in ids]
 

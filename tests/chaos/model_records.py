@@ -165,6 +165,7 @@ class Job:
     units_held: int = 0
     units_used: int | None = None
     calls: list[Call] = field(default_factory=list)
+    taken: int | None = None
     lease: int | None = None
     republished: int = 0
     error: str | None = None

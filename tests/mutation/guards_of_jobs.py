@@ -171,6 +171,42 @@ OF_TAKES = [
         says("taking_queries._WAITS", r" AND j\.republished = 0"),
         "test_recovery_gives_back_what_was_taken_and_never_reserved",
     ),
+    guard(
+        "recovery leaves a take alone until its time is over",
+        says("taking_queries._MARK", r", next_at = :until"),
+        "test_recovery_leaves_a_late_take_alone_until_its_time_is_over",
+    ),
+    guard(
+        "what recovery gives back is in no take",
+        says("job_queries.postpone", r", taken_until = NULL"),
+        "test_recovery_gives_back_what_was_taken_and_never_reserved",
+    ),
+    guard(
+        "jobs of an account are taken in the order in which they came",
+        says("taking_queries._TAKE", r"ORDER BY j\.created_at, j\.id LIMIT", "ORDER BY j.created_at DESC, j.id LIMIT"),
+        "test_jobs_of_an_account_are_taken_and_reserved_in_the_order_in_which_they_came",
+    ),
+    guard(
+        "accounts are served in turn",
+        says("taking_queries._TAKE", r"^:after$", "0"),
+        "test_an_account_that_was_served_comes_again_after_all_others",
+    ),
+    guard(
+        "a take that took an account's whole share is not complete",
+        says(
+            "taking_queries._TAKE",
+            r"coalesce\(\(SELECT max\(turn\) FROM candidates\), 0\) < \(SELECT jobs FROM share\)",
+            "true",
+        ),
+        "test_a_take_that_left_nothing_behind_is_complete_and_no_other_is",
+    ),
+    guard(
+        "a take that passed over a locked job is not complete",
+        says(
+            "taking_queries._TAKE", r"AND \(SELECT count\(\*\) FROM candidates\) = \(SELECT count\(\*\) FROM locked\)"
+        ),
+        "test_a_take_that_passed_over_a_locked_job_is_not_complete",
+    ),
 ]
 
 OF_CALLS = [

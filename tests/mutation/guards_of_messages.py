@@ -7,6 +7,7 @@ from tests.mutation.operators import (
     always,
     assigns,
     calls,
+    drops_clause,
     drops_value,
     gives,
     never,
@@ -133,4 +134,22 @@ OF_MESSAGES = [
     ),
 ]
 
-AROUND_JOBS = [*OF_REQUESTS, *OF_COMMITS, *OF_PROVIDERS, *OF_MESSAGES]
+OF_GROUPS = [
+    guard(
+        "no two items of one key are written together",
+        drops_clause("Group._next_group", "isdisjoint"),
+        "test_two_items_of_one_key_are_never_written_together",
+    ),
+    guard(
+        "what the database refuses of a group is written apart",
+        never("Group._write_together", "DATABASE_TROUBLE"),
+        "test_what_the_database_refuses_undoes_nothing_of_the_others",
+    ),
+    guard(
+        "nothing follows from what was not written",
+        always("Group._lead", "error"),
+        "test_what_the_database_refuses_undoes_nothing_of_the_others",
+    ),
+]
+
+AROUND_JOBS = [*OF_REQUESTS, *OF_COMMITS, *OF_PROVIDERS, *OF_MESSAGES, *OF_GROUPS]

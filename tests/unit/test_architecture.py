@@ -114,6 +114,29 @@ def test_importing_any_module_has_no_effect():
     }
 
 
+def test_whoever_imports_queries_first_needs_no_other_import():
+    modules = [name for path in sources() if (name := module_of(path)).endswith("_queries")]
+
+    failed = in_a_fresh_process(f"""
+        import importlib, json, os, sys
+        import sqlalchemy.dialects.postgresql, sqlalchemy.orm, config.database
+
+        def imports(name):
+            child = os.fork()
+            if child == 0:
+                try:
+                    importlib.import_module(name)
+                finally:
+                    os._exit(name not in sys.modules)
+            return os.waitpid(child, 0)[1] == 0
+
+        print(json.dumps([name for name in {modules!r} if not imports(name)]))
+        """)
+
+    assert len(modules) > 5
+    assert failed == []
+
+
 @pytest.mark.parametrize("module", ["workers.cli", "workers.bootstrap", "tasks.generation", "tasks.pipeline"])
 def test_heavy_libraries_are_imported_only_where_they_are_used(module):
     imported = in_a_fresh_process(f"""

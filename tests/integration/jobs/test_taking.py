@@ -35,6 +35,15 @@ def reserve(job_ids):
         return reserving.reserve(session, job_ids, at=moment(session), publish_by=MINUTE).job_ids
 
 
+def recovered(*, now):
+    """The queued jobs that recovery has published again."""
+    done = Recovered()
+    with transaction() as session:
+        patience = Patience(republish_after=MINUTE, unknown_wait=HOUR)
+        recovery.recover(session, State.QUEUED, done, now=now, patience=patience)
+    return done.started
+
+
 def accounts_of(taken):
     found = dict(rows("SELECT id, account_id FROM generation_jobs"))
     return [found[job_id] for job_id in taken.job_ids]
@@ -121,6 +130,21 @@ def test_accounts_are_served_in_turn():
     assert set(accounts_of(third)) == set(owners[:3])
 
 
+def test_an_account_that_was_served_comes_again_after_all_others():
+    owners = [an_account(10_000) for _ in range(3)]
+    for account_id in owners:
+        queued(account_id, 2)
+
+    served, last = [], 0
+    for _ in range(4):
+        taken = take(size=1, after=last)
+        reserve(taken.job_ids)
+        served += accounts_of(taken)
+        last = taken.last
+
+    assert served == [*owners, owners[0]]
+
+
 def test_a_take_that_left_nothing_behind_is_complete_and_no_other_is():
     account_id = an_account()
     assert take().complete
@@ -157,18 +181,21 @@ def test_recovery_gives_back_what_was_taken_and_never_reserved():
     (job_id,) = queued(account_id, 1)
     take()
 
-    done = Recovered()
-    with transaction() as session:
-        patience = Patience(republish_after=MINUTE, unknown_wait=HOUR)
-        recovery.recover(session, State.QUEUED, done, now=NOON + MINUTE - SECOND, patience=patience)
-        assert done.started == []
-        recovery.recover(session, State.QUEUED, done, now=NOON + MINUTE, patience=patience)
-
-    assert (done.started, the_job(job_id).taken_until) == ([job_id], None)
+    assert recovered(now=NOON + MINUTE - SECOND) == []
+    assert recovered(now=NOON + MINUTE) == [job_id]
+    assert the_job(job_id).taken_until is None
     # It may have killed whoever took it: it is left to a message of its own.
     assert take(now=NOON + MINUTE).job_ids == []
     with transaction() as session:
         assert taking.take_alone(session, [job_id], hold=MINUTE, now=NOON + MINUTE).job_ids == [job_id]
+
+
+def test_recovery_leaves_a_late_take_alone_until_its_time_is_over():
+    (job_id,) = queued(an_account(), 1)
+    take(now=NOON + MINUTE - SECOND)
+
+    assert recovered(now=NOON + 2 * MINUTE - 2 * SECOND) == []
+    assert recovered(now=NOON + 2 * MINUTE - SECOND) == [job_id]
 
 
 def test_whoever_takes_jobs_alone_takes_no_others():
