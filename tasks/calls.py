@@ -257,7 +257,7 @@ def _note_late(results: Sequence[Result], on_time: Sequence[bool]) -> None:
 
 
 def _gather_s() -> float:
-    return min(GATHER_MAX_S, GATHER_A_CALL_S * max(0, runtime().slots.used - 1))
+    return min(GATHER_MAX_S, GATHER_A_CALL_S * runtime().slots.used)
 
 
 def _spawn(work: Callable[[], None]) -> None:

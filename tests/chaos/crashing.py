@@ -18,10 +18,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from celery.concurrency import asynpool
 
+from tasks import calls
 from tests.chaos.crash_hits import CrashPoints
 
 PLAN = "CRASH_PLAN"
@@ -38,7 +40,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def run(worker: str, plan: Path) -> None:
     """Run one of our workers with crash points, until it is killed."""
-    from tasks import calls
     from tasks.app import app
     from workers import processes
 
@@ -48,17 +49,34 @@ def run(worker: str, plan: Path) -> None:
     app.conf.broker_transport_options = {**app.conf.broker_transport_options, "unacked_restore_interval": SOON_S}
     asynpool.AsynPool.timers = property(lambda pool: {pool.maintain_pool: SOON_S})
     sys.modules["billiard.pool"].LOST_WORKER_TIMEOUT = 2 * SOON_S  # type: ignore[attr-defined]
+    calls._Batch = WatchedBatch  # type: ignore[misc]
     calls._results._gather_s = everybody_has_answered
     {"billing": processes.run_billing, "generation": processes.run_generation}[worker]()
 
 
+class WatchedBatch(calls._Batch):
+    """A batch of calls; how many of all batches have not come to their end is known."""
+
+    open_calls = 0
+    _counting = Lock()
+
+    def begin(self) -> None:
+        """One more call."""
+        with self._counting:
+            WatchedBatch.open_calls += 1
+        super().begin()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """One call has come to its end."""
+        with self._counting:
+            WatchedBatch.open_calls -= 1
+        super().end(error)
+
+
 def everybody_has_answered() -> float:
     """Wait until every call under way has its answer, or has ended without one: then one group has them all."""
-    from tasks import calls
-    from tasks.runtime import runtime
-
     until = time.monotonic() + GATHERED_S
-    while len(calls._results._gathered) < runtime().slots.used and time.monotonic() < until:
+    while len(calls._results._gathered) < WatchedBatch.open_calls and time.monotonic() < until:
         time.sleep(0.001)
     return 0.0
 
