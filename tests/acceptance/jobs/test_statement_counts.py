@@ -30,8 +30,8 @@ from workers.local.embedded.servers import Servers
 
 pytestmark = pytest.mark.own_system
 
-FOR_ONE_JOB = 14
-"""Statements for one job on an idle system: submit 2, check 2, reserve 4, claim 2, record 2, settle 2.
+FOR_ONE_JOB = 13
+"""Statements for one job on an idle system: submit 1, check 2, reserve 4, claim 2, record 2, settle 2.
 
 Each is a round trip, and most of what a job costs this machine. Who needs one more says here what for; who needs fewer
 lowers this.
@@ -39,7 +39,7 @@ lowers this.
 FOR_EACH_OF_MANY = 0.6
 """Statements for each of many jobs that are submitted together and answered at one time.
 
-The statements are those of one job, and jobs share them: all of them those of their submission, batches of 50 those of
+The statements are those of one job, and jobs share them: all of them those of their submission, batches of 100 those of
 their check, reservation and claim. How many are recorded and settled together depends on how close to each other their
 answers are read.
 """
