@@ -187,6 +187,8 @@ class Driver(RuleBasedStateMachine):
 
         def act(session: Session) -> list[UUID]:
             if step == "check":
+                # Of an account that is owed a renewal, a check says nothing; here beat has come first.
+                renewals.renew(session, self.now, Worked())
                 return service(session, ids, at=moment(session, self.now))
             if step == "reserve":
                 return service(session, ids, at=moment(session, self.now), publish_by=PUBLISH).job_ids
