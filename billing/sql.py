@@ -4,7 +4,6 @@ newest rows of several indexes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -13,6 +12,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy import Column, Select, Table, TextClause, select, text, union_all
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, aliased
@@ -59,7 +59,7 @@ def check_written(parts: Sequence[Part], written: Sequence[int]) -> None:
 
 def as_json(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as one JSON array; Decimals, instants and UUIDs become strings that PostgreSQL reads exactly."""
-    return json.dumps(rows, default=_plain)
+    return to_json(rows).decode()
 
 
 def recordset(table: Table, columns: Sequence[str], alias: str = "v", given: str = "rows") -> str:

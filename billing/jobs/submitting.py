@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -146,7 +146,7 @@ def _row(examined: Examined) -> dict[str, Any]:
         "request_hash": _hash(submission),
         "related_object_type": submission.params.get("related_object_type"),
         "related_object_id": submission.params.get("related_object_id"),
-        "work": asdict(examined.work),
+        "work": vars(examined.work),
         "credits_estimated": examined.credits_estimated,
         "limit_type": examined.limit_type,
         "limit_unit": examined.operation.limit_unit,
