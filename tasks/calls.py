@@ -37,8 +37,10 @@ Outcome = Literal["generated", "failed", "unknown", "postponed", "not_ours"]
 
 GROUP = 100
 """How many claims, or results, one transaction writes at most."""
-GATHER_A_CALL_S = 0.0002
-GATHER_MAX_S = 0.04
+ROOM_S = 0.02
+"""How long a batch waits for as many slots as it wants, in seconds, when some are free."""
+GATHER_A_CALL_S = 0.002
+GATHER_MAX_S = 0.05
 """How long what is ready waits for more, in seconds: longer the more calls are being made; one alone never waits."""
 
 log = structlog.get_logger(__name__)
@@ -79,7 +81,7 @@ def call_batch(job_ids: Sequence[UUID]) -> None:
     slots = runtime().slots
     try:
         while waiting:
-            room = slots.take(len(waiting), within_s=GATHER_MAX_S)
+            room = slots.take(len(waiting), within_s=ROOM_S)
             starting, waiting = waiting[:room], waiting[room:]
             _start_together(starting, batch)
     finally:

@@ -20,7 +20,7 @@ from config.database import utc_now
 from tests.benchmarks.place import BenchError, Place
 from tests.benchmarks.running import Program, Running, running
 from tests.benchmarks.sizes import ACCOUNTS
-from workers.local.machine import SIMULATOR_KEY
+from workers.local.machine import SIMULATOR_KEY, generation_workers
 
 ROOT = Path(schema.__file__).parents[1]
 PROGRAMS = Path(__file__).parent / "programs"
@@ -89,15 +89,16 @@ class Mill:
         self._template = ""
 
     @contextmanager
-    def at_work(self, lane: str, *, url: str = "", **settings: str) -> Iterator[Work]:
+    def at_work(self, lane: str, *, url: str = "", generation: int | None = None, **settings: str) -> Iterator[Work]:
         """Workers on a fresh database, which is audited in the end, and thrown away.
 
-        Without the `url` of a provider, one within the worker answers at once. `settings` are CREDITMILL_ variables in
-        lower case, without the prefix.
+        Without the `url` of a provider, one within the worker answers at once. There are as many generation workers as
+        a machine runs, unless `generation` says how many. `settings` are CREDITMILL_ variables in lower case, without
+        the prefix.
         """
         self.make_database(lane)
         try:
-            with self.working_on(lane, url=url, **settings) as work:
+            with self.working_on(lane, url=url, generation=generation, **settings) as work:
                 yield work
             if self._version is OURS:
                 with self.place.connection(lane) as connection:
@@ -106,17 +107,22 @@ class Mill:
             self.place.drop_database(lane)
 
     @contextmanager
-    def working_on(self, database: str, *, url: str = "", **settings: str) -> Iterator[Work]:
+    def working_on(
+        self, database: str, *, url: str = "", generation: int | None = None, **settings: str
+    ) -> Iterator[Work]:
         """Workers on a database that there is."""
         self.place.empty_broker()
         if url:
             with self.place.connection(database) as connection:
                 connection.execute(text("UPDATE global_integration_settings SET openai_base_url = :url"), {"url": url})
         given = {f"CREDITMILL_{name.upper()}": value for name, value in settings.items()}
-        generation = ["-m", "workers.cli", "worker", "generation"] if url else [PROGRAMS / "instant_generation.py"]
+        calling = ["-m", "workers.cli", "worker", "generation"] if url else [PROGRAMS / "instant_generation.py"]
         programs = [
             self.program("billing", database, "-m", "workers.cli", "worker", "billing", environment=given),
-            self.program("generation", database, *generation, environment=given),
+            *(
+                self.program(f"generation-{number}", database, *calling, environment=given)
+                for number in range(1, (generation or generation_workers()) + 1)
+            ),
         ]
         with running(self.place.folder / "logs" / database, programs) as started:
             yield Work(self, database, started)

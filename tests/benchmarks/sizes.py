@@ -31,7 +31,7 @@ class Sizes:
     @property
     def http(self) -> int:
         """Calls over HTTP."""
-        return self._share(2, 5)
+        return self._share(4, 3)
 
     @property
     def idle(self) -> int:

@@ -28,6 +28,8 @@ SIMULATOR_KEY = "sim-local-simulator"
 SIMULATED = [known for known in KnownProvider if known.simulated_path]
 """The providers that the simulator plays."""
 
+GENERATION_WORKERS_MAX = 8
+
 
 def run_until_stopped(home: Path, *, simulator: bool, flower: bool) -> None:
     """Run every process until a signal; then finish the calls in flight and stop, the servers last."""
@@ -40,8 +42,7 @@ def run_until_stopped(home: Path, *, simulator: bool, flower: bool) -> None:
             point_to_simulator(port)
         else:
             forget_simulator()
-        # Threads share one core: a host with more of them calls providers from more processes.
-        programs = [*workers(settings, generation=max(1, cores() // 2)), program("beat", ["beat"], stop_order=1)]
+        programs = [*workers(settings, generation=generation_workers()), program("beat", ["beat"], stop_order=1)]
         if flower:
             programs.append(program("flower", ["flower"], stop_order=1))
         if simulator:
@@ -96,6 +97,11 @@ def forget_simulator() -> None:
 
 def _is_simulated(session: Session, provider: str) -> bool:
     return connection_for(session, provider, "text").api_key == SIMULATOR_KEY
+
+
+def generation_workers() -> int:
+    """How many generation workers a machine runs: one a core, as threads share one; each has some 120 MB."""
+    return min(GENERATION_WORKERS_MAX, cores())
 
 
 def workers(settings: Settings, *, generation: int = 1) -> list[Program]:
