@@ -119,7 +119,7 @@ def test_a_percentile_is_a_value_that_was_measured(values, percent, expected):
 def test_all_lanes_are_scaled_by_one_number():
     sizes = Sizes(1_500, 1_000_000)
 
-    assert (sizes.bulk, sizes.http, sizes.idle, sizes.in_flight, sizes.history) == (10_000, 600, 150, 1_000, 300)
+    assert (sizes.bulk, sizes.http, sizes.idle, sizes.in_flight, sizes.history) == (10_000, 2_000, 150, 1_000, 300)
     assert Sizes(3_000, 1_000_000).bulk == 20_000
     assert Sizes(3_000, 1_000_000).in_flight == 1_000
     assert Sizes(20, 1_000).idle == 20
