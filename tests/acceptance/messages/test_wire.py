@@ -270,12 +270,15 @@ def consumed_queues() -> dict[str, set[str]]:
 
 
 @pytest.fixture
-def _silence():
+def _silence(system):
     """Workers that take no messages, until the test is over."""
     before = consumed_queues()
     for queue in QUEUES:
         app.control.cancel_consumer(queue)
     wait_until(lambda: not any(consumed_queues().values()), what="silence")
+    with redis.Redis.from_url(system.environment["BROKER_URL"]) as client:
+        # What a worker had asked for before, it would still be given.
+        wait_until(lambda: client.info("clients")["blocked_clients"] == 0, what="the end of every pending question")
     yield
     for worker, queues in before.items():
         for queue in queues:
