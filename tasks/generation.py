@@ -89,6 +89,7 @@ def reserve_credits(self: Step, job_ids: list[str]) -> list[str]:
         reserved = reserving.reserve(
             session, uuids(job_ids), at=current.moment(session), publish_by=runtime().publish_by
         )
+    hints.note_reserved()
     by_kind: dict[str, list[UUID]] = defaultdict(list)
     for job_id, kind in reserved.kinds.items():
         by_kind[kind].append(job_id)

@@ -57,6 +57,8 @@ def note(taken: Taken, *, began: float) -> None:
     """
     global _last_account
     _last_account = taken.last
+    if taken.shut_out:
+        pending.set_left_out()
     if taken.complete:
         takes.note_complete(began)
         return
@@ -65,6 +67,12 @@ def note(taken: Taken, *, began: float) -> None:
         pipeline.hint()
     else:
         _look_again()
+
+
+def note_reserved() -> None:
+    """Accounts have left their take: have those looked at again at once that another take had to leave out."""
+    if pending.remove_left_out():
+        pipeline.hint()
 
 
 def _look_again() -> None:

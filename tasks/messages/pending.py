@@ -3,6 +3,9 @@
 A mark in the broker says that there is one. Whoever sends a hint sets it after the commit of what the hint tells of;
 whoever takes removes it before the take begins. So a hint that is not sent, because the mark was there, is answered by
 a take that begins later, and sees what was committed.
+
+Another mark says that a take had to leave accounts out, as they were in another take: whoever has reserved that one's
+jobs sends a hint for those who wait.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ MARK = "creditmill.hint"
 LASTS_MS = 2_000
 """A hint may be lost with its worker, in milliseconds: after that the next one is sent whatever the mark said."""
 
+LEFT_OUT_MARK = "creditmill.left_out"
+LEFT_OUT_LASTS_MS = 60_000
 ANSWERS_WITHIN_S = 1.0
 
 
@@ -31,6 +36,16 @@ def set_mark() -> bool:
 def remove_mark() -> None:
     """Note that a take is about to begin."""
     _asked(lambda client: client.delete(MARK), otherwise=None)
+
+
+def set_left_out() -> None:
+    """Note that accounts wait that are in another take."""
+    _asked(lambda client: client.set(LEFT_OUT_MARK, "", px=LEFT_OUT_LASTS_MS), otherwise=None)
+
+
+def remove_left_out() -> bool:
+    """Whether a take had to leave accounts out since this was asked last; without an answer, nobody knows of one."""
+    return bool(_asked(lambda client: client.delete(LEFT_OUT_MARK), otherwise=False))
 
 
 def _asked(question: Callable[[redis.Redis], Any], *, otherwise: Any) -> Any:

@@ -152,6 +152,11 @@ OF_TAKES = [
         "test_looks_come_later_and_later_while_an_account_stays_in_another_take",
     ),
     guard(
+        "what a take had to leave out is looked at when its account is free again",
+        drops("generation.reserve_credits", "note_reserved"),
+        "test_when_jobs_are_reserved_accounts_that_were_left_out_are_looked_at_at_once",
+    ),
+    guard(
         "a hint is pending until a take begins, and no longer",
         drops("hints.take", "remove_mark"),
         "test_when_a_take_begins_what_comes_then_is_told_again",

@@ -92,6 +92,21 @@ def test_looks_come_later_and_later_while_an_account_stays_in_another_take(told)
     assert waits == [hints.LOOK_AGAIN_S, 2 * hints.LOOK_AGAIN_S, 4 * hints.LOOK_AGAIN_S]
 
 
+def test_when_jobs_are_reserved_accounts_that_were_left_out_are_looked_at_at_once(told, monkeypatch):
+    account_id = an_account(10_000)
+    first = a_queued_job(account_id)
+    check()
+    second = a_queued_job(account_id)
+    check()
+    told.clear()
+
+    for _ in range(2):
+        generation.reserve_credits.apply(([str(first)],)).get()
+
+    assert told == [("hint", [])]
+    assert check() == [str(second)]
+
+
 def test_one_look_that_is_to_come_is_enough(told):
     account_id = an_account(10_000)
     a_queued_job(account_id)
