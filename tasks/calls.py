@@ -37,7 +37,7 @@ Outcome = Literal["generated", "failed", "unknown", "postponed", "not_ours"]
 
 GROUP = 100
 """How many claims, or results, one transaction writes at most."""
-ROOM_S = 0.02
+ROOM_S = 0.04
 """How long a batch waits for as many slots as it wants, in seconds, when some are free."""
 GATHER_A_CALL_S = 0.002
 GATHER_MAX_S = 0.05
