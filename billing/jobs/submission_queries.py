@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -56,34 +57,37 @@ _ADD = text(
 
 _OF_NOW = ("next_at", "deadline_at", "created_at")
 _GIVEN = tuple(name for name in COLUMNS if name not in _OF_NOW)
-_OPEN = """
-    SELECT count(*) AS jobs FROM (
+_OPEN_OF_ACCOUNT = """
+    SELECT count(*) FROM (
         SELECT FROM generation_jobs WHERE account_id = :account_id AND finished_at IS NULL LIMIT :account_bound
-    ) unfinished
+    ) of_account
 """
+_OPEN_OF_ALL = "SELECT count(*) FROM (SELECT FROM generation_jobs WHERE finished_at IS NULL LIMIT :bound) of_all"
+_NOT_COUNTED = "SELECT CAST(NULL AS bigint)"
 
 
-def _add_at_once(open_jobs: str) -> TextClause:
-    """Add one job if all holds that it was examined by, and its account has room for it."""
+@lru_cache(maxsize=4)
+def _add_at_once(*, of_account: bool, of_all: bool) -> TextClause:
+    """Add one job if all holds that it was examined by, and there is room for it where the open jobs are counted."""
     values = ", ".join(f"CAST(:{name} AS {type_of(_TABLE.c[name])})" for name in _GIVEN)
     return text(
         f"""
-        WITH open AS MATERIALIZED ({open_jobs})
+        WITH open AS MATERIALIZED (
+            SELECT ({_OPEN_OF_ACCOUNT if of_account else _NOT_COUNTED}) AS of_account,
+                   ({_OPEN_OF_ALL if of_all else _NOT_COUNTED}) AS of_all
+        )
         INSERT INTO generation_jobs ({", ".join(_GIVEN)}, {", ".join(_OF_NOW)})
         SELECT {values}, clock.now + :publish_by, clock.now + :deadline, clock.now
         FROM open, (SELECT clock_timestamp() AS now) clock
-        WHERE (open.jobs IS NULL OR open.jobs < :account_bound)
+        WHERE (open.of_account IS NULL OR open.of_account < :account_bound)
+          AND (open.of_all IS NULL OR open.of_all < :bound)
           AND (SELECT version FROM catalog_version) = CAST(:version AS uuid)
           AND CAST(clock.now AT TIME ZONE 'UTC' AS date) = :today
           AND EXISTS (SELECT FROM accounts WHERE id = :account_id)
           AND (:user_id IS NULL OR EXISTS (SELECT FROM users WHERE id = :user_id AND account_id = :account_id))
-        ON CONFLICT DO NOTHING RETURNING (SELECT jobs FROM open)
+        ON CONFLICT DO NOTHING RETURNING (SELECT of_account FROM open), (SELECT of_all FROM open)
         """  # noqa: S608 - names of our own columns
     )
-
-
-_ADD_COUNTED = _add_at_once(_OPEN)
-_ADD_UNCOUNTED = _add_at_once("SELECT CAST(NULL AS bigint) AS jobs")
 
 
 class Key(NamedTuple):
@@ -146,23 +150,30 @@ def add_at_once(
     connection: Connection,
     row: dict[str, Any],
     *,
-    counted: bool,
+    counted: Sequence[int | None],
     account_bound: int,
+    bound: int,
     version: str,
     today: date,
     publish_by: timedelta,
     deadline: timedelta,
-) -> tuple[bool, int | None]:
+) -> dict[int | None, int] | None:
     """Insert one new job by one statement, which sets its times, if all of this still holds: the catalogue's version,
-    the day in UTC, the account, its user, and, with `counted`, the room for one more unfinished job.
+    the day in UTC, the account, its user, and the room for one more unfinished job.
 
-    Returns whether it was inserted, and the account's unfinished jobs before that, None when they were not counted.
+    Returns the unfinished jobs before that of whom they were to be `counted` (None: of all); None when nothing was
+    inserted.
     """
+    account_id: int = row["account_id"]
     given = {**row, "params": json.dumps(row["params"]), "work": json.dumps(row["work"])}
-    given |= {"account_bound": account_bound, "version": version, "today": today}
+    given |= {"account_bound": account_bound, "bound": bound, "version": version, "today": today}
     given |= {"publish_by": publish_by, "deadline": deadline}
-    found = connection.execute(_ADD_COUNTED if counted else _ADD_UNCOUNTED, given).first()
-    return (False, None) if found is None else (True, found[0])
+    statement = _add_at_once(of_account=account_id in counted, of_all=None in counted)
+    found = connection.execute(statement, given).first()
+    if found is None:
+        return None
+    of_account, of_all = found
+    return {whose: count for whose, count in ((account_id, of_account), (None, of_all)) if count is not None}
 
 
 def existing(session: Session, keys: Sequence[Key]) -> dict[Key, Existing]:

@@ -74,27 +74,27 @@ def submit_at_once(
     """
     limits, account_id = at.catalog.defaults, submission.account_id
     counted = bounds.to_count({account_id: 1}, limits, now=at.now)
-    if at.version is None or bounds.ALL in counted:
+    if at.version is None:
         return None
     try:
         row = _row(examine(at.catalog, submission, today=at.today))
     except BillingError:
         # The catalogue may have changed since.
         return None
-    added, open_jobs = submission_queries.add_at_once(
+    open_jobs = submission_queries.add_at_once(
         connection,
         row,
-        counted=bool(counted),
+        counted=counted,
         account_bound=limits.max_open_jobs_per_account,
+        bound=limits.max_open_jobs,
         version=at.version,
         today=at.today,
         publish_by=publish_by,
         deadline=deadline,
     )
-    if not added:
+    if open_jobs is None:
         return None
-    if open_jobs is not None:
-        bounds.check({account_id: 1}, {account_id: open_jobs}, limits, now=at.now)
+    bounds.check({account_id: 1}, open_jobs, limits, now=at.now)
     return Submitted(job_id=row["id"], kind=row["kind"], state=State.QUEUED, created=True)
 
 

@@ -105,13 +105,13 @@ OF_SUBMISSIONS = [
     ),
     guard(
         "one statement submits where there is room for one more",
-        says("_add_at_once", r" OR open\.jobs < :account_bound", " OR true"),
+        says("_add_at_once", r" OR open\.of_account < :account_bound", " OR true"),
         "test_one_statement_counts_what_its_account_has_open",
     ),
     guard(
-        "one statement submits only when there was room for all a moment ago",
-        drops_clause("submit_at_once", "bounds.ALL"),
-        "test_one_statement_needs_to_know_that_there_is_room_for_all",
+        "one statement submits where there is room for one more of all",
+        says("_add_at_once", r" OR open\.of_all < :bound", " OR true"),
+        "test_one_statement_counts_what_all_have_open",
     ),
 ]
 
