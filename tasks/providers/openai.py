@@ -16,8 +16,9 @@ from openai import OpenAI
 from billing.catalog.pricing import Usage
 from billing.jobs.calling import Claim, Delivery, Refusal
 from billing.jobs.policy import Failure, Means
-from billing.jobs.requests import EmbeddingParams, ImageParams, TextParams, read_params
+from billing.jobs.requests import EmbeddingParams, ImageParams, read_params
 from config.providers import Connection
+from tasks.providers import openai_requests
 from tasks.providers.base import ProviderError, clean_json, clean_text, safe_code
 from tasks.providers.wire import (
     NO_CONNECTION,
@@ -110,22 +111,7 @@ def refusal_of(error: openai.OpenAIError) -> Refusal:
 
 
 def _responses(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
-    params = read_params(claim.kind, claim.params)
-    assert isinstance(params, TextParams)
-    body: dict[str, Any] = {
-        "model": claim.model_name,
-        "input": params.prompt or _turns(params),
-        "max_output_tokens": claim.max_output_tokens,
-        # Answers are kept by us, not by the provider.
-        "store": False,
-    }
-    if params.system is not None:
-        body["instructions"] = params.system
-    if params.temperature is not None:
-        body["temperature"] = params.temperature
-    if params.json_mode:
-        body["text"] = {"format": {"type": "json_object"}}
-    answer = client.responses.create(**body, extra_headers=headers)
+    answer = client.responses.create(**openai_requests.responses(claim), extra_headers=headers)
     if answer.status == "failed":
         raise ProviderError(_failed(answer))
     if answer.status not in ("completed", "incomplete"):
@@ -146,20 +132,7 @@ def _failed(answer: Any) -> Refusal:
 
 
 def _chat(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
-    params = read_params(claim.kind, claim.params)
-    assert isinstance(params, TextParams)
-    turns = [{"role": "system", "content": params.system}] if params.system is not None else []
-    turns += [{"role": "user", "content": params.prompt}] if params.prompt is not None else _turns(params)
-    body: dict[str, Any] = {
-        "model": claim.model_name,
-        "messages": turns,
-        "max_completion_tokens": claim.max_output_tokens,
-    }
-    if params.temperature is not None:
-        body["temperature"] = params.temperature
-    if params.json_mode:
-        body["response_format"] = {"type": "json_object"}
-    answer = client.chat.completions.create(**body, extra_headers=headers)
+    answer = client.chat.completions.create(**openai_requests.chat(claim), extra_headers=headers)
     choice = answer.choices[0]
     return _text_delivery(answer, choice.message.content or "", _chat_usage(answer.usage), choice.finish_reason)
 
@@ -167,16 +140,7 @@ def _chat(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
 def _images(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
     params = read_params(claim.kind, claim.params)
     assert isinstance(params, ImageParams)
-    body: dict[str, Any] = {
-        "model": claim.model_name,
-        "prompt": params.prompt,
-        "n": params.n,
-        "size": params.size,
-        "quality": params.quality,
-    }
-    if params.style is not None:
-        body["style"] = params.style
-    answer = client.images.generate(**body, extra_headers=headers)
+    answer = client.images.generate(**openai_requests.images(claim), extra_headers=headers)
     images = [image.model_dump(exclude_none=True) for image in answer.data or [] if image.url or image.b64_json]
     usage = Usage(images=len(images))
     if claim.bills_tokens:
@@ -195,7 +159,7 @@ def _images(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
 def _embeddings(client: OpenAI, claim: Claim, headers: dict[str, str]) -> Delivery:
     params = read_params(claim.kind, claim.params)
     assert isinstance(params, EmbeddingParams)
-    answer = client.embeddings.create(model=claim.model_name, input=params.input, extra_headers=headers)
+    answer = client.embeddings.create(**openai_requests.embeddings(claim), extra_headers=headers)
     rows = sorted(answer.data, key=lambda row: row.index)
     vectors = [row.embedding for row in rows]
     if [row.index for row in rows] != list(range(len(params.input))):
@@ -231,10 +195,6 @@ def _text_delivery(answer: Any, text: str, usage: Usage, finish_reason: str) -> 
         request_id=safe_code(answer._request_id),
         finish_reason=safe_code(finish_reason),
     )
-
-
-def _turns(params: TextParams) -> list[dict[str, Any]]:
-    return [{"role": turn.role, "content": turn.content} for turn in params.messages or []]
 
 
 def _responses_usage(usage: Any) -> Usage:

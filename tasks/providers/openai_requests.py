@@ -1,0 +1,73 @@
+"""What is asked of OpenAI, and of servers compatible with it: the body of each interface's request, as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from billing.jobs.calling import Claim
+from billing.jobs.requests import EmbeddingParams, ImageParams, TextParams, read_params
+
+
+def responses(claim: Claim) -> dict[str, Any]:
+    """The body of POST /responses."""
+    params = read_params(claim.kind, claim.params)
+    assert isinstance(params, TextParams)
+    body: dict[str, Any] = {
+        "model": claim.model_name,
+        "input": params.prompt or _turns(params),
+        "max_output_tokens": claim.max_output_tokens,
+        # Answers are kept by us, not by the provider.
+        "store": False,
+    }
+    if params.system is not None:
+        body["instructions"] = params.system
+    if params.temperature is not None:
+        body["temperature"] = params.temperature
+    if params.json_mode:
+        body["text"] = {"format": {"type": "json_object"}}
+    return body
+
+
+def chat(claim: Claim) -> dict[str, Any]:
+    """The body of POST /chat/completions."""
+    params = read_params(claim.kind, claim.params)
+    assert isinstance(params, TextParams)
+    turns = [{"role": "system", "content": params.system}] if params.system is not None else []
+    turns += [{"role": "user", "content": params.prompt}] if params.prompt is not None else _turns(params)
+    body: dict[str, Any] = {
+        "model": claim.model_name,
+        "messages": turns,
+        "max_completion_tokens": claim.max_output_tokens,
+    }
+    if params.temperature is not None:
+        body["temperature"] = params.temperature
+    if params.json_mode:
+        body["response_format"] = {"type": "json_object"}
+    return body
+
+
+def images(claim: Claim) -> dict[str, Any]:
+    """The body of POST /images/generations."""
+    params = read_params(claim.kind, claim.params)
+    assert isinstance(params, ImageParams)
+    body: dict[str, Any] = {
+        "model": claim.model_name,
+        "prompt": params.prompt,
+        "n": params.n,
+        "size": params.size,
+        "quality": params.quality,
+    }
+    if params.style is not None:
+        body["style"] = params.style
+    return body
+
+
+def embeddings(claim: Claim) -> dict[str, Any]:
+    """The body of POST /embeddings."""
+    params = read_params(claim.kind, claim.params)
+    assert isinstance(params, EmbeddingParams)
+    return {"model": claim.model_name, "input": params.input}
+
+
+def _turns(params: TextParams) -> list[dict[str, Any]]:
+    return [{"role": turn.role, "content": turn.content} for turn in params.messages or []]
