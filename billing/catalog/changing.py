@@ -44,6 +44,8 @@ REFUSALS: Mapping[str, str] = {
     "ck_ai_model_config_api_fits_type": "A text model speaks responses or chat_completions, an image model images, an "
     "embedding model embeddings.",
     "ck_credit_cost_config_limit_unit_fits_type": "Words are counted of texts, images of images, requests of anything.",
+    "ck_ai_model_config_long_context_is_whole": "Rates for long requests need all of long_context_above, "
+    "long_context_input_cost_per_1m and long_context_output_cost_per_1m.",
     "ck_ai_model_config_embedding_has_rate_and_limit": "An embedding model needs input_cost_per_1m and context_window.",
 }
 """The CHECKs of the database that an operator's change can break, each with its sentence."""

@@ -72,15 +72,9 @@ def _built(version: str, body: str) -> Catalog:
 
 
 def _model(row: dict[str, Any]) -> Model:
-    rates = token_rates(
-        row["input_cost_per_1m"],
-        row["cached_input_cost_per_1m"],
-        row["output_cost_per_1m"],
-        row["reasoning_cost_per_1m"],
-    )
     gone = row["deprecation_date"]
     derived: dict[str, Any] = {
-        "rates": rates,
+        "rates": token_rates(row),
         "bills_images": row["model_type"] == "image" and row["output_cost_per_1m"] is None,
         "valid_sizes": tuple(row["valid_sizes"] or ()),
         "deprecation_date": gone and date.fromisoformat(gone),

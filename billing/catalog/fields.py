@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from billing.catalog.price_rules import CHANGE_MAX, PER_1M, PER_CREDIT, PER_IMAGE, ImplausiblePrice, Unit, price
+from billing.catalog.pricing import RATE_COLUMNS
 from billing.errors import InvalidRequest
 from billing.money import Rounding
 from config.database import Base
@@ -38,6 +40,10 @@ OperationName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-
 Kind = Literal["text", "image", "embedding"]
 Sizes = Annotated[str, StringConstraints(pattern=r"^[0-9]{2,5}x[0-9]{2,5}(,[0-9]{2,5}x[0-9]{2,5})*$")]
 SizeOrAny = Annotated[str, StringConstraints(pattern=r"^([0-9]{2,5}x[0-9]{2,5}|\*)$")]
+TierFactors = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z]{1,20}=[0-9]{1,2}(\.[0-9]{1,4})?(,[a-z]{1,20}=[0-9]{1,2}(\.[0-9]{1,4})?)*$"),
+]
 QualityOrAny = Annotated[str, StringConstraints(pattern=r"^([a-z]{1,20}|\*)$")]
 
 UNITS: Mapping[str, Unit] = {
@@ -45,6 +51,7 @@ UNITS: Mapping[str, Unit] = {
     "cached_input_cost_per_1m": PER_1M,
     "output_cost_per_1m": PER_1M,
     "reasoning_cost_per_1m": PER_1M,
+    **dict.fromkeys((name for name in RATE_COLUMNS if name.endswith("_cost_per_1m")), PER_1M),
     "cost_per_image_usd": PER_IMAGE,
     "price_per_credit_usd": PER_CREDIT,
     "default_credit_price_usd": PER_CREDIT,
@@ -69,6 +76,17 @@ class ModelFields(Fields):
     cached_input_cost_per_1m: Any = None
     output_cost_per_1m: Any = None
     reasoning_cost_per_1m: Any = None
+    cache_write_cost_per_1m: Any = None
+    cache_write_1h_cost_per_1m: Any = None
+    image_input_cost_per_1m: Any = None
+    image_output_cost_per_1m: Any = None
+    audio_input_cost_per_1m: Any = None
+    audio_output_cost_per_1m: Any = None
+    long_context_above: Count | None = None
+    long_context_input_cost_per_1m: Any = None
+    long_context_cached_input_cost_per_1m: Any = None
+    long_context_output_cost_per_1m: Any = None
+    service_tier_factors: TierFactors | None = None
     context_window: Count | None = None
     max_output_tokens: Count | None = None
     tokenizer: Name | None = None
@@ -164,6 +182,8 @@ def read(
             values[name] = price(name, values[name], unit, current=_current(row, name, usual), force=force)
     if values.get("valid_sizes") is not None:
         values["valid_sizes"] = values["valid_sizes"].split(",")
+    if values.get("service_tier_factors") is not None:
+        values["service_tier_factors"] = _factors(values["service_tier_factors"])
     if not force:
         _check_ratios(values, row, usual)
         check_cached_is_cheaper(values, row)
@@ -202,6 +222,14 @@ def _validated(shape: type[Fields], given: dict[str, Any]) -> dict[str, Any]:
 def _current(row: Base | None, name: str, usual: Mapping[str, Any] | None) -> Any:
     own = getattr(row, name, None)
     return (usual or {}).get(name) if own is None else own
+
+
+def _factors(typed: str) -> dict[str, str]:
+    """Factors typed as `priority=2,flex=0.5`; raises InvalidRequest for a factor of 0."""
+    found = dict(each.split("=") for each in typed.split(","))
+    if not all(Decimal(factor) for factor in found.values()):
+        raise InvalidRequest("service_tier_factors: a factor is more than 0.", code="invalid_field")
+    return found
 
 
 def _check_ratios(values: Mapping[str, Any], row: Base | None, usual: Mapping[str, Any] | None) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from billing.catalog import pricing
-from billing.catalog.pricing import ANY, USAGE_MAX, ImagePrice, Price, Usage
+from billing.catalog.pricing import ANY, RATES_OF, USAGE_MAX, ImagePrice, Price, Usage
 from billing.catalog.snapshot import Catalog, Model, Operation
 
 WHOLE = 1_000_000
@@ -69,15 +69,15 @@ def _of_image(catalog: Catalog, operation: Operation, model: Model, image: Image
 def _worst_of_tokens(operation: Operation, price: Price, model: Model, floor: int) -> Margin:
     """The worse of two usages, both in the dearest bucket: as many tokens as the least charge buys, or very many."""
     assert price.rates is not None
-    rates = {bucket: getattr(price.rates, bucket) for bucket in ("input", "cached_input", "output", "reasoning")}
-    dearest = max(rates, key=lambda bucket: rates[bucket])
+    rates = price.rates
+    dearest = max(pricing.used_by(price.kind, RATES_OF), key=rates.of)
     images = 1 if price.kind == "image" else 0
     margins = [
         _margin(
             operation,
             price,
-            Usage(**{f"{dearest}_tokens": tokens, "images": images}),
-            f"{tokens:,} {dearest.replace('_', ' ')} tokens",
+            Usage.from_json({dearest: tokens, "images": images}),
+            f"{tokens:,} {dearest.replace('_', ' ')}",
             floor,
         )
         for tokens in (_most_for_the_least(price, images), WHOLE)

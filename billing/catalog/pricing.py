@@ -7,7 +7,8 @@ cached input token is not also an input token, and a reasoning token is not also
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
@@ -36,43 +37,73 @@ class Work:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a provider reports that it did, in disjoint buckets of tokens, or in images delivered."""
+    """What a provider reports that it did, in disjoint buckets of tokens, or in images delivered.
+
+    `service_tier` is the tier at which it was served, where that is another than the usual one.
+    """
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
     images: int = 0
+    # Input that was written to the provider's cache, for five minutes and for an hour.
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    service_tier: str = ""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in COUNTS:
+            value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= USAGE_MAX:
-                raise ValueError(f"{field.name} must be a whole number of 0 or more, and at most {USAGE_MAX}")
+                raise ValueError(f"{name} must be a whole number of 0 or more, and at most {USAGE_MAX}")
 
     @property
     def total_input_tokens(self) -> int:
-        """Input tokens, cached or not."""
-        return self.input_tokens + self.cached_input_tokens
+        """Input tokens of every kind, cached or not."""
+        return sum(getattr(self, bucket) for bucket in INPUT_BUCKETS)
 
     @property
     def total_output_tokens(self) -> int:
-        """Output tokens, visible or spent on reasoning."""
-        return self.output_tokens + self.reasoning_tokens
+        """Output tokens of every kind, visible or spent on reasoning."""
+        return sum(getattr(self, bucket) for bucket in OUTPUT_BUCKETS)
 
     @property
     def total_tokens(self) -> int:
         """Tokens of every bucket."""
         return self.total_input_tokens + self.total_output_tokens
 
+    @property
+    def particulars(self) -> dict[str, Any]:
+        """What is told of this usage beyond the usual five counts: the special buckets that are used, and the tier."""
+        found = {name: getattr(self, name) for name in SPECIAL_BUCKETS}
+        return {name: value for name, value in {**found, "service_tier": self.service_tier}.items() if value}
+
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Usage:
         """Read what `to_json` wrote."""
         return cls(**data)
 
-    def to_json(self) -> dict[str, int]:
-        """As stored beside the provider call."""
-        return asdict(self)
+    def to_json(self) -> dict[str, Any]:
+        """As stored beside the provider call: the usual counts, and of the others those that are not 0."""
+        return {name: getattr(self, name) for name in USUAL_COUNTS} | self.particulars
+
+
+USUAL_COUNTS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "images")
+SPECIAL_BUCKETS = (
+    *("cache_write_tokens", "cache_write_1h_tokens", "image_input_tokens", "image_output_tokens"),
+    *("audio_input_tokens", "audio_output_tokens"),
+)
+COUNTS = (*USUAL_COUNTS, *SPECIAL_BUCKETS)
+OUTPUT_BUCKETS = ("output_tokens", "reasoning_tokens", "image_output_tokens", "audio_output_tokens")
+INPUT_BUCKETS = (
+    *("input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens"),
+    *("image_input_tokens", "audio_input_tokens"),
+)
 
 
 @dataclass(frozen=True)
@@ -87,30 +118,107 @@ class ImagePrice:
 
 @dataclass(frozen=True)
 class TokenRates:
-    """What the provider is paid, in USD per 1,000,000 tokens of each bucket."""
+    """What the provider is paid, in USD per 1,000,000 tokens of each bucket; None where no rate of its own is set.
+
+    A bucket without a rate of its own costs as much as plain input or output. Above `long_context_above` input tokens
+    the whole request costs the `long_` rates; a bucket without one rises in proportion. A service tier multiplies all.
+    """
 
     input: Decimal
     cached_input: Decimal
     output: Decimal
     reasoning: Decimal
+    cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    image_input: Decimal | None = None
+    image_output: Decimal | None = None
+    audio_input: Decimal | None = None
+    audio_output: Decimal | None = None
+    long_context_above: int | None = None
+    long_input: Decimal | None = None
+    long_cached_input: Decimal | None = None
+    long_output: Decimal | None = None
+    tiers: tuple[tuple[str, Decimal], ...] = ()
+
+    def of(self, bucket: str, *, long: bool = False) -> Fraction:
+        """The rate of this bucket of a Usage, for a long request or for any other."""
+        own = next(rate for name in RATES_OF[bucket] if (rate := getattr(self, name)) is not None)
+        if not long:
+            return Fraction(own)
+        if bucket == "cached_input_tokens" and self.long_cached_input is not None:
+            return Fraction(self.long_cached_input)
+        usual, higher = (self.input, self.long_input) if bucket in INPUT_BUCKETS else (self.output, self.long_output)
+        return Fraction(own) if higher is None else Fraction(own) * Fraction(higher) / Fraction(usual)
+
+    def is_long(self, input_tokens: int) -> bool:
+        """Whether a request with so many input tokens, cached ones included, costs the higher rates."""
+        return self.long_context_above is not None and input_tokens > self.long_context_above
+
+    def factor(self, service_tier: str) -> Fraction:
+        """By how much this service tier multiplies every rate; 1 for a tier without a factor."""
+        return Fraction(dict(self.tiers).get(service_tier, Decimal(1)))
+
+    def dearest(self, buckets: Iterable[str], *, long: bool = False) -> Fraction:
+        """The highest rate of these buckets."""
+        return max(self.of(bucket, long=long) for bucket in buckets)
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored on the job: what is set, decimals as strings."""
+        set_here = {name: value for name, value in vars(self).items() if value is not None and name != "tiers"}
+        told = {name: str(value) if isinstance(value, Decimal) else value for name, value in set_here.items()}
+        return told | ({"tiers": {name: str(factor) for name, factor in self.tiers}} if self.tiers else {})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TokenRates:
+        """Read what `to_json` wrote."""
+        tiers = tuple((name, Decimal(factor)) for name, factor in data.get("tiers", {}).items())
+        found: dict[str, Any] = {
+            name: Decimal(value) if isinstance(value, str) else value for name, value in data.items()
+        }
+        return cls(**{**found, "tiers": tiers})
 
 
-def token_rates(
-    input: Decimal | None, cached_input: Decimal | None, output: Decimal | None, reasoning: Decimal | None
-) -> TokenRates | None:
-    """The rates of a model whose input costs this; None for a model without any.
+RATES_OF: Mapping[str, tuple[str, ...]] = {
+    "input_tokens": ("input",),
+    "cached_input_tokens": ("cached_input",),
+    "cache_write_tokens": ("cache_write", "input"),
+    "cache_write_1h_tokens": ("cache_write_1h", "cache_write", "input"),
+    "image_input_tokens": ("image_input", "input"),
+    "audio_input_tokens": ("audio_input", "input"),
+    "output_tokens": ("output",),
+    "reasoning_tokens": ("reasoning",),
+    "image_output_tokens": ("image_output", "output"),
+    "audio_output_tokens": ("audio_output", "output"),
+}
+"""The rates that a bucket may be paid at, its own first: the first that is set counts."""
+RATE_COLUMNS: Mapping[str, str] = {
+    **{f"{name}_cost_per_1m": name for name in ("cache_write", "cache_write_1h", "image_input", "image_output")},
+    **{f"{name}_cost_per_1m": name for name in ("audio_input", "audio_output")},
+    "long_context_above": "long_context_above",
+    **{f"long_context_{name}_cost_per_1m": f"long_{name}" for name in ("input", "cached_input", "output")},
+}
+"""The columns of a model's further rates, each with the field of TokenRates that it is."""
+
+
+def token_rates(row: Mapping[str, Any]) -> TokenRates | None:
+    """The rates of a model by the columns of its row; None for a model whose input costs nothing.
 
     Cached input costs as much as input, and reasoning as much as output, unless they have rates of their own.
     """
+    input, output = row["input_cost_per_1m"], row["output_cost_per_1m"]
     if input is None:
         return None
     # An embedding model writes nothing, so it has no output to pay for.
     output = Decimal(0) if output is None else output
+    cached, reasoning = row["cached_input_cost_per_1m"], row["reasoning_cost_per_1m"]
+    tiers = row["service_tier_factors"] or {}
     return TokenRates(
         input=input,
-        cached_input=input if cached_input is None else cached_input,
+        cached_input=input if cached is None else cached,
         output=output,
         reasoning=output if reasoning is None else reasoning,
+        **{field: row[column] for column, field in RATE_COLUMNS.items()},
+        tiers=tuple((name, Decimal(factor)) for name, factor in sorted(tiers.items())),
     )
 
 
@@ -151,7 +259,7 @@ class Price:
             min_credits=data["min_credits"],
             rounding=Rounding(data["rounding"]),
             price_per_credit_usd=Decimal(data["price_per_credit_usd"]),
-            rates=rates and TokenRates(**{name: Decimal(rate) for name, rate in rates.items()}),
+            rates=rates and TokenRates.from_json(rates),
             image=image and ImagePrice(**{**image, "cost_usd": Decimal(image["cost_usd"])}),
         )
 
@@ -187,24 +295,32 @@ def cost(usage: Usage, price: Price) -> Decimal:
 
 def cost_of_tokens(usage: Usage, rates: TokenRates) -> Decimal:
     """What the provider is paid for the tokens of this usage, each bucket at its own rate, in USD."""
-    exact = (
-        usage.input_tokens * Fraction(rates.input)
-        + usage.cached_input_tokens * Fraction(rates.cached_input)
-        + usage.output_tokens * Fraction(rates.output)
-        + usage.reasoning_tokens * Fraction(rates.reasoning)
-    )
-    return usd(exact / TOKENS_PER_RATE)
+    long = rates.is_long(usage.total_input_tokens)
+    counted = ((bucket, getattr(usage, bucket)) for bucket in RATES_OF)
+    exact = sum((tokens * rates.of(bucket, long=long) for bucket, tokens in counted if tokens), Fraction(0))
+    return usd(exact * rates.factor(usage.service_tier) / TOKENS_PER_RATE)
 
 
 def worst_cost(work: Work, price: Price) -> Decimal:
-    """The most that the provider could be owed for this request, in USD: the exposure of an unknown outcome."""
+    """The most that the provider could be owed for this request at the usual service tier, in USD.
+
+    It is the exposure of an unknown outcome.
+    """
     if price.image is not None:
         return cost(Usage(images=work.images), price)
     assert price.rates is not None
-    dearest_input = max(price.rates.input, price.rates.cached_input)
-    dearest_output = max(price.rates.output, price.rates.reasoning)
-    exact = work.input_tokens * Fraction(dearest_input) + work.max_output_tokens * Fraction(dearest_output)
+    long = price.rates.is_long(work.input_tokens)
+    dearest_input = price.rates.dearest(used_by(price.kind, INPUT_BUCKETS), long=long)
+    dearest_output = price.rates.dearest(used_by(price.kind, OUTPUT_BUCKETS), long=long)
+    exact = work.input_tokens * dearest_input + work.max_output_tokens * dearest_output
     return usd(exact / TOKENS_PER_RATE)
+
+
+def used_by(kind: str, buckets: Iterable[str]) -> list[str]:
+    """Those of these buckets that a request of this kind can use: none of ours sends or asks for audio."""
+    return [
+        each for each in buckets if not each.startswith(("audio", "image")) or (kind, each[:5]) == ("image", "image")
+    ]
 
 
 def revenue(credits: int, price: Price) -> Decimal:
@@ -228,11 +344,10 @@ def _for_tokens(tokens: int, price: Price) -> int:
 @lru_cache(maxsize=256)
 def _json_of(price: Price) -> dict[str, Any]:
     # The jobs of a batch have few prices.
-    found: dict[str, Any] = _strings(asdict(price))
-    return found
-
-
-def _strings(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _strings(item) for name, item in value.items()}
-    return str(value) if isinstance(value, Decimal) else value
+    image = price.image and {**vars(price.image), "cost_usd": str(price.image.cost_usd)}
+    return {
+        **vars(price),
+        "price_per_credit_usd": str(price.price_per_credit_usd),
+        "rates": price.rates and price.rates.to_json(),
+        "image": image,
+    }

@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from billing.catalog import pricing
-from billing.catalog.pricing import ANY, TokenRates, Usage
+from billing.catalog.pricing import ANY, RATE_COLUMNS, TokenRates, Usage
 from billing.sql import in_list
 from config.database import Base
 from config.providers import KnownProvider
@@ -92,6 +92,20 @@ class AIModelConfig(Base):
             ),
             name="rates",
         ),
+        CheckConstraint(
+            " AND ".join(
+                f"({column} IS NULL OR ({priced(column)}))" for column in RATE_COLUMNS if column.endswith("_per_1m")
+            ),
+            name="further_rates",
+        ),
+        CheckConstraint(
+            "(long_context_above IS NULL) = (long_context_input_cost_per_1m IS NULL) "
+            "AND (long_context_above IS NULL) = (long_context_output_cost_per_1m IS NULL) "
+            "AND (long_context_above IS NOT NULL OR long_context_cached_input_cost_per_1m IS NULL) "
+            "AND long_context_above >= 1",
+            name="long_context_is_whole",
+        ),
+        CheckConstraint("jsonb_typeof(service_tier_factors) = 'object'", name="service_tier_factors"),
         CheckConstraint("is_active OR NOT is_default", name="default_is_active"),
         CheckConstraint(
             "(model_type = 'text' AND api IN ('responses', 'chat_completions')) OR (model_type = 'image' AND "
@@ -135,6 +149,19 @@ class AIModelConfig(Base):
     cached_input_cost_per_1m: Mapped[Decimal | None]
     output_cost_per_1m: Mapped[Decimal | None]
     reasoning_cost_per_1m: Mapped[Decimal | None]
+    cache_write_cost_per_1m: Mapped[Decimal | None]
+    cache_write_1h_cost_per_1m: Mapped[Decimal | None]
+    image_input_cost_per_1m: Mapped[Decimal | None]
+    image_output_cost_per_1m: Mapped[Decimal | None]
+    audio_input_cost_per_1m: Mapped[Decimal | None]
+    audio_output_cost_per_1m: Mapped[Decimal | None]
+    # Above so many input tokens, the whole request costs these rates.
+    long_context_above: Mapped[int | None] = mapped_column(Integer)
+    long_context_input_cost_per_1m: Mapped[Decimal | None]
+    long_context_cached_input_cost_per_1m: Mapped[Decimal | None]
+    long_context_output_cost_per_1m: Mapped[Decimal | None]
+    # By what a service tier multiplies every rate, as text: {"priority": "2", "flex": "0.5"}.
+    service_tier_factors: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     context_window: Mapped[int | None] = mapped_column(Integer)
     # For text, the longest answer; for an image model that bills by tokens, the most tokens of one image.
     max_output_tokens: Mapped[int | None] = mapped_column(Integer)
@@ -167,13 +194,8 @@ class AIModelConfig(Base):
 
     @property
     def rates(self) -> TokenRates | None:
-        """The token rates, or None for a model without any: cached input and reasoning default to input and output."""
-        return pricing.token_rates(
-            self.input_cost_per_1m,
-            self.cached_input_cost_per_1m,
-            self.output_cost_per_1m,
-            self.reasoning_cost_per_1m,
-        )
+        """The token rates, or None for a model without any."""
+        return pricing.token_rates({column.name: getattr(self, column.name) for column in self.__table__.columns})
 
     @property
     def bills_images(self) -> bool:

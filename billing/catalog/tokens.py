@@ -11,6 +11,7 @@ from collections.abc import Sequence
 FRAMING_PER_MESSAGE = 8
 """Chat formats wrap each message in 3 to 7 tokens (OpenAI's cookbook, counting tokens); 8 covers them."""
 FRAMING_PER_REQUEST = 16
+USUAL_TOKENIZER = "o200k_base"
 TOKENIZERS = frozenset({"o200k_base", "o200k_harmony", "cl100k_base"})
 
 
@@ -22,3 +23,14 @@ def count_input(texts: Sequence[str], tokenizer: str | None) -> int:
     import toktok
 
     return framing + sum(toktok.batch_count(list(texts), tokenizer, threads=1))
+
+
+def count_text(texts: Sequence[str], tokenizer: str | None) -> int:
+    """The tokens of these texts alone, without any framing.
+
+    For a model without a known tokenizer it is a guess by OpenAI's: what a provider counts lies near it, and the bytes,
+    which bound it, lie far above.
+    """
+    import toktok
+
+    return sum(toktok.batch_count(list(texts), tokenizer if tokenizer in TOKENIZERS else USUAL_TOKENIZER, threads=1))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from billing.jobs.tables import GenerationResult, ProviderCall, Resolution
@@ -88,3 +89,29 @@ def delivered(session: Session, job_ids: list[UUID]) -> dict[UUID, ProviderCall]
         ProviderCall.job_id.in_(job_ids), ProviderCall.outcome == "succeeded", ~ProviderCall.exposure
     )
     return {row.job_id: row for row in session.scalars(statement)}
+
+
+def notes_since(session: Session, since: datetime) -> dict[str, int]:
+    """How many calls that ended since then bear each note of their usage."""
+    statement = (
+        select(ProviderCall.usage_note, func.count())
+        .where(ProviderCall.usage_note.is_not(None), ProviderCall.finished_at >= since)
+        .group_by(ProviderCall.usage_note)
+    )
+    return {note: calls for note, calls in session.execute(statement) if note is not None}
+
+
+def costs_that_differ(session: Session, since: datetime) -> list[tuple[str, int, Decimal, Decimal]]:
+    """By model, the calls ended since then whose reported cost is another: how many, our cost and theirs in USD."""
+    statement = (
+        select(
+            ProviderCall.model_name,
+            func.count(),
+            func.sum(ProviderCall.cost_usd),
+            func.sum(ProviderCall.reported_cost_usd),
+        )
+        .where(ProviderCall.reported_cost_usd != ProviderCall.cost_usd, ProviderCall.finished_at >= since)
+        .group_by(ProviderCall.model_name)
+        .order_by(ProviderCall.model_name)
+    )
+    return [(model, calls, ours, theirs or Decimal(0)) for model, calls, ours, theirs in session.execute(statement)]

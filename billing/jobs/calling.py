@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from billing.catalog import pricing
 from billing.catalog.pricing import Price, Usage
-from billing.catalog.snapshot import Moment
+from billing.catalog.snapshot import Catalog, Moment
 from billing.jobs import call_queries, claim_queries, job_queries, locking_queries, policy
 from billing.jobs.locking_queries import Called, Made
 from billing.jobs.policy import Failure, RetryBudget, Verdict
@@ -61,22 +61,32 @@ class Claim(Attempt):
     idempotency_key: str
     # Whether the job's price is by the token: then a delivery without its tokens cannot be billed.
     bills_tokens: bool
+    # What the texts of an answer are counted with where it does not tell its usage; None where that is not known.
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a provider delivered, and the usage that it reports."""
+    """What a provider delivered, the usage that is charged for it, and what the provider said of its usage and cost.
+
+    `usage_note` holds the rules by which the usage was mended, as `billing.jobs.mending` keeps them.
+    """
 
     content: dict[str, Any] = field(repr=False)
     usage: Usage
-    raw_usage: dict[str, Any]
+    raw_usage: dict[str, Any] | None
     request_id: str | None
     finish_reason: str | None
+    usage_note: str | None = None
+    reported_cost_usd: Decimal | None = None
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A call that brought no result: why, and what the provider said in codes (never in words: they may quote us)."""
+    """A call that brought no result: why, and what the provider said in codes (never in words: they may quote us).
+
+    The one exception is `reason`: what the model itself answered instead of a result, which the customer is told.
+    """
 
     failure: Failure
     http_status: int | None = None
@@ -85,6 +95,10 @@ class Refusal:
     retry_after: timedelta | None = None
     # A refusal may come after paid work: an answer that the provider's own filter withheld.
     usage: Usage | None = None
+    raw_usage: dict[str, Any] | None = None
+    usage_note: str | None = None
+    reported_cost_usd: Decimal | None = None
+    reason: str | None = field(default=None, repr=False)
 
 
 def claim(
@@ -114,21 +128,22 @@ def claim_many(
     until = {kind: at.now + lease for kind, lease in leases.items()}
     apis = {name: model.api for name, model in at.catalog.models.items()}
     rows = claim_queries.claim(session, [asdict(each) for each in wanted], now=at.now, leases=until, apis=apis)
-    claims = {row["id"]: _claim(row) for row in rows}
+    claims = {row["id"]: _claim(row, at.catalog) for row in rows}
     others = [asdict(each) for each in wanted if each.job_id not in claims]
     if others:
-        claims |= {row["id"]: _claim(row) for row in claim_queries.claimed_by(session, others, now=at.now)}
+        claims |= {row["id"]: _claim(row, at.catalog) for row in claim_queries.claimed_by(session, others, now=at.now)}
     return claims
 
 
-def claim_of(job: GenerationJob, call: ProviderCall) -> Claim:
+def claim_of(job: GenerationJob, call: ProviderCall, catalog: Catalog) -> Claim:
     """The claim under which this call of the job is made."""
     of_job = {name: getattr(job, name) for name in ("id", "provider", "model_name", "kind", "params", "work", "price")}
     of_call = {name: getattr(call, name) for name in ("endpoint", "idempotency_key")}
-    return _claim({**of_job, **of_call, "attempts": call.attempt, "call_id": call.id})
+    return _claim({**of_job, **of_call, "attempts": call.attempt, "call_id": call.id}, catalog)
 
 
-def _claim(row: Mapping[str, Any]) -> Claim:
+def _claim(row: Mapping[str, Any], catalog: Catalog) -> Claim:
+    model = catalog.models.get(row["model_name"])
     return Claim(
         job_id=row["id"],
         attempt=row["attempts"],
@@ -141,6 +156,7 @@ def _claim(row: Mapping[str, Any]) -> Claim:
         max_output_tokens=row["work"]["max_output_tokens"],
         idempotency_key=row["idempotency_key"],
         bills_tokens=Price.from_json(row["price"] or {}).rates is not None,
+        tokenizer=None if model is None else model.tokenizer,
     )
 
 
@@ -212,7 +228,9 @@ class _Deliveries:
                 "provider_request_id": delivery.request_id,
                 "usage": delivery.usage.to_json(),
                 "raw_usage": delivery.raw_usage,
+                "usage_note": delivery.usage_note,
                 "cost_usd": cost,
+                "reported_cost_usd": delivery.reported_cost_usd,
                 "exposure": not in_time,
             }
         )
@@ -261,7 +279,7 @@ def fail(
     finished_at = call.finished_at if call.outcome == "unknown" and call.finished_at is not None else now
     _finish_call(session, call.id, refusal, unknown=decided is Verdict.UNKNOWN, now=finished_at)
     if decided is not Verdict.UNKNOWN:
-        _count_cost(session, job, claim, refusal.usage)
+        _count_cost(session, job, claim, refusal)
     if job.state != State.CALLING or job.attempts != claim.attempt:
         return None
     if decided is Verdict.UNKNOWN:
@@ -270,7 +288,8 @@ def fail(
         exhausted = policy.VERDICTS[refusal.failure] is Verdict.RETRY
         code = "retries_exhausted" if exhausted else refusal.failure.value
         tries = f" It was tried {claim.attempt} times." if exhausted else ""
-        job_queries.note_verdict(session, job.id, code, policy.SENTENCES[refusal.failure] + tries, due=now)
+        said = f" It said: {refusal.reason}" if refusal.reason else ""
+        job_queries.note_verdict(session, job.id, code, policy.SENTENCES[refusal.failure] + tries + said, due=now)
     return decided
 
 
@@ -328,11 +347,21 @@ def write_off(session: Session, jobs: Sequence[GenerationJob]) -> None:
         call_queries.complete(session, call.id, {"exposure": True})
 
 
-def _count_cost(session: Session, job: GenerationJob, claim: Claim, usage: Usage | None) -> None:
+def _count_cost(session: Session, job: GenerationJob, claim: Claim, refusal: Refusal) -> None:
     """Record the cost that the provider reports for a refused call, else 0, in place of one assumed as exposure."""
-    cost = Decimal(0) if usage is None else pricing.cost(usage, Price.from_json(job.price or {}))
-    used = None if usage is None else usage.to_json()
-    call_queries.complete(session, claim.call_id, {"cost_usd": cost, "usage": used, "exposure": False})
+    usage = refusal.usage
+    call_queries.complete(
+        session,
+        claim.call_id,
+        {
+            "cost_usd": Decimal(0) if usage is None else pricing.cost(usage, Price.from_json(job.price or {})),
+            "usage": None if usage is None else usage.to_json(),
+            "raw_usage": refusal.raw_usage,
+            "usage_note": refusal.usage_note,
+            "reported_cost_usd": refusal.reported_cost_usd,
+            "exposure": False,
+        },
+    )
     job_queries.sum_cost(session, job.id)
 
 

@@ -55,12 +55,12 @@ _TO_SETTLE = text(
                limit_period_start, limit_reserved, related_object_type, related_object_id
         FROM generation_jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'generated' ORDER BY id FOR UPDATE
     ), {_OWNERS}, calls AS (
-        SELECT job_id, usage FROM provider_calls
+        SELECT job_id, usage, usage_note FROM provider_calls
         WHERE job_id = ANY (ARRAY(SELECT id FROM jobs)) AND outcome = 'succeeded' AND NOT exposure
         ORDER BY id FOR SHARE
     )
-    SELECT jobs.*, owners.balance, calls.usage, CASE WHEN jobs.limit_unit = 'words' THEN results.content ->> 'text' END
-           AS words, clock_timestamp() AS now
+    SELECT jobs.*, owners.balance, calls.usage, calls.usage_note,
+           CASE WHEN jobs.limit_unit = 'words' THEN results.content ->> 'text' END AS words, clock_timestamp() AS now
     FROM jobs JOIN owners ON owners.id = jobs.account_id
     LEFT JOIN calls ON calls.job_id = jobs.id
     LEFT JOIN generation_results results ON results.job_id = jobs.id
@@ -137,6 +137,7 @@ class Generated:
     related_object_type: str | None
     related_object_id: int | None
     usage: dict[str, Any] | None
+    usage_note: str | None
     words: str | None
 
 

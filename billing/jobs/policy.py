@@ -23,6 +23,7 @@ class Failure(StrEnum):
     BAD_CREDENTIALS = "bad_credentials"
     QUOTA_EXHAUSTED = "quota_exhausted"
     NOT_CONFIGURED = "not_configured"
+    EMPTY_ANSWER = "empty_answer"
     TIMED_OUT = "timed_out"
     CONNECTION_LOST = "connection_lost"
     UNREADABLE_ANSWER = "unreadable_answer"
@@ -71,6 +72,8 @@ VERDICTS: dict[Failure, Verdict] = {
     Failure.BAD_CREDENTIALS: Verdict.REFUND,
     Failure.QUOTA_EXHAUSTED: Verdict.REFUND,
     Failure.NOT_CONFIGURED: Verdict.REFUND,
+    # The work was done and brought nothing: another try would be paid for again.
+    Failure.EMPTY_ANSWER: Verdict.REFUND,
     # Sent, and no readable answer came back: the provider may have done the work.
     Failure.TIMED_OUT: Verdict.UNKNOWN,
     Failure.CONNECTION_LOST: Verdict.UNKNOWN,
@@ -88,6 +91,7 @@ SENTENCES: dict[Failure, str] = {
     Failure.BAD_CREDENTIALS: "The provider refused our API key.",
     Failure.QUOTA_EXHAUSTED: "Our account with the provider has run out of quota.",
     Failure.NOT_CONFIGURED: "The provider is not set up here, or has no API key.",
+    Failure.EMPTY_ANSWER: "The provider's answer holds no result.",
     Failure.TIMED_OUT: "The provider did not answer in time; whether it did the work is not known.",
     Failure.CONNECTION_LOST: "The connection broke after the request was sent; whether the work was done is not known.",
     Failure.UNREADABLE_ANSWER: "The provider's answer could not be read; whether the work was done is not known.",

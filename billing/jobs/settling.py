@@ -18,6 +18,7 @@ from billing.catalog import pricing
 from billing.catalog.pricing import Price, Usage
 from billing.jobs import call_queries, job_queries, locking_queries, usage_queries
 from billing.jobs.locking_queries import Generated
+from billing.jobs.mending import is_by_count
 from billing.jobs.states import Event, State
 from billing.jobs.tables import GenerationJob
 from billing.ledger import posting
@@ -156,7 +157,8 @@ def _deduction(job: Generated, credits: int, balance_after: int, now: datetime) 
         "transaction_type": "deduction",
         "amount": -credits,
         "balance_after": balance_after,
-        "description": f"{job.operation_type} with {job.model_name}",
+        "description": f"{job.operation_type} with {job.model_name}"
+        + (", by count" if is_by_count(job.usage_note) else ""),
         "job_id": job.id,
         "idempotency_key": f"settle:{job.id}",
         "created_at": now,
@@ -173,11 +175,13 @@ def _log_row(job: Generated, usage: Usage, price: Price, credits: int, now: date
         "cost_usd": job.cost_usd,
         "price_per_credit_usd": price.price_per_credit_usd,
         "revenue_usd": pricing.revenue(credits, price),
-        "tokens_input": usage.input_tokens,
+        # Tokens of the special buckets count as plain ones here; the particulars tell them apart.
+        "tokens_input": usage.total_input_tokens - usage.cached_input_tokens,
         "tokens_input_cached": usage.cached_input_tokens,
-        "tokens_output": usage.output_tokens,
+        "tokens_output": usage.total_output_tokens - usage.reasoning_tokens,
         "tokens_reasoning": usage.reasoning_tokens,
         "images": usage.images,
+        "metadata": usage.particulars,
         "related_object_type": job.related_object_type,
         "related_object_id": job.related_object_id,
         "created_at": now,

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from billing.errors import UnknownThing
-from billing.jobs import call_queries, job_queries
+from billing.jobs import call_queries, job_queries, mending
 from billing.jobs.states import State
 from billing.jobs.tables import GenerationJob, ProviderCall
 from billing.ledger import accounts
@@ -68,6 +68,8 @@ class Entry:
     attempt: int | None = None
     credits: int | None = None
     cost_usd: Decimal | None = None
+    # How the provider's report of the usage was mended, in codes.
+    usage_note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,24 @@ def _of_call(call: ProviderCall) -> list[Entry]:
     if call.finished_at is None:
         return entries
     if call.outcome == "succeeded":
-        detail = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in (call.usage or {}).items() if n)
+        detail = _used(call.usage or {})
     else:
         detail = " ".join(str(part) for part in (call.failure, call.http_status, call.provider_code) if part)
     if call.exposure:
         detail += " (cost is ours)"
+    if call.usage_note:
+        detail += f" ({'; '.join(mending.sentences(call.usage_note))})"
+    if call.reported_cost_usd is not None and call.reported_cost_usd != call.cost_usd:
+        detail += f" (the provider reports a cost of {call.reported_cost_usd.normalize():f} USD)"
     step = {"succeeded": "generated", "failed": "failed", "unknown": "unknown"}[call.outcome or ""]
-    return [*entries, Entry(call.finished_at, step, detail, attempt=call.attempt, cost_usd=call.cost_usd)]
+    told = Entry(call.finished_at, step, detail, call.attempt, cost_usd=call.cost_usd, usage_note=call.usage_note)
+    return [*entries, told]
+
+
+def _used(usage: dict[str, Any]) -> str:
+    counts = [f"{n} {name.replace('_', ' ')}" for name, n in usage.items() if n and name != "service_tier"]
+    tier = [f"{usage['service_tier']} tier"] if usage.get("service_tier") else []
+    return ", ".join(counts + tier)
 
 
 def _of_transaction(row: CreditTransaction, job: GenerationJob) -> Entry:

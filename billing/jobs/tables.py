@@ -151,6 +151,10 @@ class ProviderCall(Base):
         CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="finished_has_outcome"),
         CheckConstraint("outcome <> 'succeeded' OR usage IS NOT NULL", name="success_has_usage"),
         CheckConstraint("cost_usd >= 0", name="cost_not_negative"),
+        CheckConstraint("reported_cost_usd >= 0", name="reported_cost_not_negative"),
+        # What an operator looks at: calls whose usage was mended, and whose cost the provider reports as another.
+        Index("ix_provider_calls_usage_note", "finished_at", postgresql_where=text("usage_note IS NOT NULL")),
+        Index("ix_provider_calls_reported_cost", "finished_at", postgresql_where=text("reported_cost_usd <> cost_usd")),
     )
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
@@ -175,7 +179,11 @@ class ProviderCall(Base):
     # Disjoint buckets, as the charge was computed from them; and what the provider itself said.
     usage: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     raw_usage: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # Why the usage is not what the provider said, in the codes of `billing.jobs.mending`; NULL where it is.
+    usage_note: Mapped[str | None]
     cost_usd: Mapped[Decimal] = mapped_column(server_default="0")
+    # What the provider itself says that the call cost, in USD, kept beside ours; NULL where it says nothing.
+    reported_cost_usd: Mapped[Decimal | None]
     # True where this cost was, or may have been, incurred and no customer pays for it.
     exposure: Mapped[bool] = mapped_column(server_default=text("false"))
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing.catalog import pricing
+from billing.catalog import current, pricing
 from billing.catalog.pricing import Price, Usage, Work
 from billing.errors import InvalidRequest, UnknownThing
 from billing.jobs import call_queries, calling, job_queries, policy, settling, story
@@ -110,7 +110,7 @@ def ask(session: Session, job_id: UUID, *, now: datetime, patience: timedelta) -
         if call.asked_at is not None and call.asked_at > now - patience:
             return None
         call_queries.complete(session, call.id, {"asked": call.asked + 1, "asked_at": now})
-        return calling.claim_of(job, call)
+        return calling.claim_of(job, call, current.read(session))
     return None
 
 

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from billing.catalog.pricing import INPUT_BUCKETS, OUTPUT_BUCKETS
 from billing.jobs.states import OPEN
 from billing.ledger import accounts
 from billing.reports import audit_queries
@@ -27,6 +28,11 @@ _DIFFERENCES = ", ".join(
     f"THEN '{name} ' || coalesce(r.{name}, 0) || ', source ' || coalesce(s.{name}, 0) END"
     for name in FIGURES
 )
+
+
+def _used(buckets: Sequence[str], *, but: str) -> str:
+    """The tokens of a call's usage in all these buckets but one; those that are 0 are not stored."""
+    return " + ".join(f"coalesce((c.usage ->> '{bucket}')::bigint, 0)" for bucket in buckets if bucket != but)
 
 
 @dataclass(frozen=True)
@@ -177,17 +183,17 @@ RULES: Sequence[Rule] = (
     Rule(
         "usage_logs_say_what_was_delivered",
         "A usage log has the account, tokens, images and revenue of the call that its job was charged for.",
-        """SELECT 'usage log ' || l.id, 'of job ' || j.id || ' differs from the call that delivered', j.account_id
+        f"""SELECT 'usage log ' || l.id, 'of job ' || j.id || ' differs from the call that delivered', j.account_id
            FROM credit_usage_logs l
            JOIN generation_jobs j ON j.id = l.job_id
            JOIN provider_calls c ON c.job_id = j.id AND c.outcome = 'succeeded' AND NOT c.exposure
            WHERE (l.account_id, l.operation_type, l.model_used, l.tokens_input, l.tokens_input_cached, l.tokens_output,
                   l.tokens_reasoning, l.images)
                  IS DISTINCT FROM
-                 (j.account_id, j.operation_type, j.model_name, (c.usage ->> 'input_tokens')::bigint,
-                  (c.usage ->> 'cached_input_tokens')::bigint, (c.usage ->> 'output_tokens')::bigint,
+                 (j.account_id, j.operation_type, j.model_name, {_used(INPUT_BUCKETS, but="cached_input_tokens")},
+                  (c.usage ->> 'cached_input_tokens')::bigint, {_used(OUTPUT_BUCKETS, but="reasoning_tokens")},
                   (c.usage ->> 'reasoning_tokens')::bigint, (c.usage ->> 'images')::bigint)
-              OR l.revenue_usd <> l.credits_used * l.price_per_credit_usd""",
+              OR l.revenue_usd <> l.credits_used * l.price_per_credit_usd""",  # noqa: S608 - names of our own buckets
     ),
     Rule(
         "nothing_open_past_its_deadline",

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from billing.catalog import changing, current, pricing
 from billing.catalog.fields import DefaultsFields, Fields, ImagePriceFields, ModelFields, OperationFields
-from billing.catalog.pricing import ANY, Price, Usage, Work
+from billing.catalog.pricing import ANY, INPUT_BUCKETS, OUTPUT_BUCKETS, SPECIAL_BUCKETS, Price, Usage, Work
 from billing.errors import InvalidRequest
 from billing.jobs.tables import CreditUsageLog, GenerationJob
 from billing.reports import repricing_queries
@@ -119,7 +119,7 @@ def _repriced(log: CreditUsageLog, job: GenerationJob, price: Price | None) -> R
         before.credits_after = before.credits_before
         before.revenue_after_usd, before.cost_after_usd = before.revenue_before_usd, before.cost_before_usd
         return before
-    usage = Usage(log.tokens_input, log.tokens_input_cached, log.tokens_output, log.tokens_reasoning, log.images)
+    usage = _usage(log)
     charge = pricing.charge(usage, price, held=pricing.estimate(Work(**job.work), price))
     before.credits_after = charge.credits
     before.revenue_after_usd = pricing.revenue(charge.credits, price)
@@ -127,6 +127,20 @@ def _repriced(log: CreditUsageLog, job: GenerationJob, price: Price | None) -> R
     was = pricing.cost(usage, Price.from_json(job.price or {}))
     before.cost_after_usd = log.cost_usd - was + pricing.cost(usage, price)
     return before
+
+
+def _usage(log: CreditUsageLog) -> Usage:
+    """The usage that was logged, its special buckets among it: the log counts them as plain input or output, too."""
+    special = {name: int(log.details.get(name, 0)) for name in SPECIAL_BUCKETS}
+    return Usage(
+        input_tokens=log.tokens_input - sum(n for name, n in special.items() if name in INPUT_BUCKETS),
+        cached_input_tokens=log.tokens_input_cached,
+        output_tokens=log.tokens_output - sum(n for name, n in special.items() if name in OUTPUT_BUCKETS),
+        reasoning_tokens=log.tokens_reasoning,
+        images=log.images,
+        **special,
+        service_tier=log.details.get("service_tier", ""),
+    )
 
 
 def _proposed_prices(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from billing.jobs.calling import Claim
@@ -67,6 +68,15 @@ def embeddings(claim: Claim) -> dict[str, Any]:
     params = read_params(claim.kind, claim.params)
     assert isinstance(params, EmbeddingParams)
     return {"model": claim.model_name, "input": params.input}
+
+
+REQUESTS: Mapping[str, tuple[str, Callable[[Claim], dict[str, Any]]]] = {
+    "responses": ("/responses", responses),
+    "chat_completions": ("/chat/completions", chat),
+    "images": ("/images/generations", images),
+    "embeddings": ("/embeddings", embeddings),
+}
+"""The path and the body of each interface."""
 
 
 def _turns(params: TextParams) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import json
 import re
 import threading
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -203,12 +204,14 @@ def _delivery(told: _Told, claim: Claim) -> Delivery | None:
         return None
     params = read_params(claim.kind, claim.params)
     assert isinstance(params, ImageParams)
+    costs = [_amount(item.get("cost")) for item in made]
     return Delivery(
         content={"images": [{"url": clean_text(item["imageURL"])} for item in made]},
         usage=Usage(images=len(made)),
-        raw_usage={"images": len(made), "costs_usd": [_amount(item.get("cost")) for item in made]},
+        raw_usage={"images": len(made), "costs_usd": costs},
         request_id=str(task_id(claim)),
         finish_reason="stop" if len(made) >= params.n else "fewer_images",
+        reported_cost_usd=_sum(costs),
     )
 
 
@@ -244,6 +247,12 @@ def _raise_if_nothing_was_done(told: _Told, claim: Claim) -> None:
 
 def _objects(items: Any) -> list[dict[str, Any]]:
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def _sum(costs: list[str | None]) -> Decimal | None:
+    """All costs together, in USD; None where one is not reported."""
+    told = [Decimal(cost) for cost in costs if cost is not None]
+    return sum(told, Decimal(0)) if len(told) == len(costs) else None
 
 
 def _amount(value: Any) -> str | None:

@@ -12,7 +12,7 @@ from datetime import timedelta
 import httpx2
 
 from billing.jobs.calling import Refusal
-from billing.jobs.policy import Failure
+from billing.jobs.policy import VERDICTS, Failure, Verdict
 from tasks.providers.base import ProviderError
 
 CONNECT_S = 5.0
@@ -44,6 +44,12 @@ NO_CONNECTION = (httpx2.InvalidURL, UnicodeEncodeError)
 def failure_of_status(status: int) -> Failure:
     """What an error status proves; a status that is not in the table is sorted by its class."""
     return STATUSES.get(status) or (Failure.SERVER_ERROR if status >= 500 else Failure.BAD_REQUEST)
+
+
+def failure_told(status: int) -> Failure:
+    """What a status means that stands inside an answer of 200: the provider itself says that the work failed."""
+    failure = failure_of_status(status)
+    return Failure.SERVER_ERROR if VERDICTS[failure] is Verdict.UNKNOWN else failure
 
 
 def failure_of_break(error: BaseException | None) -> Failure:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from billing.catalog.margins import Margin
     from billing.catalog.price_sync import Comparison
+    from billing.jobs.call_checks import CostDifference
 
 
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -169,25 +170,34 @@ def price(name: str, size: str, quality: str, remove: bool, fields: dict[str, st
 def check(floor: int | None, all_: bool, as_json: bool) -> None:
     """Find every price that loses money or earns too little, for each operation at its worst; exits with 1 if any.
 
+    Models whose provider reported another cost than ours in the last 30 days are found, too.
+
     \b
     Example:  creditmill models check --floor 30
     """
     from billing.catalog import current, margins
+    from billing.jobs import call_checks
     from config.database import transaction
     from workers import bootstrap
 
     bootstrap.connect("models")
     with transaction() as session:
-        found = margins.check(current.read(session), floor_percent=floor)
+        at = current.moment(session)
+        found = margins.check(at.catalog, floor_percent=floor)
+        differing = call_checks.cost_differences(session, now=at.now)
     poor = [margin for margin in found if margin.problem]
     if as_json:
         for margin in found if all_ else poor:
             print_json(vars(margin))
+        for difference in differing:
+            print_json({**vars(difference), "percent": difference.percent, "problem": "reported cost differs"})
     elif poor or all_:
         console().print(_margins("Margins", found if all_ else poor))
     if not as_json:
+        if differing:
+            console().print(_differences(differing))
         click.echo(f"{len(found)} prices checked, {len(poor)} earn too little.")
-    if poor:
+    if poor or differing:
         raise click.exceptions.Exit(1)
 
 
@@ -324,6 +334,12 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
     if facts["image_prices"]:
         rows = [tuple(price.values()) for price in facts["image_prices"]]
         console().print(table("Image prices", ["size", "quality", "USD to the provider", "credits"], rows, left=2))
+
+
+def _differences(found: list[CostDifference]) -> Any:
+    rows = [(each.model, each.calls, usd(each.ours_usd), usd(each.reported_usd), each.percent) for each in found]
+    columns = ["model", "calls", "our cost", "reported", "difference %"]
+    return table("Costs that the provider reports as others, last 30 days", columns, rows)
 
 
 def _margins(title: str, found: list[Margin]) -> Any:

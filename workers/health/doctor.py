@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from billing import migrating
 from billing.catalog import current, margins
-from billing.jobs import recovery
+from billing.jobs import call_checks, recovery
 from billing.reports import audit
 from billing.upkeep import dead_letters, periodic_runs
 from billing.upkeep.periodic_runs import Run
@@ -114,6 +114,7 @@ def _models() -> Check:
         at = current.moment(session)
         near = [at.catalog.deprecation_warning(model, today=at.today) for model in at.catalog.active_models()]
         poor = sum(margin.problem is not None for margin in margins.check(at.catalog))
+        differing = [found.model for found in call_checks.cost_differences(session, now=at.now)]
         orphaned = at.catalog.types_without_default()
     warnings = [warning for warning in near if warning is not None]
     warnings += [
@@ -123,6 +124,9 @@ def _models() -> Check:
         warnings.append(
             f"{poor} {'price earns' if poor == 1 else 'prices earn'} too little: run `creditmill models check`."
         )
+    if differing:
+        names = ", ".join(differing)
+        warnings.append(f"The provider reports other costs than ours for {names}: run `creditmill models check`.")
     return Check("models", not warnings, " ".join(warnings) or "Every model is offered, and every price earns.")
 
 

@@ -12,7 +12,7 @@ import redis
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from sqlalchemy.orm import Session
 
-from billing.jobs import recovery
+from billing.jobs import call_checks, recovery
 from billing.ledger import accounts
 from billing.reports import audit
 from billing.upkeep import dead_letters
@@ -58,6 +58,18 @@ def _database(session: Session) -> Iterator[Figure]:
     yield Figure("creditmill_jobs_overdue", "Jobs that recovery should have looked at five minutes ago.", late)
     yield Figure("creditmill_dead_messages", "Messages that were set aside.", dead_letters.count(session))
     yield Figure("creditmill_accounts_frozen", "Accounts that may start no new jobs.", accounts.count_frozen(session))
+    for note, count in call_checks.mended(session, now=now).items():
+        yield Figure(
+            "creditmill_usage_mended", "Calls of the last day whose usage was mended, by rule.", count, {"rule": note}
+        )
+    for found in call_checks.cost_differences(session, now=now):
+        difference = float(found.reported_usd - found.ours_usd)
+        yield Figure(
+            "creditmill_cost_difference_usd",
+            "What providers report of the last 30 days' calls beyond our cost, by model.",
+            difference,
+            {"model": found.model},
+        )
     last = audit.last_run(session)
     if last is not None:
         yield Figure("creditmill_audit_findings", "Findings of the last periodic audit.", last.findings)

@@ -63,7 +63,7 @@ def refused(what, *names, force=False, **fields):
     assert everything() == before
     assert caught.value.message.endswith(".")
     assert caught.value.message.isprintable()
-    assert len(caught.value.message) < 600
+    assert len(caught.value.message) < 1_000
     return caught.value
 
 

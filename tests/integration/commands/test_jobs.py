@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from billing.jobs import calling, settling
 from billing.jobs.policy import Failure
@@ -42,6 +43,18 @@ def test_a_jobs_story_has_each_step_with_credits_and_cost(run):
     assert story["timeline"][3]["cost_usd"] == "0.0041250000"
     assert story["content"] == {"text": "a b c"}
     assert "settled" in run("jobs", "show", job_id)[1]
+
+
+def test_a_jobs_story_says_how_its_usage_was_mended_and_what_the_provider_reports(run):
+    job_id = a_generated_job(an_account())
+    with transaction() as session:
+        session.execute(text("UPDATE provider_calls SET usage_note = 'input_counted', reported_cost_usd = 0.5"))
+
+    generated = one(run("jobs", "show", job_id, "--json")[1])["timeline"][3]
+
+    assert generated["usage_note"] == "input_counted"
+    assert "(by count: the input tokens are those of the text, counted here)" in generated["detail"]
+    assert "(the provider reports a cost of 0.5 USD)" in generated["detail"]
 
 
 def test_jobs_are_listed_without_their_prompts(run):

@@ -31,7 +31,7 @@ def assert_one_sentence(told, code):
     assert told.startswith("creditmill: ")
     assert told.endswith(f". [{code}]\n")
     assert told.count("\n") == 1
-    assert len(told) < 800
+    assert len(told) < 1_500
 
 
 @pytest.fixture
@@ -220,6 +220,24 @@ def test_the_check_takes_a_floor(run):
     code, out, _ = run("models", "check", "--floor", 88, "--json")
 
     assert (code, len(lines(out))) == (1, 8)
+
+
+def test_the_check_exits_with_1_where_the_provider_reports_another_cost(run):
+    a_settled_job(an_account(), usage=Usage(input_tokens=100, output_tokens=400))
+    sql("UPDATE provider_calls SET reported_cost_usd = 0.00825, finished_at = now()")
+
+    code, out, _ = run("models", "check", "--json")
+    assert code == 1
+    assert one(out) == {
+        "model": "gpt-5.1",
+        "calls": 1,
+        "ours_usd": "0.0041250000",
+        "reported_usd": "0.00825",
+        "percent": "100.0",
+        "problem": "reported cost differs",
+    }
+    code, out, _ = run("models", "check")
+    assert (code, "Costs that the provider reports as others" in out) == (1, True)
 
 
 # --- models reprice ---

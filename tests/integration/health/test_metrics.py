@@ -103,3 +103,15 @@ def test_without_the_broker_the_database_is_still_measured(figures, env):
 
     assert found["creditmill_dead_messages",] == 0
     assert not any(name == "creditmill_queue_messages" for name, *_ in found)
+
+
+def test_mended_usage_and_costs_that_differ_are_told(figures):
+    a_generated_job(an_account(10_000))
+    with transaction() as session:
+        told = "usage_note = 'rounded', reported_cost_usd = cost_usd + 1, finished_at = now()"
+        session.execute(text(f"UPDATE provider_calls SET {told}"))
+
+    found = figures()
+
+    assert (found["creditmill_usage_mended", "rounded"], found["creditmill_usage_mended", "from_total"]) == (1, 0)
+    assert found["creditmill_cost_difference_usd", "gpt-5.1"] == 1

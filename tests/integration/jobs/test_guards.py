@@ -68,6 +68,7 @@ REFUSED = [
     ("UPDATE provider_calls SET finished_at = NULL",                     "ck_provider_calls_finished_has_outcome"),
     ("UPDATE provider_calls SET usage = NULL",                           "ck_provider_calls_success_has_usage"),
     ("UPDATE provider_calls SET cost_usd = -1",                          "ck_provider_calls_cost_not_negative"),
+    ("UPDATE provider_calls SET reported_cost_usd = -1",        "ck_provider_calls_reported_cost_not_negative"),
     (
         "INSERT INTO provider_calls (job_id, attempt, provider, model_name, endpoint, idempotency_key, started_at) "
         "SELECT job_id, attempt, 'openai', '', '', '', now() FROM provider_calls",

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
+from billing.catalog import current
 from billing.jobs import call_queries, calling, policy, recovery, settling, unknown_calls
 from billing.jobs.calling import Attempt, Refusal
 from billing.jobs.policy import Failure, Means, RetryBudget
@@ -205,7 +206,7 @@ def test_a_late_failure_does_not_change_what_was_resolved(account_id, job_id):
     resolution = unknown_calls.Resolution(policy.Outcome.EXECUTED, "It is on the invoice", "anna")
     with transaction() as session:
         unknown_calls.resolve(session, job_id, resolution, now=LATER, publish_by=MINUTE)
-        claim = calling.claim_of(the_job(job_id), call_queries.latest(session, job_id, 1))
+        claim = calling.claim_of(the_job(job_id), call_queries.latest(session, job_id, 1), current.read(session))
     before = rows("SELECT outcome, exposure, cost_usd FROM provider_calls")
 
     with transaction() as session:

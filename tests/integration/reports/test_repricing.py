@@ -399,3 +399,14 @@ def naive(row):
     rates = [rates[0], rates[1] or rates[0], rates[2], rates[3] or rates[2]]
     cost = sum(tokens * rate for tokens, rate in zip((fresh, cached, output, reasoning), rates, strict=True)) / 10**6
     return credits, credits * price, cost
+
+
+def test_special_tokens_and_the_service_tier_are_repriced_at_their_own_rates():
+    change("set_model", "gpt-5.1", cache_write_cost_per_1m="2", service_tier_factors="priority=2")
+    usage = Usage(input_tokens=100, output_tokens=400, cache_write_tokens=1000, service_tier="priority")
+    a_settled_job(an_account(), usage=usage)
+
+    found = whole(model="gpt-5.1", cache_write_cost_per_1m="3")
+
+    # (100 x 1.25 + 400 x 10 + 1000 x 2, then x 3) dollars per million tokens, twice as much for the tier.
+    assert (found.cost_before_usd, found.cost_after_usd) == (Decimal("0.01225"), Decimal("0.01425"))

@@ -23,6 +23,7 @@ LEDGER = [
     ("bad_credentials", "refund", "refused for good"),
     ("quota_exhausted", "refund", "refused for good"),
     ("not_configured", "refund", "never sent, and no other try would be"),
+    ("empty_answer", "refund", "done, and another try would be paid for again"),
     ("timed_out", "unknown", "sent, and it may have been done"),
     ("connection_lost", "unknown", "sent, and it may have been done"),
     ("unreadable_answer", "unknown", "answered, so it was done"),

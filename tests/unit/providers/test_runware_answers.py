@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 import pytest
 
@@ -33,6 +34,7 @@ def test_images_are_counted_as_delivered(delivered, finish):
         raw_usage={"images": delivered, "costs_usd": ["0.0013"] * delivered},
         request_id=TASK,
         finish_reason=finish,
+        reported_cost_usd=Decimal("0.0013") * delivered,
     )
 
 
