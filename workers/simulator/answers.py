@@ -15,6 +15,7 @@ from workers.simulator.questions import Question, embedding_inputs
 from workers.simulator.texts import Desk, write_text
 
 EMBEDDING_DIMENSIONS = 8
+DECLINED = "I am sorry, but the simulator cannot help with that."
 MODELS = (
     "gpt-5", "gpt-5-mini", "gpt-4o", "gpt-4o-mini", "gpt-image-1", "o3", "o4-mini", "dall-e-2", "dall-e-3",
     "text-embedding-3-small", "text-embedding-3-large", "runware:101@1", "google:4@1", "sim-text", "sim-image",
@@ -172,6 +173,21 @@ def _image(question: Question, desk: Desk, number: int, as_url: bool, revised: b
 def ask_one_image_less(question: Question) -> Question:
     """Ask for one image fewer, at least one; a request for anything else keeps its meaning."""
     return replace(question, body={**question.body, "n": max(1, (question.body.get("n") or 1) - 1)})
+
+
+def declined(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer with the model's refusal in the place of its text; an answer without a text as it is."""
+    if "choices" in body:
+        choice = body["choices"][0]
+        message = {**choice["message"], "content": None, "refusal": DECLINED}
+        return {**body, "choices": [{**choice, "message": message, "finish_reason": "stop"}]}
+    if "output" in body:
+        part = {"type": "refusal", "refusal": DECLINED}
+        others = [item for item in body["output"] if item["type"] != "message"]
+        message = {"id": f"msg_{body['id']}", "type": "message", "role": "assistant", "status": "completed"}
+        message |= {"content": [part]}
+        return {**body, "output": [*others, message], "status": "completed", "incomplete_details": None}
+    return dict(body)
 
 
 def answer_embeddings(question: Question, desk: Desk) -> Answer:

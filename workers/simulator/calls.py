@@ -49,6 +49,10 @@ class Api(Protocol):
         """The body without its usage or cost."""
         ...
 
+    def declined(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The body with the model's refusal in the place of its text, if it has one."""
+        ...
+
     def refuse(self, call: Call, refusal: Refusal) -> tuple[Refusal, dict[str, Any]]:
         """The refusal with this provider's status and code, and its body."""
         ...

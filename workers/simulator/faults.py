@@ -95,6 +95,13 @@ _TABLE = (
     Fault("reset_mid_body", True, "Executes, sends the headers and half of the body, then resets the connection."),
     Fault("malformed_body", True, "Executes, then answers 200 with broken JSON."),
     Fault("missing_usage", True, "Executes, then answers 200 without usage."),
+    Fault("model_refusal", True, "Executes, then answers 200 with the model's refusal instead of a text."),
+    Fault(
+        "error_in_answer",
+        False,
+        "Answers 200 with an error inside instead of a result.",
+        Refusal(200, "server_error", "The simulated model failed after the answer had begun.", "server_error"),
+    ),
     Fault(
         "content_policy",
         False,

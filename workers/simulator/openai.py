@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.simulator.answers import ANSWERS, Answer, ask_one_image_less
+from workers.simulator.answers import ANSWERS, Answer, ask_one_image_less, declined
 from workers.simulator.calls import Call, model_named
 from workers.simulator.faults import Refusal, RefusalError
 from workers.simulator.journal import Entry
@@ -91,6 +91,10 @@ class OpenAIApi:
     def without_usage(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The body without its usage."""
         return {name: value for name, value in body.items() if name != "usage"}
+
+    def declined(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The body with the model's refusal in the place of its text, if it has one."""
+        return declined(body)
 
     def refuse(self, call: Call, refusal: Refusal) -> tuple[Refusal, dict[str, Any]]:
         """The refusal as it is: the faults have OpenAI's statuses and codes."""

@@ -121,6 +121,10 @@ class RunwareApi:
         results = [{name: value for name, value in item.items() if name != "cost"} for item in body["data"]]
         return {**body, "data": results}
 
+    def declined(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The body as it is: images have no text."""
+        return dict(body)
+
     def refuse(self, call: Call, refusal: Refusal) -> tuple[Refusal, dict[str, Any]]:
         """The refusal with Runware's status, code and body; the failure of a task is kept for look-ups."""
         status, code = CODES.get(refusal.code, (refusal.status, refusal.code or "standardError"))

@@ -177,6 +177,8 @@ class Simulator:
 
     async def _deliver(self, request: web.Request, call: Call, answer: Answer) -> web.StreamResponse:
         body = call.api.without_usage(answer.body) if call.fault == "missing_usage" else answer.body
+        if call.fault == "model_refusal":
+            body = call.api.declined(body)
         raw = json.dumps(body).encode()
         if call.fault == "malformed_body":
             raw = raw[: len(raw) // 2]

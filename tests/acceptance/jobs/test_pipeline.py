@@ -63,7 +63,6 @@ CASES = {
     "hang_after_accept": Case("hang_after_accept", **UNKNOWN),
     "reset_mid_body": Case("reset_mid_body", **UNKNOWN),
     "malformed_body": Case("malformed_body", **UNKNOWN),
-    "missing_usage": Case("missing_usage", **UNKNOWN),
     "image_hang_after_accept": Case("hang_after_accept", **UNKNOWN, params={"n": 2}),
     "hang_before_accept": Case("hang_before_accept", **UNKNOWN, executed=0),
     "reset_before_accept": Case("reset_before_accept", **UNKNOWN, executed=0),

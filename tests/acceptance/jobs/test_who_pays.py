@@ -62,6 +62,7 @@ PAYS_THE_ACTUAL: Mapping[str, bool] = {
     "actual, capped by the reservation": True,
     "the success only": True,
     "the delivered ones": True,
+    "the text, by count": True,
 }
 """What the table says of the customer: whether the work that the provider did is charged, or nothing."""
 COSTS: Mapping[str, Cost] = {
@@ -69,6 +70,7 @@ COSTS: Mapping[str, Cost] = {
     "recorded": Cost("work"),
     "every attempt": Cost("work"),
     "the delivered ones": Cost("work"),
+    "the text, by count": Cost("work"),
     "what the provider reports, else 0": Cost("work"),
     "recorded, flagged `exposure`": Cost("work", exposure=True),
     "the estimate, flagged `exposure`": Cost("estimate", exposure=True),
@@ -95,6 +97,7 @@ class Case:
     max_output_tokens: int = 400
     prompt: str = "Bread and rolls."
     scene: str = "at once"
+    by_count: bool = False
 
     @property
     def operation(self) -> str:
@@ -119,6 +122,7 @@ def lost(failure: str) -> tuple[tuple[str, str | None], ...]:
 
 
 REFUNDED: Mapping[str, Any] = {"state": "refunded", "executed": 0}
+CONTENT_POLICY: Mapping[str, Any] = {"state": "refunded", "code": "content_policy"}
 GIVEN_UP: Mapping[str, Any] = {"state": "refunded", "code": "outcome_unknown"}
 WALK: Mapping[str, Mapping[str, Case]] = {
     "success": {
@@ -131,6 +135,14 @@ WALK: Mapping[str, Mapping[str, Case]] = {
         "content policy": Case("content_policy", **REFUNDED, code="content_policy", calls=refused("content_policy")),
         "bad request": Case("bad_request", **REFUNDED, code="bad_request", calls=refused("bad_request")),
         "images": Case("content_policy", **REFUNDED, code="content_policy", calls=refused("content_policy"), images=2),
+    },
+    "refused by the model in its answer": {
+        "a text": Case("model_refusal", **CONTENT_POLICY, calls=refused("content_policy")),
+    },
+    "an error inside an answer, again and again": {
+        "a text": Case(
+            "error_in_answer", **REFUNDED, code="retries_exhausted", calls=refused("server_error", ATTEMPTS)
+        ),
     },
     "rate limited or overloaded, then success": {
         "rate limited": Case("rate_limit x2", calls=(*refused("rate_limited", 2), DELIVERED)),
@@ -146,6 +158,8 @@ WALK: Mapping[str, Mapping[str, Case]] = {
     },
     "some images (3 of 4)": {"three of four": Case("fewer_images", images=4)},
     "output cut at its limit": {"a text": Case("tokens 5000", max_output_tokens=64)},
+    "thought, and wrote nothing": {"a text": Case("tokens 5000", max_output_tokens=16)},
+    "delivered without its usage": {"a text": Case("missing_usage", by_count=True)},
     "unknown, later found done": {
         # Some of the images, so that the charge differs from the hold.
         "the worker stood still": Case(f"fewer_images; {IN_FLIGHT}", images=4, scene="found"),
@@ -203,7 +217,7 @@ class Walked:
 
     def work(self, name: Name) -> Work:
         executed = [entry for entry in self.system.journal("executed") if _is_for(entry, self.ends[name].job.id)]
-        bills = [_bill(entry) for entry in executed]
+        bills = [_count(CASES[name], self.ends[name]) if CASES[name].by_count else _bill(entry) for entry in executed]
         return Work(len(bills), sum(credits for credits, _ in bills), sum((usd for _, usd in bills), Decimal(0)))
 
 
@@ -220,6 +234,13 @@ def _bill(entry: Any) -> tuple[int, Decimal]:
     cached = entry.usage["input_tokens_details"]["cached_tokens"]
     usd = (read - cached) * INPUT_USD + cached * CACHED_USD + written * OUTPUT_USD
     return _credits(read + written), usd
+
+
+def _count(case: Case, end: Books) -> tuple[int, Decimal]:
+    """Credits and USD for a text whose provider says nothing of its usage: what its texts count."""
+    ((written,),) = rows("SELECT content ->> 'text' FROM generation_results WHERE job_id = :job", job=end.job.id)
+    tokens = [toktok.batch_count([text], "o200k_base", threads=1)[0] for text in (case.text, written)]
+    return _credits(sum(tokens)), tokens[0] * INPUT_USD + tokens[1] * OUTPUT_USD
 
 
 def _credits(tokens: int) -> int:

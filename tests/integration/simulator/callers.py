@@ -30,6 +30,7 @@ REFUSED = {
     "rate_limit": (Failure.RATE_LIMITED, 429, "rateLimitExceeded"),
     "overloaded": (Failure.OVERLOADED, 503, "serviceUnavailable"),
     "server_error": (Failure.SERVER_ERROR, 500, "internalServerError"),
+    "error_in_answer": (Failure.SERVER_ERROR, 500, "internalServerError"),
     "content_policy": (Failure.CONTENT_POLICY, 400, "contentPolicyViolation"),
     "bad_request": (Failure.BAD_REQUEST, 400, "invalidPositivePrompt"),
     "insufficient_quota": (Failure.QUOTA_EXHAUSTED, 402, "insufficientCredits"),

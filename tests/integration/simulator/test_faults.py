@@ -8,6 +8,7 @@ import pytest
 from openai import OpenAI
 
 from tests.integration.simulator.running import DROPPED, PROMPT, TIMED_OUT, ask, keyed, outcomes, wait_until
+from workers.simulator.answers import DECLINED
 from workers.simulator.faults import FAULTS, FaultError, random_fault, read_marker, read_rates
 
 # Faults
@@ -58,7 +59,7 @@ def test_each_failing_fault_raises_what_the_sdk_raises_and_executes_only_if_it_s
 
 
 def test_every_fault_is_covered_here():
-    assert set(FAULTS) == {*RAISED, "missing_usage", "fewer_images", "slow"}
+    assert set(FAULTS) == {*RAISED, "missing_usage", "model_refusal", "error_in_answer", "fewer_images", "slow"}
 
 
 def test_a_rate_limit_says_when_to_retry(simulator, key):
@@ -77,6 +78,27 @@ def test_missing_usage_is_journalled_but_not_sent(simulator, key, endpoint):
     assert getattr(answer, "usage", None) is None
     assert executed.event == "executed"
     assert executed.usage["total_tokens"] > 0
+
+
+def test_a_refusal_of_the_model_is_executed_and_stands_in_the_place_of_the_text(simulator, key):
+    client = simulator.client()
+    chat = client.chat.completions.create(
+        model="gpt-4o",
+        messages=[{"role": "user", "content": "Hi [[simulate: model_refusal]]"}],
+        extra_headers=keyed(key),
+    )
+    response = ask(client, f"{key}-2", "Hi [[simulate: model_refusal]]")
+
+    assert (chat.choices[0].message.content, chat.choices[0].message.refusal) == (None, DECLINED)
+    assert [part.refusal for part in response.output[-1].content] == [DECLINED]
+    assert simulator.events(key) == ["received", "executed", "answered"]
+
+
+def test_an_error_inside_an_answer_comes_with_200_and_nothing_was_executed(simulator, key):
+    answer = ask(simulator.client(strict=False), key, "Hi [[simulate: error_in_answer]]")
+
+    assert answer.error.code == "server_error"
+    assert simulator.events(key) == ["received", "answered"]
 
 
 @pytest.mark.parametrize(("asked", "delivered"), [(4, 3), (1, 1)])

@@ -17,7 +17,7 @@ from tests.integration.simulator.running import PROMPT
 from workers.simulator.faults import FAULTS
 from workers.simulator.journal import read_journal
 
-DELIVERED = {"missing_usage", "fewer_images", "slow"}
+DELIVERED = {"missing_usage", "model_refusal", "fewer_images", "slow"}
 
 
 @pytest.fixture(scope="module")
