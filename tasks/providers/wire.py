@@ -82,9 +82,10 @@ def failure_of_error(status: int, coded: Failure | None) -> Failure:
     leaves that open, for then the code may be a gateway's.
     """
     by_status = failure_of_status(status)
-    if coded is None or (VERDICTS[by_status] is Verdict.UNKNOWN and VERDICTS[coded] is not Verdict.UNKNOWN):
+    if coded is None:
         return by_status
-    return coded
+    left_open = VERDICTS[by_status] is Verdict.UNKNOWN and VERDICTS[coded] is not Verdict.UNKNOWN
+    return by_status if left_open else coded
 
 
 def failure_told(status: int) -> Failure:
