@@ -91,8 +91,8 @@ def test_a_slow_provider_behind_a_proxy_holds_no_thread_beyond_the_time(make, en
 
     def drips(line: Line) -> None:
         line.request()
-        line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-        line.drip(b" " * 1_000, every_s=0.05)
+        line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 800\r\n\r\n")
+        line.drip(b" " * 800, every_s=0.05)
 
     with serving(drips, tls=tls) as server, serving(passes_on, tls=tls if encrypted_proxy else None) as proxy:
         no_proxies.setenv("HTTPS_PROXY", f"http{'s' if encrypted_proxy else ''}://{proxy.address}")
@@ -107,7 +107,7 @@ def test_a_slow_provider_behind_a_proxy_holds_no_thread_beyond_the_time(make, en
 def test_a_proxy_that_answers_slowly_holds_no_thread_beyond_the_time(make, no_proxies):
     def drips(line: Line) -> None:
         line.request()
-        line.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 1_000, every_s=0.05)
+        line.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 800, every_s=0.05)
 
     with serving(drips) as proxy:
         no_proxies.setenv("HTTPS_PROXY", f"http://{proxy.address}")

@@ -19,8 +19,8 @@ TIMEOUT_S = 0.5
 EVERY_S = 0.05
 """Between two bytes: a tenth of the time, so that no single wait is ever too long."""
 FAR_BELOW_S = 20
-"""Far above the time, and far below the 50 seconds that each of these answers would take."""
-PIECES = 1_000
+"""Far above the time, and far below the 40 seconds that each of these answers would take."""
+PIECES = 800
 SMALL_BYTES = 4_096
 
 
@@ -32,7 +32,7 @@ def drips_its_headers(line: Line) -> None:
 
 def drips_its_body(line: Line) -> None:
     line.request()
-    line.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
+    line.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 800\r\n\r\n")
     line.drip(b" " * PIECES, every_s=EVERY_S)
 
 
@@ -44,7 +44,7 @@ def drips_chunks(line: Line) -> None:
 
 def drips_an_error(line: Line) -> None:
     line.request()
-    line.send(b"HTTP/1.1 503 Busy\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
+    line.send(b"HTTP/1.1 503 Busy\r\nContent-Type: application/json\r\nContent-Length: 800\r\n\r\n")
     line.drip(b" " * PIECES, every_s=EVERY_S)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from billing.jobs.policy import VERDICTS, Failure, Verdict
 from tasks.providers.waits import LONGEST_WAIT, retry_after
+from tests.unit.test_architecture import ROOT
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 EPOCH_S = int(NOON.timestamp())
@@ -152,6 +154,17 @@ def test_only_a_failure_that_is_tried_again_has_a_wait(failure):
 def test_the_windows_ask_for_nothing_where_the_rate_is_not_limited():
     assert wait_s(Failure.SERVER_ERROR, x_ratelimit_reset_tokens="6m0s") is None
     assert wait_s(Failure.OVERLOADED, x_ratelimit_reset_tokens="6m0s") is None
+
+
+def test_every_header_that_the_docs_name_is_read():
+    section = (ROOT / "docs/reference/states.md").read_text().split("## How long a call waits")[1].split("\n\n")[2]
+    cells = [row.split("|")[1] for row in section.splitlines()[2:]]
+    named = [name.replace("...", "tokens") for cell in cells for name in re.findall("`([^`]+)`", cell)]
+
+    assert len(named) == 5
+    for name in named:
+        value = "2026-11-20T12:00:07Z" if name.startswith("anthropic") else "7"
+        assert wait_s(**{name: value}) == (0.007 if name.endswith("-ms") else 7)
 
 
 NAMES = (
