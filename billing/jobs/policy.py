@@ -26,6 +26,8 @@ class Failure(StrEnum):
     EMPTY_ANSWER = "empty_answer"
     TIMED_OUT = "timed_out"
     CONNECTION_LOST = "connection_lost"
+    GATEWAY_ERROR = "gateway_error"
+    CONFLICT = "conflict"
     UNREADABLE_ANSWER = "unreadable_answer"
     WORKER_LOST = "worker_lost"
 
@@ -77,6 +79,8 @@ VERDICTS: dict[Failure, Verdict] = {
     # Sent, and no readable answer came back: the provider may have done the work.
     Failure.TIMED_OUT: Verdict.UNKNOWN,
     Failure.CONNECTION_LOST: Verdict.UNKNOWN,
+    Failure.GATEWAY_ERROR: Verdict.UNKNOWN,
+    Failure.CONFLICT: Verdict.UNKNOWN,
     Failure.UNREADABLE_ANSWER: Verdict.UNKNOWN,
     Failure.WORKER_LOST: Verdict.UNKNOWN,
 }
@@ -94,6 +98,8 @@ SENTENCES: dict[Failure, str] = {
     Failure.EMPTY_ANSWER: "The provider's answer holds no result.",
     Failure.TIMED_OUT: "The provider did not answer in time; whether it did the work is not known.",
     Failure.CONNECTION_LOST: "The connection broke after the request was sent; whether the work was done is not known.",
+    Failure.GATEWAY_ERROR: "A gateway answered instead of the provider; whether the work was done is not known.",
+    Failure.CONFLICT: "The provider has this request already; whether the work was done is not known.",
     Failure.UNREADABLE_ANSWER: "The provider's answer could not be read; whether the work was done is not known.",
     Failure.WORKER_LOST: "The worker was lost during the call; whether the provider did the work is not known.",
 }

@@ -14,19 +14,15 @@ from openai import OpenAI
 
 from billing.jobs.calling import Claim, Delivery, Refusal
 from billing.jobs.policy import Failure, Means
+from config.database import utc_now
 from config.providers import Connection
 from tasks.providers.base import ProviderError, safe_code
+from tasks.providers.client import Client
 from tasks.providers.openai_answers import read
 from tasks.providers.openai_failures import CODES
 from tasks.providers.openai_requests import REQUESTS
-from tasks.providers.wire import (
-    NO_CONNECTION,
-    failure_of_break,
-    failure_of_status,
-    not_configured,
-    retry_after,
-    timeout,
-)
+from tasks.providers.waits import retry_after
+from tasks.providers.wire import NO_CONNECTION, failure_of_break, failure_of_error, not_configured, timeout
 
 CLIENTS_KEPT = 8
 
@@ -83,6 +79,7 @@ class OpenAIProvider:
                     # Explicit, so that no OPENAI_BASE_URL of the environment decides where keys are sent.
                     base_url=connection.base_url or "https://api.openai.com/v1",
                     max_retries=0,
+                    http_client=Client(),
                 )
             return self._clients[key]
 
@@ -93,11 +90,12 @@ def refusal_of(error: openai.OpenAIError) -> Refusal:
         return Refusal(failure_of_break(error.__cause__))
     if isinstance(error, openai.APIStatusError):
         code = safe_code(error.code) or safe_code(error.type)
+        failure = failure_of_error(error.status_code, CODES.get(code or ""))
         return Refusal(
-            CODES.get(code or "") or failure_of_status(error.status_code),
+            failure,
             http_status=error.status_code,
             provider_code=code,
             request_id=safe_code(error.request_id),
-            retry_after=retry_after(error.response.headers),
+            retry_after=retry_after(error.response.headers, failure, now=utc_now()),
         )
     return Refusal(Failure.UNREADABLE_ANSWER, http_status=200, provider_code=type(error).__name__)

@@ -23,11 +23,12 @@ from billing.jobs.calling import Claim, Delivery, Refusal
 from billing.jobs.mending import Mended, Text
 from billing.jobs.policy import Failure
 from billing.jobs.requests import EmbeddingParams, ImageParams, TextParams, read_params
+from config.database import utc_now
 from tasks.providers.base import ProviderError, clean_json, clean_text, safe_code
 from tasks.providers.openai_failures import failure_inside, failure_of_finish
 from tasks.providers.openai_texts import Spoken, of_chat, of_response
 from tasks.providers.openai_usages import raw_usage, reported_cost, tells_usage, usage_of, uses_nothing
-from tasks.providers.wire import retry_after
+from tasks.providers.waits import retry_after
 
 REASON_MAX = 500
 """Characters of a model's refusal that are kept as the reason of a job."""
@@ -54,7 +55,7 @@ class _Answer:
                 http_status=200,
                 provider_code=code,
                 request_id=self.request_id,
-                retry_after=retry_after(self.headers),
+                retry_after=retry_after(self.headers, failure, now=utc_now()),
                 usage=None if mended is None else mended.usage,
                 raw_usage=raw_usage(self.body),
                 usage_note=None if mended is None else mended.note,

@@ -21,16 +21,12 @@ from billing.catalog.pricing import Usage
 from billing.jobs.calling import Attempt, Claim, Delivery, Refusal
 from billing.jobs.policy import VERDICTS, Failure, Means, Verdict
 from billing.jobs.requests import ImageParams, read_params
+from config.database import utc_now
 from config.providers import Connection
 from tasks.providers.base import ProviderError, clean_text, safe_code
-from tasks.providers.wire import (
-    NO_CONNECTION,
-    failure_of_break,
-    failure_of_status,
-    not_configured,
-    retry_after,
-    timeout,
-)
+from tasks.providers.client import Client
+from tasks.providers.waits import retry_after
+from tasks.providers.wire import NO_CONNECTION, failure_of_break, failure_of_error, not_configured, timeout
 
 ADDRESS = "https://api.runware.ai/v1"
 
@@ -38,7 +34,7 @@ CODES: tuple[tuple[re.Pattern[str], Failure], ...] = tuple(
     (re.compile(pattern), failure)
     for pattern, failure in (
         # An earlier copy of this task arrived: the refusal of this copy proves nothing about the earlier one.
-        (r"conflictTaskUUID", Failure.UNREADABLE_ANSWER),
+        (r"conflictTaskUUID", Failure.CONFLICT),
         # The image may have been made, and did not arrive.
         (r"uploadFailed|downloadFailed|mediaStorage.*|unrecognizedResponse|.*BadGateway", Failure.UNREADABLE_ANSWER),
         (r".*(Credits|Quota|Balance).*|quotaExceeded|paymentRequired", Failure.QUOTA_EXHAUSTED),
@@ -131,8 +127,7 @@ class RunwareProvider:
     def _client(self) -> httpx2.Client:
         with self._lock:
             if self._http is None:
-                # A redirect is not followed: the key is for the address that it was set with.
-                self._http = httpx2.Client(follow_redirects=False)
+                self._http = Client()
             return self._http
 
 
@@ -218,24 +213,24 @@ def _delivery(told: _Told, claim: Claim) -> Delivery | None:
 def _refusal(told: _Told | None, answer: httpx2.Response, claim: Claim) -> Refusal:
     """Why a call brought no image, in our terms; nothing of what the provider wrote is kept but codes."""
     code = safe_code(told.errors[0].get("code")) if told is not None and told.errors else None
+    failure = _failure_of_answer(told, answer.status_code, failure_of_code(code))
     return Refusal(
-        failure_of_code(code) or _failure_of_answer(told, answer.status_code),
+        failure,
         http_status=answer.status_code,
         provider_code=code,
         request_id=str(task_id(claim)),
-        retry_after=retry_after(answer.headers),
+        retry_after=retry_after(answer.headers, failure, now=utc_now()),
     )
 
 
-def _failure_of_answer(told: _Told | None, status: int) -> Failure:
-    if status < 300:
-        return Failure.UNREADABLE_ANSWER
-    if status < 400:
-        return Failure.NOT_CONFIGURED
-    if status == 409 or (told is None and status >= 500 and status != 503):
-        # The task exists already, or a gateway answered instead of Runware. Either way, Runware can be asked later.
-        return Failure.UNREADABLE_ANSWER
-    return failure_of_status(status)
+def _failure_of_answer(told: _Told | None, status: int, coded: Failure | None) -> Failure:
+    if 200 <= status < 300:
+        return coded or Failure.UNREADABLE_ANSWER
+    failure = failure_of_error(status, coded)
+    if told is None and failure is Failure.SERVER_ERROR:
+        # Not in Runware's form, so perhaps not Runware's. Nothing is lost by doubt: Runware can be asked later.
+        return Failure.GATEWAY_ERROR
+    return failure
 
 
 def _raise_if_nothing_was_done(told: _Told, claim: Claim) -> None:

@@ -24,7 +24,7 @@ OPEN = ("reserved", "calling", "unknown", "generated")
 TERMINAL = ("settled", "refunded", "rejected", "cancelled")
 TRY_AGAIN = ("rate_limited", "overloaded", "server_error", "unreachable")
 FOR_GOOD = ("content_policy", "bad_request", "bad_credentials", "quota_exhausted", "not_configured")
-NOT_KNOWN = ("timed_out", "connection_lost", "unreadable_answer")
+NOT_KNOWN = ("timed_out", "connection_lost", "gateway_error", "conflict", "unreadable_answer")
 
 
 class Refused(Exception):

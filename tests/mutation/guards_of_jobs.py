@@ -303,6 +303,8 @@ OF_CALLS = [
         for failure, what in (
             ("TIMED_OUT", "timed out"),
             ("CONNECTION_LOST", "broke"),
+            ("GATEWAY_ERROR", "a gateway answered"),
+            ("CONFLICT", "had an earlier copy"),
             ("WORKER_LOST", "lost its worker"),
         )
     ),

@@ -7,6 +7,7 @@ from tests.mutation.operators import (
     always,
     assigns,
     calls,
+    drops,
     drops_clause,
     drops_value,
     gives,
@@ -98,6 +99,45 @@ OF_PROVIDERS = [
         "a connection that broke proves nothing",
         returns("failure_of_break", "Failure.UNREACHABLE", instead_of="CONNECTION_LOST"),
         "test_a_broken_connection_is_sorted_by_whether_anything_was_sent",
+    ),
+    guard(
+        "a status that nobody defined proves nothing",
+        returns("failure_of_status", "STATUSES.get(status, Failure.BAD_REQUEST)"),
+        "test_a_status_that_nobody_defined_proves_nothing",
+        "test_every_status_is_sorted_by_what_it_proves",
+    ),
+    guard(
+        "no code undoes what a status leaves open",
+        assigns("failure_of_error", "left_open", "False"),
+        "test_a_code_never_proves_that_nothing_was_done_where_the_status_leaves_that_open",
+        "test_a_status_is_sorted_by_what_it_proves",
+    ),
+    guard(
+        "a key follows no redirect",
+        gives("Client.__init__", "follow_redirects", "True"),
+        "test_neither_the_key_nor_the_request_follows_a_redirect",
+    ),
+    guard(
+        "the time of a call bounds the whole of it",
+        drops("_Transport.__init__", "_network_backend"),
+        "test_a_server_that_is_slow_anywhere_holds_no_thread_beyond_the_time",
+    ),
+    guard(
+        "an answer has a largest size",
+        never("_Answer.iter_bytes", "LARGEST_ANSWER"),
+        "test_an_answer_of_the_largest_size_is_read",
+    ),
+    guard(
+        "what has arrived when the time is over is still read",
+        always("_Clock.left_to_read", "reads_until"),
+        "test_what_has_arrived_when_the_time_is_over_is_still_read",
+    ),
+    guard(
+        "a provider has no wait of its own choice without bounds",
+        returns(
+            "waits.retry_after", "None if wait_s is None else timedelta(seconds=wait_s)", instead_of="LONGEST_WAIT"
+        ),
+        "test_whatever_a_header_says_the_wait_is_none_or_within_bounds",
     ),
     guard(
         "a lost request is sent again only to a server that honours keys",

@@ -39,12 +39,16 @@ class FaultError(ValueError):
 
 @dataclass(frozen=True)
 class Fault:
-    """A named way to fail: whether billable work is done all the same, and the refusal sent, if one is."""
+    """A named way to fail: whether billable work is done all the same, and the refusal sent, if one is.
+
+    With `page`, a status, a gateway's page of HTML is sent in place of the answer.
+    """
 
     name: str
     executes: bool
     description: str
     refusal: Refusal | None = None
+    page: int | None = None
 
     def refuse(self, prompt: str) -> Refusal | None:
         """Give the refusal for `prompt`, echoing the prompt where a real provider would; None if it is no refusal."""
@@ -78,10 +82,45 @@ _TABLE = (
         ),
     ),
     Fault(
+        "rate_limit_window",
+        False,
+        "Refuses with 429 as OpenAI does without Retry-After: the window of requests is used up for one second.",
+        Refusal(
+            429,
+            "rate_limit_exceeded",
+            "Rate limit reached for simulated requests.",
+            "requests",
+            headers={
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-remaining-tokens": "149984",
+                "x-ratelimit-reset-requests": "1s",
+                "x-ratelimit-reset-tokens": "6m0s",
+            },
+        ),
+    ),
+    Fault(
         "overloaded",
         False,
         "Refuses with 503: the provider is overloaded.",
         Refusal(503, "overloaded", "The simulated engine is overloaded, please try again later.", "server_error"),
+    ),
+    Fault(
+        "overloaded_until",
+        False,
+        "Refuses with 503, asking to retry at a date, one second after the answer's own.",
+        Refusal(
+            503,
+            "overloaded",
+            "The simulated engine is overloaded, please try again later.",
+            "server_error",
+            headers={"Date": "Fri, 20 Nov 2026 12:00:00 GMT", "Retry-After": "Fri, 20 Nov 2026 12:00:01 GMT"},
+        ),
+    ),
+    Fault(
+        "too_early",
+        False,
+        "Refuses with 425: the provider is not ready to take the request.",
+        Refusal(425, "too_early", "The simulated server is not ready, please try again."),
     ),
     Fault(
         "server_error",
@@ -93,6 +132,9 @@ _TABLE = (
     Fault("hang_after_accept", True, "Executes, stays silent for --hang seconds, then drops the connection."),
     Fault("reset_before_accept", False, "Resets the connection without executing."),
     Fault("reset_mid_body", True, "Executes, sends the headers and half of the body, then resets the connection."),
+    Fault("drip", True, "Executes, sends a byte of the answer now and then for --hang seconds, then drops."),
+    Fault("bad_gateway", True, "Executes, then a gateway answers 502 with a page of its own.", page=502),
+    Fault("gateway_timeout", True, "Executes, then a gateway answers 504 with a page of its own.", page=504),
     Fault("malformed_body", True, "Executes, then answers 200 with broken JSON."),
     Fault("missing_usage", True, "Executes, then answers 200 without usage."),
     Fault("model_refusal", True, "Executes, then answers 200 with the model's refusal instead of a text."),

@@ -37,7 +37,7 @@ CODES: Mapping[str | None, tuple[int, str]] = {
     "invalid_json": (400, "invalidRequestBody"),
     "request_too_large": (413, "invalidRequestBody"),
 }
-AT_THE_DOOR = {401, 402, 413, 429, 503}
+AT_THE_DOOR = {401, 402, 413, 425, 429, 503}
 """Statuses of refusals that never become a task, so that no look-up knows of them."""
 
 

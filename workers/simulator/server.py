@@ -39,6 +39,9 @@ log = logging.getLogger("creditmill.simulator")
 
 HOST = "127.0.0.1"
 MAX_BODY_BYTES = 2 * 1024 * 1024
+DRIP_S = 0.1
+"""Between two bytes of an answer that drips."""
+PAGE = b"<html><body><h1>This is a simulated gateway, not the provider.</h1></body></html>"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ class Simulator:
         if call.fault == "hang_after_accept":
             await self._hang(request)
             return self._drop(request, call)
+        if fault and fault.page is not None:
+            return await self._answer(request, call, fault.page, PAGE, {"Content-Type": "text/html"})
         return await self._deliver(request, call, answer)
 
     def _receive(self, request: web.Request, raw: bytes | None) -> Call:
@@ -182,13 +187,14 @@ class Simulator:
         raw = json.dumps(body).encode()
         if call.fault == "malformed_body":
             raw = raw[: len(raw) // 2]
-        if call.fault == "reset_mid_body":
-            return await self._reset_mid_body(request, call, raw)
+        if call.fault in ("reset_mid_body", "drip"):
+            return await self._break_off(request, call, raw)
         if client_left(request):
             return self._drop(request, call)
         return await self._answer(request, call, 200, raw)
 
-    async def _reset_mid_body(self, request: web.Request, call: Call, raw: bytes) -> web.StreamResponse:
+    async def _break_off(self, request: web.Request, call: Call, raw: bytes) -> web.StreamResponse:
+        """Send the headers and half of the body, at once or a byte at a time; then reset the connection."""
         if not await self._may_answer(request):
             return self._drop(request, call)
         response = web.StreamResponse(headers={"Content-Type": "application/json", "x-request-id": call.request_id})
@@ -196,11 +202,22 @@ class Simulator:
         self._journal.write("dropped", **call.facts(), status=200)
         try:
             await response.prepare(request)
-            await response.write(raw[: len(raw) // 2])
+            if call.fault == "drip":
+                await self._drip(request, response, raw[: len(raw) // 2])
+            else:
+                await response.write(raw[: len(raw) // 2])
         except ConnectionError:
             log.info("%s the client left", call.request_id)
         reset(request)
         return response
+
+    async def _drip(self, request: web.Request, response: web.StreamResponse, raw: bytes) -> None:
+        """Send a byte now and then, until the hang is over, the client has left or the simulator stops."""
+        end = time.monotonic() + self._settings.hang_s
+        for byte in raw:
+            if client_left(request) or time.monotonic() > end or not await self._wait(DRIP_S):
+                return
+            await response.write(bytes([byte]))
 
     async def _refuse(self, request: web.Request, call: Call, refusal: Refusal) -> web.Response:
         told, body = call.api.refuse(call, refusal)
@@ -212,8 +229,8 @@ class Simulator:
         if not await self._may_answer(request):
             return self._drop(request, call)
         self._journal.write("answered", **call.facts(), status=status)
-        sent = {"x-request-id": call.request_id, **(headers or {})}
-        return web.Response(status=status, body=raw, content_type="application/json", headers=sent)
+        sent = {"Content-Type": "application/json", "x-request-id": call.request_id, **(headers or {})}
+        return web.Response(status=status, body=raw, headers=sent)
 
     async def _may_answer(self, request: web.Request) -> bool:
         """Wait while answers are held; False if nobody is left to answer by then, or the simulator stops."""

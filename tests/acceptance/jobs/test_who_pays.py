@@ -147,6 +147,9 @@ WALK: Mapping[str, Mapping[str, Case]] = {
     "rate limited or overloaded, then success": {
         "rate limited": Case("rate_limit x2", calls=(*refused("rate_limited", 2), DELIVERED)),
         "overloaded": Case("overloaded x1", calls=(*refused("overloaded"), DELIVERED)),
+        "until a date": Case("overloaded_until x1", calls=(*refused("overloaded"), DELIVERED)),
+        "for a window": Case("rate_limit_window x1", calls=(*refused("rate_limited"), DELIVERED), images=1),
+        "too early": Case("too_early x1", calls=(*refused("overloaded"), DELIVERED)),
     },
     "retries exhausted": {
         "overloaded": Case(
@@ -168,6 +171,13 @@ WALK: Mapping[str, Mapping[str, Case]] = {
         "no answer": Case("hang_after_accept", **GIVEN_UP, calls=lost("timed_out")),
         "half an answer": Case("reset_mid_body", **GIVEN_UP, calls=lost("connection_lost"), images=2),
         "never begun": Case("reset_before_accept", **GIVEN_UP, calls=lost("connection_lost"), executed=0),
+    },
+    "a gateway answered instead of the provider, not resolvable": {
+        "502": Case("bad_gateway", **GIVEN_UP, calls=lost("gateway_error")),
+        "504": Case("gateway_timeout", **GIVEN_UP, calls=lost("timed_out"), images=1),
+    },
+    "an answer that does not end in its time, not resolvable": {
+        "a byte now and then": Case("drip", **GIVEN_UP, calls=lost("timed_out")),
     },
     "cancelled before the call": {
         "queued": Case(state="cancelled", calls=(), executed=0, scene="queued"),

@@ -28,7 +28,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 REFUSED = {
     "rate_limit": (Failure.RATE_LIMITED, 429, "rateLimitExceeded"),
+    "rate_limit_window": (Failure.RATE_LIMITED, 429, "rateLimitExceeded"),
     "overloaded": (Failure.OVERLOADED, 503, "serviceUnavailable"),
+    "overloaded_until": (Failure.OVERLOADED, 503, "serviceUnavailable"),
+    "too_early": (Failure.OVERLOADED, 425, "too_early"),
     "server_error": (Failure.SERVER_ERROR, 500, "internalServerError"),
     "error_in_answer": (Failure.SERVER_ERROR, 500, "internalServerError"),
     "content_policy": (Failure.CONTENT_POLICY, 400, "contentPolicyViolation"),
@@ -40,6 +43,9 @@ REFUSED = {
 LOST = {
     "hang_after_accept": (Failure.CONNECTION_LOST, None, None),
     "reset_mid_body": (Failure.CONNECTION_LOST, None, None),
+    "drip": (Failure.CONNECTION_LOST, None, None),
+    "bad_gateway": (Failure.GATEWAY_ERROR, 502, None),
+    "gateway_timeout": (Failure.TIMED_OUT, 504, None),
     "malformed_body": (Failure.UNREADABLE_ANSWER, 200, None),
 }
 

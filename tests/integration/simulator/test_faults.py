@@ -15,7 +15,10 @@ from workers.simulator.faults import FAULTS, FaultError, random_fault, read_mark
 
 RAISED = {
     "rate_limit": (openai.RateLimitError, 429, "rate_limit_exceeded"),
+    "rate_limit_window": (openai.RateLimitError, 429, "rate_limit_exceeded"),
     "overloaded": (openai.InternalServerError, 503, "overloaded"),
+    "overloaded_until": (openai.InternalServerError, 503, "overloaded"),
+    "too_early": (openai.APIStatusError, 425, "too_early"),
     "server_error": (openai.InternalServerError, 500, "server_error"),
     "content_policy": (openai.BadRequestError, 400, "content_policy_violation"),
     "bad_request": (openai.BadRequestError, 400, "invalid_value"),
@@ -24,6 +27,9 @@ RAISED = {
     "hang_after_accept": (DROPPED, None, None),
     "reset_before_accept": (DROPPED, None, None),
     "reset_mid_body": (DROPPED, None, None),
+    "drip": (DROPPED, None, None),
+    "bad_gateway": (openai.InternalServerError, 502, None),
+    "gateway_timeout": (openai.InternalServerError, 504, None),
     "malformed_body": (json.JSONDecodeError, None, None),
 }
 

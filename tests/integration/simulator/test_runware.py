@@ -70,10 +70,11 @@ def test_a_fault_that_executes_nothing_is_sorted_and_nothing_was_executed(simula
     assert {entry.fault for entry in simulator.journal(claim.idempotency_key)} == {fault}
 
 
-def test_a_rate_limit_says_when_to_retry(simulator):
+@pytest.mark.parametrize("fault", ["rate_limit", "rate_limit_window", "overloaded_until"])
+def test_a_refusal_says_when_to_retry(simulator, fault):
     caller = runware(simulator)
 
-    refusal = caller.refused(caller.claim(f"{PROMPT} [[simulate: rate_limit]]"))
+    refusal = caller.refused(caller.claim(f"{PROMPT} [[simulate: {fault}]]"))
 
     assert refusal.retry_after is not None
     assert refusal.retry_after.total_seconds() == 1
@@ -161,7 +162,7 @@ def test_a_task_is_never_executed_twice_whatever_the_headers(simulator):
 
     again = caller.refused(claim)
 
-    assert (again.failure, again.provider_code) == (Failure.UNREADABLE_ANSWER, "conflictTaskUUID")
+    assert (again.failure, again.provider_code) == (Failure.CONFLICT, "conflictTaskUUID")
     assert VERDICTS[again.failure] is Verdict.UNKNOWN
     assert caller.executed(claim) == [3]
 

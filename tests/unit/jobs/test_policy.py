@@ -26,6 +26,8 @@ LEDGER = [
     ("empty_answer", "refund", "done, and another try would be paid for again"),
     ("timed_out", "unknown", "sent, and it may have been done"),
     ("connection_lost", "unknown", "sent, and it may have been done"),
+    ("gateway_error", "unknown", "sent, and perhaps passed on"),
+    ("conflict", "unknown", "sent before, and it may have been done"),
     ("unreadable_answer", "unknown", "answered, so it was done"),
     ("worker_lost", "unknown", "perhaps sent, and it may have been done"),
 ]
@@ -74,7 +76,7 @@ def test_only_what_was_proven_not_executed_is_ever_tried_again(failure, attempts
     if decided is Verdict.RETRY:
         assert failure in {"rate_limited", "overloaded", "server_error", "unreachable"}
         assert attempts < allowed
-    if failure in {"timed_out", "connection_lost", "unreadable_answer", "worker_lost"}:
+    if failure in {"timed_out", "connection_lost", "gateway_error", "conflict", "unreadable_answer", "worker_lost"}:
         assert decided is Verdict.UNKNOWN
 
 

@@ -61,7 +61,7 @@ from tests.unit.providers.runware_wire import (
         ("taskFailed", "server_error", "the task failed"),
         ("timeoutProvider", "timed_out", "they gave up waiting; the server behind may have gone on"),
         ("providerGatewayTimeout", "timed_out", "they gave up waiting"),
-        ("conflictTaskUUID", "unreadable_answer", "an earlier copy of this very task arrived"),
+        ("conflictTaskUUID", "conflict", "an earlier copy of this very task arrived"),
         ("uploadFailed", "unreadable_answer", "made, and lost on the way"),
         ("unrecognizedResponse", "unreadable_answer", "somebody answered Runware"),
         ("providerBadGateway", "unreadable_answer", "a gateway knows nothing"),
@@ -87,11 +87,15 @@ def test_a_code_that_proves_nothing_is_not_known(code):
         (402, "quota_exhausted", "our balance"),
         (403, "bad_credentials", "our rights"),
         (404, "bad_request", "no such thing"),
-        (409, "unreadable_answer", "the task is there already"),
+        (408, "timed_out", "a gateway gave up waiting"),
+        (409, "conflict", "the task is there already"),
+        (418, "unreadable_answer", "a status that nobody defined proves nothing"),
         (429, "rate_limited", "too many requests"),
         (500, "server_error", "their error, in their form"),
+        (502, "gateway_error", "their gateway"),
         (503, "overloaded", "their load"),
         (504, "timed_out", "a gateway gave up waiting"),
+        (525, "unreachable", "no connection to them"),
         (302, "not_configured", "the address is another; a key does not follow"),
     ],
 )
@@ -111,14 +115,22 @@ def test_an_error_with_another_code_is_sorted_by_its_status(status, code, failur
         (400, "bad_request"),
         (429, "rate_limited"),
         (503, "overloaded"),
-        (500, "unreadable_answer"),
-        (502, "unreadable_answer"),
-        (520, "unreadable_answer"),
-        (524, "unreadable_answer"),
+        (500, "gateway_error"),
+        (502, "gateway_error"),
+        (520, "gateway_error"),
+        (524, "timed_out"),
+        (521, "unreachable"),
+        (599, "unreadable_answer"),
     ],
 )
 def test_a_gateways_error_proves_nothing_of_the_task(status, failure):
     assert Wire(answering_bytes(b"<html>Bad gateway</html>", status)).refused().failure == failure
+
+
+@pytest.mark.parametrize("code", ["insufficientCredits", "contentPolicyViolation", "rateLimitExceeded"])
+@pytest.mark.parametrize(("status", "failure"), [(409, "conflict"), (502, "gateway_error"), (504, "timed_out")])
+def test_a_code_does_not_prove_that_nothing_was_done_where_the_status_leaves_that_open(code, status, failure):
+    assert Wire(answering(an_error(code), status)).refused() == Refusal(Failure(failure), status, code, request_id=TASK)
 
 
 def test_an_error_that_names_no_task_is_ours_for_we_send_one_at_a_time():
@@ -145,7 +157,8 @@ def test_the_providers_wish_to_be_left_alone_is_read():
         (httpx2.ReadError, "connection_lost", "sent, and then it broke"),
         (httpx2.WriteError, "connection_lost", "perhaps sent"),
         (httpx2.RemoteProtocolError, "connection_lost", "half an answer"),
-        (httpx2.DecodingError, "connection_lost", "an answer that cannot be unpacked"),
+        (httpx2.ProxyError, "unreachable", "the proxy did not connect us: nothing was sent"),
+        (httpx2.DecodingError, "unreadable_answer", "an answer that cannot be unpacked"),
     ],
 )
 def test_a_broken_connection_is_sorted_by_whether_anything_was_sent(error, failure, rule):
