@@ -9,14 +9,28 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from config.addresses import BROKER, DATABASE, AddressError, read_address
 
 REQUIRED = {
     "database_url": "DATABASE_URL",
     "broker_url": "BROKER_URL",
     "secret_key": "CREDITMILL_SECRET_KEY",
 }
+
+ADDRESSES = {"DATABASE_URL": DATABASE, "BROKER_URL": BROKER}
+"""The settings that are URLs, each with what its URL looks like."""
+
+
+def _readable(setting: str) -> AfterValidator:
+    def read(url: SecretStr) -> SecretStr:
+        read_address(setting, url.get_secret_value(), ADDRESSES[setting])
+        return url
+
+    return AfterValidator(read)
+
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -27,9 +41,13 @@ def cores() -> int:
 
 
 class ConfigurationError(Exception):
-    """A setting is missing or wrong; the message is one sentence that says which and what to do."""
+    """Something that was set up is missing or wrong; the message is one sentence that says what, and what to do."""
 
     code = "configuration_error"
+
+
+class SettingError(ConfigurationError):
+    """A setting of this process is missing or wrong; the message names it, and never shows its value."""
 
 
 class Settings(BaseSettings):
@@ -39,8 +57,8 @@ class Settings(BaseSettings):
         env_prefix="CREDITMILL_", extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
     )
 
-    database_url: SecretStr = Field(validation_alias="DATABASE_URL")
-    broker_url: SecretStr = Field(validation_alias="BROKER_URL")
+    database_url: Annotated[SecretStr, _readable("DATABASE_URL")] = Field(validation_alias="DATABASE_URL")
+    broker_url: Annotated[SecretStr, _readable("BROKER_URL")] = Field(validation_alias="BROKER_URL")
     secret_key: SecretStr
 
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")
@@ -88,7 +106,7 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the environment; raises ConfigurationError with one sentence that names the variable."""
+    """Read the environment; raises SettingError with one sentence that names the variable."""
     try:
         return Settings()  # type: ignore[call-arg]  # pydantic-settings fills the fields from the environment
     except ValidationError as error:
@@ -96,11 +114,24 @@ def load_settings() -> Settings:
         field = str(first["loc"][0])
         name = _variable(field)
         if first["type"] == "missing":
-            raise ConfigurationError(
+            raise SettingError(
                 f"{name} is not set: set it, or use the folder of a running `creditmill up`, which starts servers of "
                 "its own (here, or in CREDITMILL_FOLDER)."
             ) from None
-        raise ConfigurationError(f"{name} is not valid: {first['msg']}.") from None
+        if first["type"] == "value_error":
+            # An address's error names the setting and the part itself.
+            raise SettingError(str(first["ctx"]["error"])) from None
+        raise SettingError(f"{name} is not valid: {first['msg']}.") from None
+
+
+def check_addresses() -> None:
+    """Read the addresses that are set, for whoever does without the others; raises SettingError with one sentence."""
+    for name, form in ADDRESSES.items():
+        if os.environ.get(name):
+            try:
+                read_address(name, os.environ[name], form)
+            except AddressError as error:
+                raise SettingError(str(error)) from None
 
 
 def _variable(field: str) -> str:
