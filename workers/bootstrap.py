@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 
 def connect(application: str, *, pool_size: int = 5, by_index: bool = False) -> Settings:
-    """Read the settings and make the database reachable; raises ConfigurationError with one sentence.
+    """A process of ours: its settings are read and the database is reachable; raises ConfigurationError.
 
     `by_index` is for processes that work on jobs, each of which is a row among millions (see `make_engine`). Only
     warnings and errors are logged: a command prints its own results.
     """
     configure_logging("WARNING")
+    return _connect(application, pool_size=pool_size, by_index=by_index)
+
+
+def _connect(application: str, *, pool_size: int = 5, by_index: bool) -> Settings:
     # Tables refer to each other by name, so a process that writes one must have imported all.
     import_module("billing.schema")
     settings = load_settings()
@@ -59,10 +63,16 @@ def set_up_tasks(settings: Settings, providers: Mapping[str, Provider] | None = 
 
 
 def publisher(application: str) -> Settings:
-    """A process that submits jobs: connected, with tasks that it can publish."""
-    settings = connect(application, by_index=True)
+    """Somebody's program that submits jobs: connected, with tasks that it can publish; its logging stays its own."""
+    settings = _connect(application, by_index=True)
     set_up_tasks(settings)
     return settings
+
+
+def publishing_command(application: str) -> Settings:
+    """A command of ours that submits jobs, or looks at the broker."""
+    configure_logging("WARNING")
+    return publisher(application)
 
 
 def worker(

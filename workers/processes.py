@@ -7,11 +7,10 @@ import os
 import socket
 import warnings
 
-import structlog
 from celery.platforms import SecurityWarning
 from celery.signals import worker_ready
 
-from config.logging import configure_logging
+from config.logging import configure_logging, get_logger
 from config.settings import ConfigurationError, Settings
 from tasks.messages import takes
 from tasks.writing import RECORD_FOR_S
@@ -23,7 +22,7 @@ BILLING_PREFETCH = 16
 """How many messages the billing worker holds for each of its processes."""
 GENERATION_QUEUES = "text,image,embedding"
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def run_billing() -> None:

@@ -67,7 +67,7 @@ def paced(variables: Mapping[str, str]) -> Iterator[None]:
 
 def prepare() -> Settings:
     """Connect this process to the instance's servers and bring the schema up to date."""
-    settings = bootstrap.publisher("machine")
+    settings = bootstrap.publishing_command("machine")
     migrating.migrate(database.engine())
     return settings
 
