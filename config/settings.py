@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.addresses import BROKER, DATABASE, AddressError, read_address
+
+Kind = TypeVar("Kind", bound=BaseSettings)
 
 REQUIRED = {
     "database_url": "DATABASE_URL",
@@ -50,19 +52,30 @@ class SettingError(ConfigurationError):
     """A setting of this process is missing or wrong; the message names it, and never shows its value."""
 
 
-class Settings(BaseSettings):
-    """Everything that a process needs to know before it can reach the database. Times are in seconds."""
+class BrokerSettings(BaseSettings):
+    """What a process needs to know that looks at the broker only. Times are in seconds."""
 
     model_config = SettingsConfigDict(
         env_prefix="CREDITMILL_", extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
     )
 
-    database_url: Annotated[SecretStr, _readable("DATABASE_URL")] = Field(validation_alias="DATABASE_URL")
     broker_url: Annotated[SecretStr, _readable("BROKER_URL")] = Field(validation_alias="BROKER_URL")
-    secret_key: SecretStr
 
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")
     log_format: str = Field(default="console", pattern="^(console|json)$")
+
+    # What Redis waits before it delivers an unacknowledged message again: longer than the longest task.
+    visibility_timeout_s: Seconds = 900
+    flower_address: str = "127.0.0.1"
+    flower_port: int = Field(default=5555, ge=0, le=65_535)
+    flower_basic_auth: SecretStr | None = None
+
+
+class Settings(BrokerSettings):
+    """Everything that a process needs to know before it can reach the database. Times are in seconds."""
+
+    database_url: Annotated[SecretStr, _readable("DATABASE_URL")] = Field(validation_alias="DATABASE_URL")
+    secret_key: SecretStr
 
     # How long one call to a provider may take, by kind of work; past it the outcome is unknown.
     text_call_s: Seconds = 180
@@ -83,13 +96,8 @@ class Settings(BaseSettings):
     generation_concurrency: int = Field(default=64, ge=1, le=2_048)
     # One process a core, and two at least: a slow statement then holds up one of them.
     billing_concurrency: int = Field(default_factory=lambda: min(64, max(2, cores())), ge=1, le=64)
-    # What Redis waits before it delivers an unacknowledged message again: longer than the longest task.
-    visibility_timeout_s: Seconds = 900
     # How long a worker with room may take no message from a queue that holds some, before it is restarted.
     stalled_after_s: Seconds = 60
-    flower_address: str = "127.0.0.1"
-    flower_port: int = Field(default=5555, ge=0, le=65_535)
-    flower_basic_auth: SecretStr | None = None
 
     def call_s(self, kind: str) -> float:
         """The longest time one call of this kind (text, image, embedding) may take, in seconds."""
@@ -107,8 +115,19 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Read the environment; raises SettingError with one sentence that names the variable."""
+    return _loaded(Settings)
+
+
+def load_broker_settings() -> BrokerSettings:
+    """Read of the environment what it takes to look at the broker; raises SettingError like `load_settings`."""
+    check_addresses()
+    return _loaded(BrokerSettings)
+
+
+def _loaded(kind: type[Kind]) -> Kind:
     try:
-        return Settings()  # type: ignore[call-arg]  # pydantic-settings fills the fields from the environment
+        # pydantic-settings fills the fields from the environment.
+        return kind()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = str(first["loc"][0])

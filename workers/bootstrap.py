@@ -14,7 +14,7 @@ from config import database
 from config.logging import configure_logging
 from config.providers import KnownProvider
 from config.secrets import use_secret_keys
-from config.settings import ConfigurationError, Settings, load_settings
+from config.settings import BrokerSettings, ConfigurationError, Settings, load_broker_settings, load_settings
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -45,9 +45,24 @@ def _connect(application: str, *, pool_size: int = 5, by_index: bool) -> Setting
 
 def set_up_tasks(settings: Settings, providers: Mapping[str, Provider] | None = None) -> Celery:
     """Point the Celery app at this process's broker and give the tasks their runtime."""
+    from tasks.runtime import Runtime, use_runtime
+
+    app = _point_to_broker(settings)
+    app.conf.beat_schedule["recover_jobs"]["schedule"] = settings.recover_every_s
+    use_runtime(Runtime(settings=settings, providers=providers or {}))
+    return app
+
+
+def onlooker() -> tuple[BrokerSettings, Celery]:
+    """A process that looks at the broker only: it needs no database and no secret key."""
+    settings = load_broker_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    return settings, _point_to_broker(settings)
+
+
+def _point_to_broker(settings: BrokerSettings) -> Celery:
     from tasks.app import app
     from tasks.messages.transport import use_careful_transport
-    from tasks.runtime import Runtime, use_runtime
 
     use_careful_transport()
     app.conf.update(
@@ -57,8 +72,6 @@ def set_up_tasks(settings: Settings, providers: Mapping[str, Provider] | None = 
             "visibility_timeout": settings.visibility_timeout_s,
         },
     )
-    app.conf.beat_schedule["recover_jobs"]["schedule"] = settings.recover_every_s
-    use_runtime(Runtime(settings=settings, providers=providers or {}))
     return app
 
 

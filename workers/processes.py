@@ -10,8 +10,8 @@ import warnings
 from celery.platforms import SecurityWarning
 from celery.signals import worker_ready
 
-from config.logging import configure_logging, get_logger
-from config.settings import ConfigurationError, Settings
+from config.logging import get_logger
+from config.settings import BrokerSettings, ConfigurationError, Settings
 from tasks.messages import takes
 from tasks.writing import RECORD_FOR_S
 from workers import bootstrap
@@ -62,15 +62,13 @@ def run_flower() -> None:
 
     Raises ConfigurationError when it would be open to the network without one, or when its port is taken.
     """
-    settings = bootstrap.connect("flower")
-    configure_logging(settings.log_level, settings.log_format)
-    app = bootstrap.set_up_tasks(settings)
+    settings, app = bootstrap.onlooker()
     os.environ.update(flower_environment(settings))
     require_free_port(settings)
     app.start(argv=["flower"])
 
 
-def require_free_port(settings: Settings) -> None:
+def require_free_port(settings: BrokerSettings) -> None:
     """Raise ConfigurationError when another program listens where Flower would."""
     try:
         with socket.create_server((settings.flower_address, settings.flower_port)):
@@ -82,7 +80,7 @@ def require_free_port(settings: Settings) -> None:
         ) from None
 
 
-def flower_environment(settings: Settings) -> dict[str, str]:
+def flower_environment(settings: BrokerSettings) -> dict[str, str]:
     """Flower's options; passwords travel by the environment, never as arguments."""
     options = {
         "FLOWER_ADDRESS": settings.flower_address,
