@@ -178,6 +178,13 @@ def _of_provider(raw: _Raw) -> Iterator[str]:
         yield "it holds options, or ends with a #"
 
 
+def _of_proxy(raw: _Raw) -> Iterator[str]:
+    if "@" in f"{raw.path}{raw.query}{raw.fragment}":
+        yield f"its password holds a character that {_ESCAPE}"
+    if not raw.place or raw.place.startswith(":"):
+        yield "it has no host"
+
+
 def _place(text: str) -> tuple[str, str]:
     """Host and port of the part between them, as they stand; a host of IP version 6 keeps its brackets."""
     host, bracket, port = text.partition("]") if text.startswith("[") else ("", "", text)
@@ -221,8 +228,7 @@ _TLS: dict[str, re.Pattern[str]] = {
     "ssl_password": _FILE,
 }
 
-DATABASE = Form(
-    "postgresql://user:password@host/database", ("postgresql", "postgresql+psycopg2"), _of_database, shape=_TOLERANT
-)
-BROKER = Form("redis://:password@host:6379/0", ("redis", "rediss", SOCKET), _of_broker)
+DATABASE = Form("postgresql://host/database", ("postgresql", "postgresql+psycopg2"), _of_database, shape=_TOLERANT)
+BROKER = Form("redis://host:6379/0", ("redis", "rediss", SOCKET), _of_broker)
 PROVIDER = Form("https://host/v1", ("https", "http"), _of_provider)
+PROXY = Form("http://host:3128", ("http", "https", "socks5", "socks5h"), _of_proxy)

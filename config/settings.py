@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from config.addresses import BROKER, DATABASE, AddressError, read_address
+from config.addresses import BROKER, DATABASE, PROXY, AddressError, Form, read_address
 
 Kind = TypeVar("Kind", bound=BaseSettings)
 
@@ -24,6 +24,8 @@ REQUIRED = {
 
 ADDRESSES = {"DATABASE_URL": DATABASE, "BROKER_URL": BROKER}
 """The settings that are URLs, each with what its URL looks like."""
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+"""Those that the provider's library reads by itself, each time that it makes a client."""
 
 
 def _readable(setting: str) -> AfterValidator:
@@ -147,10 +149,22 @@ def check_addresses() -> None:
     """Read the addresses that are set, for whoever does without the others; raises SettingError with one sentence."""
     for name, form in ADDRESSES.items():
         if os.environ.get(name):
-            try:
-                read_address(name, os.environ[name], form)
-            except AddressError as error:
-                raise SettingError(str(error)) from None
+            _check(name, os.environ[name], form)
+
+
+def check_proxies() -> None:
+    """Read the addresses of proxies, for whoever calls providers; raises SettingError with one sentence."""
+    for name in PROXIES:
+        url = os.environ.get(name)
+        if url:
+            _check(name, url if "://" in url else f"http://{url}", PROXY)
+
+
+def _check(setting: str, url: str, form: Form) -> None:
+    try:
+        read_address(setting, url, form)
+    except AddressError as error:
+        raise SettingError(str(error)) from None
 
 
 def _variable(field: str) -> str:

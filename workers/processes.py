@@ -11,7 +11,7 @@ from celery.platforms import SecurityWarning
 from celery.signals import worker_ready
 
 from config.logging import get_logger
-from config.settings import BrokerSettings, ConfigurationError, Settings
+from config.settings import BrokerSettings, ConfigurationError, Settings, check_proxies
 from tasks.messages import takes
 from tasks.writing import RECORD_FOR_S
 from workers import bootstrap
@@ -38,6 +38,8 @@ def run_billing() -> None:
 
 def run_generation() -> None:
     """The generation worker: provider calls wait on the network, so they share one process, a thread each."""
+    # A call through one that cannot be read would look like an answer that cannot be read.
+    check_proxies()
     settings, app = bootstrap.worker("generation", pool_size=10, providers=bootstrap.all_providers())
     _watch(
         settings,

@@ -7,6 +7,7 @@ from uuid import uuid4
 import click
 import pytest
 
+from billing.ledger import accounts
 from tests.factories import rows
 from tests.integration.commands.told import a_line, assert_one_sentence
 from workers import cli
@@ -81,3 +82,17 @@ def test_a_wrong_environment_is_one_sentence(run, env, variable, value, said, ex
     assert code == exit_code
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_an_error_that_nobody_expected_is_traced_without_secrets(run, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("key sk-planted-0123 at postgresql://mill:hunter2@db/mill")
+
+    monkeypatch.setattr(accounts, "newest", fail)
+
+    code, out, err = run("accounts", "list")
+
+    assert (code, out) == (1, "")
+    assert err.startswith("Traceback")
+    assert "RuntimeError: key [scrubbed] at postgresql://[scrubbed]@db/mill" in err
+    assert "planted-0123" not in err
