@@ -70,6 +70,14 @@ def test_an_address_that_is_empty_is_told_in_one_sentence(tmp_path, command, val
     assert said in done.stdout
 
 
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_no_server_is_started_beside_an_address_that_cannot_be_read(tmp_path, command):
+    done = commands(tmp_path, f"creditmill {command}", BROKER_URL=f"redis://:{SECRET}/x@127.0.0.1:6379/0")
+
+    assert (done.returncode, done.stdout.count("\n")) == (2, 1)
+    assert not (tmp_path / ".creditmill" / "postgres").exists()
+
+
 def test_a_proxy_that_cannot_be_read_stops_whoever_calls_providers(tmp_path):
     proxy = {"HTTPS_PROXY": f"http://user:{SECRET}/x@proxy:3128"}
 
