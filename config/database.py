@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    URL,
     BigInteger,
     Connection,
     DateTime,
@@ -23,7 +24,6 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
-    make_url,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -32,7 +32,8 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, Interna
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
-from config.settings import ConfigurationError
+from config.addresses import DATABASE, Address, AddressError, read_address
+from config.settings import ConfigurationError, SettingError
 
 Item = TypeVar("Item")
 
@@ -88,18 +89,10 @@ def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5
 
     With `by_index`, no row is looked for by reading a whole table where an index leads to it. A session keeps its plans
     for foreign keys and triggers: made while the tables are almost empty, they would read the whole of what grows.
-    Raises ConfigurationError when `url` is not a PostgreSQL URL.
+    Raises SettingError when `url` cannot be read.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ConfigurationError("DATABASE_URL is not a database URL: it should look like postgresql://…") from None
-    if parsed.get_backend_name() != "postgresql":
-        raise ConfigurationError("DATABASE_URL must name a PostgreSQL database: postgresql://…")
-    if parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg2")
-    made = create_engine(
-        parsed,
+    made = _create(
+        url,
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_timeout=30,
@@ -125,6 +118,29 @@ def make_engine(url: str, *, application: str = "creditmill", pool_size: int = 5
     event.listen(made, "handle_error", _forget_rows)
     event.listen(made, "handle_error", _name_broken_connections)
     return made
+
+
+def _create(url: str, **options: Any) -> Engine:
+    """An engine for this address, which we read ourselves: SQLAlchemy's own errors may quote it."""
+    try:
+        found = read_address("DATABASE_URL", url, DATABASE)
+        return create_engine(_location(found), **options)
+    except AddressError as error:
+        raise SettingError(str(error)) from None
+    except (ArgumentError, ValueError):
+        raise SettingError("DATABASE_URL cannot be read: the hosts and ports in its options do not fit.") from None
+
+
+def _location(found: Address) -> URL:
+    return URL.create(
+        "postgresql+psycopg2",
+        username=found.user,
+        password=found.password,
+        host=found.host,
+        port=found.port,
+        database=found.path or None,
+        query={name: values if len(values) > 1 else values[0] for name, values in found.options.items()},
+    )
 
 
 def _unless_quiet(ping: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -15,7 +15,9 @@ from sqlalchemy import CheckConstraint, Integer, Numeric, Text, func, select, te
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from config.addresses import PROVIDER, read_address
 from config.database import Base
+from config.logging import scrub
 from config.providers import Connection, KnownProvider
 from config.secrets import EncryptedText
 from config.settings import ConfigurationError
@@ -115,8 +117,11 @@ def set_connection(
 ) -> None:
     """Store a provider's key (encrypted) and address; None for the address means the provider's own.
 
-    `honours_keys` says that the server at that address does the work of one idempotency key once.
+    `honours_keys` says that the server at that address does the work of one idempotency key once. Raises AddressError
+    when the address cannot be read, or holds a password, which the table would show.
     """
+    if base_url is not None:
+        read_address(f"The base URL of {provider}", base_url, PROVIDER)
     values: dict[str, Any] = {f"{provider}_base_url": base_url, "updated_at": func.now()}
     if provider == "openai":
         values["openai_honours_keys"] = honours_keys
@@ -134,10 +139,12 @@ def forget_connection(session: Session, provider: str) -> None:
 
 
 def configured_providers(session: Session) -> dict[str, str | None]:
-    """The providers that have a key, each with its base URL (None for the provider's own)."""
+    """The providers that have a key, each with its base URL (None for the provider's own), fit to be shown."""
     row = session.scalar(select(GlobalIntegrationSettings))
     if row is None:
         return {}
-    return {
+    urls = {
         name: getattr(row, f"{name}_base_url") for name in map(str, KnownProvider) if getattr(row, f"{name}_api_key")
     }
+    # One that was stored before passwords in it were refused, or by hand, may hold one.
+    return {name: url and scrub(url) for name, url in urls.items()}

@@ -9,18 +9,18 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
-from config.settings import ConfigurationError
+from config.settings import ConfigurationError, SettingError
 
 _box: MultiFernet | None = None
 
 
 def use_secret_keys(keys: str) -> None:
-    """Set the keys of this process; raises ConfigurationError if one of them is not a Fernet key."""
+    """Set the keys of this process; raises SettingError if one of them is not a Fernet key."""
     global _box
     try:
         _box = MultiFernet([Fernet(key.strip().encode()) for key in keys.split(",") if key.strip()])
     except (ValueError, TypeError):
-        raise ConfigurationError(
+        raise SettingError(
             "CREDITMILL_SECRET_KEY is not a list of Fernet keys: make one with `creditmill doctor --new-key`."
         ) from None
 

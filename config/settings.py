@@ -7,16 +7,34 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from config.addresses import BROKER, DATABASE, PROXY, AddressError, Form, read_address
+
+Kind = TypeVar("Kind", bound=BaseSettings)
 
 REQUIRED = {
     "database_url": "DATABASE_URL",
     "broker_url": "BROKER_URL",
     "secret_key": "CREDITMILL_SECRET_KEY",
 }
+
+ADDRESSES = {"DATABASE_URL": DATABASE, "BROKER_URL": BROKER}
+"""The settings that are URLs, each with what its URL looks like."""
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+"""Those that the provider's library reads by itself, each time that it makes a client."""
+
+
+def _readable(setting: str) -> AfterValidator:
+    def read(url: SecretStr) -> SecretStr:
+        read_address(setting, url.get_secret_value(), ADDRESSES[setting])
+        return url
+
+    return AfterValidator(read)
+
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -27,24 +45,39 @@ def cores() -> int:
 
 
 class ConfigurationError(Exception):
-    """A setting is missing or wrong; the message is one sentence that says which and what to do."""
+    """Something that was set up is missing or wrong; the message is one sentence that says what, and what to do."""
 
     code = "configuration_error"
 
 
-class Settings(BaseSettings):
-    """Everything that a process needs to know before it can reach the database. Times are in seconds."""
+class SettingError(ConfigurationError):
+    """A setting of this process is missing or wrong; the message names it, and never shows its value."""
+
+
+class BrokerSettings(BaseSettings):
+    """What a process needs to know that looks at the broker only. Times are in seconds."""
 
     model_config = SettingsConfigDict(
         env_prefix="CREDITMILL_", extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
     )
 
-    database_url: SecretStr = Field(validation_alias="DATABASE_URL")
-    broker_url: SecretStr = Field(validation_alias="BROKER_URL")
-    secret_key: SecretStr
+    broker_url: Annotated[SecretStr, _readable("BROKER_URL")] = Field(validation_alias="BROKER_URL")
 
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")
     log_format: str = Field(default="console", pattern="^(console|json)$")
+
+    # What Redis waits before it delivers an unacknowledged message again: longer than the longest task.
+    visibility_timeout_s: Seconds = 900
+    flower_address: str = "127.0.0.1"
+    flower_port: int = Field(default=5555, ge=0, le=65_535)
+    flower_basic_auth: SecretStr | None = None
+
+
+class Settings(BrokerSettings):
+    """Everything that a process needs to know before it can reach the database. Times are in seconds."""
+
+    database_url: Annotated[SecretStr, _readable("DATABASE_URL")] = Field(validation_alias="DATABASE_URL")
+    secret_key: SecretStr
 
     # How long one call to a provider may take, by kind of work; past it the outcome is unknown.
     text_call_s: Seconds = 180
@@ -65,13 +98,8 @@ class Settings(BaseSettings):
     generation_concurrency: int = Field(default=64, ge=1, le=2_048)
     # One process a core, and two at least: a slow statement then holds up one of them.
     billing_concurrency: int = Field(default_factory=lambda: min(64, max(2, cores())), ge=1, le=64)
-    # What Redis waits before it delivers an unacknowledged message again: longer than the longest task.
-    visibility_timeout_s: Seconds = 900
     # How long a worker with room may take no message from a queue that holds some, before it is restarted.
     stalled_after_s: Seconds = 60
-    flower_address: str = "127.0.0.1"
-    flower_port: int = Field(default=5555, ge=0, le=65_535)
-    flower_basic_auth: SecretStr | None = None
 
     def call_s(self, kind: str) -> float:
         """The longest time one call of this kind (text, image, embedding) may take, in seconds."""
@@ -88,19 +116,55 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the environment; raises ConfigurationError with one sentence that names the variable."""
+    """Read the environment; raises SettingError with one sentence that names the variable."""
+    return _loaded(Settings)
+
+
+def load_broker_settings() -> BrokerSettings:
+    """Read of the environment what it takes to look at the broker; raises SettingError like `load_settings`."""
+    check_addresses()
+    return _loaded(BrokerSettings)
+
+
+def _loaded(kind: type[Kind]) -> Kind:
     try:
-        return Settings()  # type: ignore[call-arg]  # pydantic-settings fills the fields from the environment
+        # pydantic-settings fills the fields from the environment.
+        return kind()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = str(first["loc"][0])
         name = _variable(field)
         if first["type"] == "missing":
-            raise ConfigurationError(
+            raise SettingError(
                 f"{name} is not set: set it, or use the folder of a running `creditmill up`, which starts servers of "
                 "its own (here, or in CREDITMILL_FOLDER)."
             ) from None
-        raise ConfigurationError(f"{name} is not valid: {first['msg']}.") from None
+        if first["type"] == "value_error":
+            # An address's error names the setting and the part itself.
+            raise SettingError(str(first["ctx"]["error"])) from None
+        raise SettingError(f"{name} is not valid: {first['msg']}.") from None
+
+
+def check_addresses() -> None:
+    """Read the addresses that are set, for whoever does without the others; raises SettingError with one sentence."""
+    for name, form in ADDRESSES.items():
+        if os.environ.get(name):
+            _check(name, os.environ[name], form)
+
+
+def check_proxies() -> None:
+    """Read the addresses of proxies, for whoever calls providers; raises SettingError with one sentence."""
+    for name in PROXIES:
+        url = os.environ.get(name)
+        if url:
+            _check(name, url if "://" in url else f"http://{url}", PROXY)
+
+
+def _check(setting: str, url: str, form: Form) -> None:
+    try:
+        read_address(setting, url, form)
+    except AddressError as error:
+        raise SettingError(str(error)) from None
 
 
 def _variable(field: str) -> str:

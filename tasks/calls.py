@@ -14,7 +14,6 @@ from threading import Condition
 from typing import Literal, NamedTuple
 from uuid import UUID, uuid4
 
-import structlog
 from sqlalchemy.orm import Session
 from tenacity import RetryError
 
@@ -24,6 +23,7 @@ from billing.jobs.calling import Claim, Delivery, Refusal, Wanted
 from billing.jobs.policy import Failure, Verdict
 from config.database import database_now
 from config.integrations import Connections, connections
+from config.logging import get_logger
 from config.providers import Connection
 from config.settings import ConfigurationError
 from tasks import pipeline
@@ -43,7 +43,7 @@ GATHER_A_CALL_S = 0.002
 GATHER_MAX_S = 0.05
 """How long what is ready waits for more, in seconds: longer the more calls are being made; one alone never waits."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Claimed(NamedTuple):

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import structlog
 from celery.exceptions import Reject
 
 from billing.catalog import current
 from billing.jobs import reserving, settling, taking
 from billing.jobs.taking import Taken
 from config.database import DATABASE_TROUBLE, DatabaseAway, database_now, transaction
+from config.logging import get_logger
 from tasks import hints, pipeline
 from tasks.app import app
 from tasks.calls import call_batch, call_job
@@ -26,7 +26,7 @@ from tasks.unknown_calls import ask_about_job
 PAUSE_S = 1.0
 """How long a request rests before it goes back into its queue, in seconds: an outage is no reason for a busy loop."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @app.task(

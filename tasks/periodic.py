@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-import structlog
 from sqlalchemy.orm import Session
 
 from billing.jobs import recovery
@@ -15,12 +14,13 @@ from billing.plans.renewals import Worked
 from billing.reports import audit, revenue
 from billing.upkeep import periodic_runs
 from config.database import database_now, transaction
+from config.logging import get_logger
 from tasks import pipeline
 from tasks.app import app
 from tasks.messages import giving_up
 from tasks.runtime import runtime
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 LOCK_TIMEOUT_S = 1
 """How long one row that somebody else has locked may hold up all others, in seconds."""

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
-import structlog
 from celery import Signature, chain
 from kombu.exceptions import OperationalError
 from sqlalchemy.orm import Session
@@ -21,6 +20,7 @@ from billing.jobs import recovery, requests, submitting
 from billing.jobs.requests import Submission
 from billing.jobs.submitting import Submitted
 from config.database import DATABASE_TROUBLE, DatabaseAway, single_statements, transaction, utc_now
+from config.logging import get_logger
 from tasks.app import app
 from tasks.messages import pending
 from tasks.runtime import runtime
@@ -29,7 +29,7 @@ from tasks.writing import record
 SUBMIT_FOR_S = 5
 """How long a submit tries to reach the database, in seconds."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def submit(

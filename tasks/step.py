@@ -12,9 +12,10 @@ from celery import Task
 from kombu.exceptions import OperationalError as BrokerTrouble
 
 from config.database import DATABASE_TROUBLE
+from config.logging import get_logger
 from tasks.messages import giving_up, setting_aside
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Step(Task):

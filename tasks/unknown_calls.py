@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Literal
 from uuid import UUID
 
-import structlog
 from sqlalchemy.orm import Session
 
 from billing.jobs import unknown_calls
@@ -20,6 +19,7 @@ from billing.jobs.states import State
 from billing.jobs.unknown_calls import UnknownCall
 from config.database import database_now
 from config.integrations import connection_for
+from config.logging import get_logger
 from config.providers import Connection
 from config.settings import ConfigurationError
 from tasks.providers.base import Provider, ProviderError
@@ -28,7 +28,7 @@ from tasks.writing import record
 
 Outcome = Literal["generated", "ended", "unknown"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)

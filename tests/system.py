@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+import psutil
+
 from billing.jobs import job_queries
 from billing.jobs.states import TERMINAL
 from billing.jobs.tables import GenerationJob
@@ -84,6 +86,10 @@ class System:
     def flower_url(self) -> str:
         """Where Flower answers."""
         return f"http://127.0.0.1:{self.environment['CREDITMILL_FLOWER_PORT']}"
+
+    def process(self, name: str) -> psutil.Process:
+        """The main process of the program of this name."""
+        return psutil.Process(self.supervisor.pids()[name])
 
     def flower(self, path: str) -> Any:
         """What Flower's API answers."""

@@ -14,7 +14,7 @@ from config import database
 from config.logging import configure_logging
 from config.providers import KnownProvider
 from config.secrets import use_secret_keys
-from config.settings import ConfigurationError, Settings, load_settings
+from config.settings import BrokerSettings, ConfigurationError, Settings, load_broker_settings, load_settings
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 
 def connect(application: str, *, pool_size: int = 5, by_index: bool = False) -> Settings:
-    """Read the settings and make the database reachable; raises ConfigurationError with one sentence.
+    """A process of ours: its settings are read and the database is reachable; raises ConfigurationError.
 
     `by_index` is for processes that work on jobs, each of which is a row among millions (see `make_engine`). Only
     warnings and errors are logged: a command prints its own results.
     """
     configure_logging("WARNING")
+    return _connect(application, pool_size=pool_size, by_index=by_index)
+
+
+def _connect(application: str, *, pool_size: int = 5, by_index: bool) -> Settings:
     # Tables refer to each other by name, so a process that writes one must have imported all.
     import_module("billing.schema")
     settings = load_settings()
@@ -41,9 +45,24 @@ def connect(application: str, *, pool_size: int = 5, by_index: bool = False) -> 
 
 def set_up_tasks(settings: Settings, providers: Mapping[str, Provider] | None = None) -> Celery:
     """Point the Celery app at this process's broker and give the tasks their runtime."""
+    from tasks.runtime import Runtime, use_runtime
+
+    app = _point_to_broker(settings)
+    app.conf.beat_schedule["recover_jobs"]["schedule"] = settings.recover_every_s
+    use_runtime(Runtime(settings=settings, providers=providers or {}))
+    return app
+
+
+def onlooker() -> tuple[BrokerSettings, Celery]:
+    """A process that looks at the broker only: it needs no database and no secret key."""
+    settings = load_broker_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    return settings, _point_to_broker(settings)
+
+
+def _point_to_broker(settings: BrokerSettings) -> Celery:
     from tasks.app import app
     from tasks.messages.transport import use_careful_transport
-    from tasks.runtime import Runtime, use_runtime
 
     use_careful_transport()
     app.conf.update(
@@ -53,16 +72,20 @@ def set_up_tasks(settings: Settings, providers: Mapping[str, Provider] | None = 
             "visibility_timeout": settings.visibility_timeout_s,
         },
     )
-    app.conf.beat_schedule["recover_jobs"]["schedule"] = settings.recover_every_s
-    use_runtime(Runtime(settings=settings, providers=providers or {}))
     return app
 
 
 def publisher(application: str) -> Settings:
-    """A process that submits jobs: connected, with tasks that it can publish."""
-    settings = connect(application, by_index=True)
+    """Somebody's program that submits jobs: connected, with tasks that it can publish; its logging stays its own."""
+    settings = _connect(application, by_index=True)
     set_up_tasks(settings)
     return settings
+
+
+def publishing_command(application: str) -> Settings:
+    """A command of ours that submits jobs, or looks at the broker."""
+    configure_logging("WARNING")
+    return publisher(application)
 
 
 def worker(

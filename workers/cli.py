@@ -140,15 +140,25 @@ def main() -> None:
         # The reader of our output has seen enough.
         sys.stderr.close()
         sys.exit(141)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and without secrets
         # `failures` imports the modules whose errors it tells apart: a command that succeeds does without them.
         from workers import failures
 
         told = failures.told(error)
         if told is None:
-            raise
+            _trace(error)
+            sys.exit(1)
         _say(told.code, told.sentence)
         sys.exit(told.exit_code)
+
+
+def _trace(error: Exception) -> None:
+    """Print an error that nobody expected, for whoever is to mend it; its text may quote a secret."""
+    from traceback import format_exception
+
+    from config.logging import scrub
+
+    click.echo(scrub("".join(format_exception(error))), err=True, nl=False)
 
 
 def _say(code: str, sentence: str) -> None:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from billing.errors import BillingError
+from config.addresses import AddressError
 from config.database import DatabaseAway
-from config.settings import ConfigurationError
+from config.settings import ConfigurationError, SettingError
 from workers.local.embedded.server import EmbeddedServerError
 from workers.local.supervisor import SupervisorError
 
@@ -30,6 +31,8 @@ def told(error: Exception) -> Told | None:
     """What to say about this error; None for an unexpected one."""
     if isinstance(error, BillingError):
         return Told(error.code, error.message, BAD_INPUT)
+    if isinstance(error, SettingError | AddressError):
+        return Told(error.code, str(error), BAD_INPUT)
     if isinstance(error, OUR_ERRORS):
         return Told(getattr(error, "code", "environment_error"), str(error), FAILED)
     if isinstance(error, OperationalError):

@@ -7,12 +7,11 @@ import os
 import socket
 import warnings
 
-import structlog
 from celery.platforms import SecurityWarning
 from celery.signals import worker_ready
 
-from config.logging import configure_logging
-from config.settings import ConfigurationError, Settings
+from config.logging import get_logger
+from config.settings import BrokerSettings, ConfigurationError, Settings, check_proxies
 from tasks.messages import takes
 from tasks.writing import RECORD_FOR_S
 from workers import bootstrap
@@ -23,7 +22,7 @@ BILLING_PREFETCH = 16
 """How many messages the billing worker holds for each of its processes."""
 GENERATION_QUEUES = "text,image,embedding"
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def run_billing() -> None:
@@ -39,6 +38,8 @@ def run_billing() -> None:
 
 def run_generation() -> None:
     """The generation worker: provider calls wait on the network, so they share one process, a thread each."""
+    # A call through one that cannot be read would look like an answer that cannot be read.
+    check_proxies()
     settings, app = bootstrap.worker("generation", pool_size=10, providers=bootstrap.all_providers())
     _watch(
         settings,
@@ -63,15 +64,13 @@ def run_flower() -> None:
 
     Raises ConfigurationError when it would be open to the network without one, or when its port is taken.
     """
-    settings = bootstrap.connect("flower")
-    configure_logging(settings.log_level, settings.log_format)
-    app = bootstrap.set_up_tasks(settings)
+    settings, app = bootstrap.onlooker()
     os.environ.update(flower_environment(settings))
     require_free_port(settings)
     app.start(argv=["flower"])
 
 
-def require_free_port(settings: Settings) -> None:
+def require_free_port(settings: BrokerSettings) -> None:
     """Raise ConfigurationError when another program listens where Flower would."""
     try:
         with socket.create_server((settings.flower_address, settings.flower_port)):
@@ -83,7 +82,7 @@ def require_free_port(settings: Settings) -> None:
         ) from None
 
 
-def flower_environment(settings: Settings) -> dict[str, str]:
+def flower_environment(settings: BrokerSettings) -> dict[str, str]:
     """Flower's options; passwords travel by the environment, never as arguments."""
     options = {
         "FLOWER_ADDRESS": settings.flower_address,

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import structlog
 from celery.exceptions import InvalidTaskError
 from celery.worker.consumer import Consumer
 from kombu.exceptions import DecodeError
 
 from config.database import utc_now
+from config.logging import get_logger
 from tasks.messages import setting_aside
 from tasks.messages.merging import Merging, is_mergeable
 
@@ -26,7 +26,7 @@ ETA_MAX = timedelta(minutes=5)
 ID_MAX = 150
 """Letters of a message id; Celery's own have 36."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 _received = 0
 
 

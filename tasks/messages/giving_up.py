@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import structlog
 from celery import Task
 from celery.exceptions import Ignore, Reject
 
 from billing.jobs import recovery
 from billing.upkeep import worker_losses
 from config.database import DATABASE_TROUBLE, database_now, transaction
+from config.logging import get_logger
 from tasks import pipeline
 from tasks.messages import setting_aside
 
 LOSSES_MAX = 3
 """How many workers a message may cost, after the first, before it is given up."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def begin(task: Task, args: Sequence[Any]) -> None:

@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
+from config.logging import get_logger
 from tasks.messages.takes import complete_since
 
 PAUSE_S = 0.05
@@ -22,7 +21,7 @@ PATIENCE_S = 30.0
 """A hint that is worked on for longer than this holds up no other, in seconds: it may never be acknowledged."""
 HINT = "generation.check_balance"
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def is_mergeable(message: Any) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from uuid import UUID
 
-import structlog
-
 from billing.upkeep import dead_letters
 from config.database import DATABASE_TROUBLE, transaction
+from config.logging import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def set_aside(

@@ -172,7 +172,7 @@ def running_world(home: Path, seed: int, *, rates: dict[str, float] | None = Non
         provider_url = f"http://{HOST}:{port}"
         with transaction() as session:
             set_connection(session, "openai", api_key=machine.SIMULATOR_KEY, base_url=f"{provider_url}/v1")
-        programs = _programs(home, weather, port, RATES if rates is None else rates, seed)
+        programs = _programs(home, weather, port, RATES if rates is None else rates, seed, environment)
         output = stack.enter_context((home / "output.log").open("w"))
         supervised = stack.enter_context(machine.supervised(home, programs, output, quiet=True))
         stack.callback(chaotic.let_it_storm(weather, f"{seed} app"))
@@ -219,10 +219,12 @@ def _environment(home: Path, seed: int, to_postgres: Proxy, to_valkey: Proxy, va
     }
 
 
-def _programs(home: Path, weather: Path, port: int, rates: dict[str, float], seed: int) -> list[Program]:
+def _programs(
+    home: Path, weather: Path, port: int, rates: dict[str, float], seed: int, environment: dict[str, str]
+) -> list[Program]:
     def ours(name: str, *arguments: str, stop_order: int) -> Program:
         command = [sys.executable, "-P", chaotic.__file__, str(weather), *arguments]
-        return Program(name=name, command=command, stop_grace_s=10, stop_order=stop_order)
+        return Program(name=name, command=command, environment=environment, stop_grace_s=10, stop_order=stop_order)
 
     return [
         machine.simulator_program(home, port, faults=rates, seed=seed, latency_s=LATENCY_S),

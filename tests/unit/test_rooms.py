@@ -114,3 +114,13 @@ def test_only_the_ledger_has_the_statement_that_changes_a_balance():
     found = {place(path) for path in sources() if writes.search(path.read_text(encoding="utf-8"))}
 
     assert found == {"billing/ledger/account_queries.py"}
+
+
+LOGGERS = re.compile(r"structlog\.(?:\w+\.)?get_logger|logging\.getLogger")
+
+
+def test_every_logger_is_made_by_our_own_function():
+    # One of structlog's own prints to the stdout of a program that imports us; the simulator is a program by itself.
+    found = {place(path) for path in sources() if LOGGERS.search(path.read_text(encoding="utf-8"))}
+
+    assert found == {"config/logging.py", "workers/simulator/server.py"}

@@ -124,7 +124,7 @@ def unknown(limit: int, after: str | None, as_json: bool) -> None:
     from tasks.runtime import runtime
     from workers import bootstrap
 
-    bootstrap.publisher("jobs")
+    bootstrap.publishing_command("jobs")
     with transaction() as session:
         page = unknown_calls.oldest(session, limit=limit, after=after, unknown_wait=runtime().unknown_wait)
     if as_json:
@@ -172,7 +172,7 @@ def resolve(
     from tasks.runtime import runtime
     from workers import bootstrap
 
-    bootstrap.publisher("jobs")
+    bootstrap.publishing_command("jobs")
     said = Resolution(
         outcome=Outcome(outcome),
         evidence=evidence,
@@ -229,7 +229,7 @@ def redrive(number: int, as_json: bool) -> None:
     from tasks.messages import redriving
     from workers import bootstrap
 
-    bootstrap.publisher("jobs")
+    bootstrap.publishing_command("jobs")
     job_ids = redriving.redrive(number)
     if as_json:
         print_json({"number": number, "job_ids": job_ids})

@@ -50,7 +50,8 @@ def doctor(new_key: bool, as_json: bool) -> None:
         for check in checks:
             click.echo(f"{'ok ' if check.healthy else 'BAD'}  {check.name:<12} {check.sentence}")
     if not all(check.healthy for check in checks):
-        raise click.exceptions.Exit(1)
+        # Without its settings, nothing was looked at.
+        raise click.exceptions.Exit(1 if checks[0].healthy else 2)
 
 
 @click.command()
@@ -64,7 +65,7 @@ def metrics(as_json: bool) -> None:
     from workers import bootstrap
     from workers.health.metrics import exposition, measure
 
-    figures = measure(bootstrap.publisher("metrics"))
+    figures = measure(bootstrap.publishing_command("metrics"))
     if as_json:
         for figure in figures:
             print_json({"name": figure.name, "labels": figure.labels, "value": figure.value})
@@ -95,13 +96,15 @@ def set_(provider: str, base_url: str | None, key_variable: str | None, honours_
     \b
     Example:  creditmill integrations set openai --key-variable OPENAI_API_KEY
     """
+    from config.addresses import PROVIDER, read_address
     from config.database import transaction
     from config.integrations import set_connection
     from workers import bootstrap
 
     bootstrap.connect("integrations")
-    if base_url is not None and not base_url.startswith(("https://", "http://")):
-        raise click.UsageError("--base-url must begin with https:// or http://.")
+    if base_url is not None:
+        # Before the key is asked for.
+        read_address("--base-url", base_url, PROVIDER)
     if honours_keys and (provider != "openai" or base_url is None):
         raise click.UsageError("--honours-keys is for openai with a --base-url: OpenAI itself promises no such thing.")
     if key_variable is not None:

@@ -45,7 +45,7 @@ def submit(source: TextIO, account_id: int, wait: bool, timeout: float) -> None:
     from tasks import pipeline
     from workers import bootstrap
 
-    bootstrap.publisher("submit")
+    bootstrap.publishing_command("submit")
     lines, submissions = zip(*read_requests(source, account_id), strict=True)
     submitted = list(zip(lines, pipeline.submit_many(submissions), strict=True))
     if not wait:

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import redis
-import structlog
 from celery.worker import state as worker_state
 
 from config.broker import broker_client
+from config.logging import get_logger
 from tasks.messages.consumer import received_count
 
 LOOK_EVERY_SHARE = 0.1
@@ -25,7 +25,7 @@ LONGEST_SLEEP = 5
 EXIT_CODE = 70
 """The exit code of a worker that would not stop in time (EX_SOFTWARE)."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Watchdog:

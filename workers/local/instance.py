@@ -35,9 +35,11 @@ def running(home: Path) -> Iterator[None]:
 
 
 def _running(home: Path) -> Iterator[None]:
-    # Imported here: only a process that starts servers needs it.
+    # Imported here: only a process that starts servers needs them.
+    from config.settings import check_addresses
     from workers.local.embedded.servers import embedded_servers
 
+    check_addresses()
     before = {name: os.environ.get(name) for name in NAMES}
     needs = {"database": not before["DATABASE_URL"], "broker": not before["BROKER_URL"]}
     os.environ["CREDITMILL_SECRET_KEY"] = before["CREDITMILL_SECRET_KEY"] or _secret_key(home)

@@ -20,7 +20,7 @@ from config.integrations import configured_providers, connection_for, forget_con
 from config.providers import KnownProvider
 from config.settings import Settings, cores
 from workers import bootstrap, processes
-from workers.local import instance
+from workers.local import instance, variables
 from workers.local.signals import stop_signals
 from workers.local.supervisor import Program, Supervisor
 
@@ -67,7 +67,7 @@ def paced(variables: Mapping[str, str]) -> Iterator[None]:
 
 def prepare() -> Settings:
     """Connect this process to the instance's servers and bring the schema up to date."""
-    settings = bootstrap.publisher("machine")
+    settings = bootstrap.publishing_command("machine")
     migrating.migrate(database.engine())
     return settings
 
@@ -122,11 +122,11 @@ def workers(settings: Settings, *, generation: int = 1) -> list[Program]:
 
 
 def program(name: str, arguments: Sequence[str], *, stop_order: int, stop_grace_s: float = 30) -> Program:
-    """One of our own commands as a supervised program; everything secret reaches it by the environment."""
+    """One of our own commands as a supervised program; what it needs of our environment it is given now."""
     return Program(
         name=name,
         command=[sys.executable, "-m", "workers.cli", *arguments],
-        environment={},
+        environment=variables.of_program(arguments[-1]),
         stop_grace_s=stop_grace_s,
         stop_order=stop_order,
     )
@@ -141,7 +141,7 @@ def simulator_program(
     latency_s: float = 0.3,
     options: Sequence[str] = (),
 ) -> Program:
-    """The simulator as a supervised program, with its journal in the folder. Stopped last."""
+    """The simulator as a supervised program, with its journal in the folder. It needs no settings. Stopped last."""
     command = [
         *(sys.executable, "-m", "workers.simulator"),
         *("--port", str(port), "--seed", str(seed), "--latency", str(latency_s)),
@@ -150,7 +150,7 @@ def simulator_program(
     ]
     for name, rate in faults.items():
         command += ["--fault", f"{name}={rate}"]
-    return Program(name="simulator", command=command, environment={}, stop_grace_s=5, stop_order=9)
+    return Program(name="simulator", command=command, stop_grace_s=5, stop_order=9)
 
 
 def free_port() -> int:

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple, TextIO
 
 import psutil
 
+from workers.local import variables
 from workers.local.private_files import write_private
 from workers.local.signals import interrupted
 
@@ -42,8 +43,9 @@ class Program:
     """A program to keep running.
 
     The command must not contain secrets, because `ps` shows it to everyone on the machine; they belong into the
-    environment, which is added to our own. `stop_grace_s` is how long (seconds) it may finish after SIGTERM; programs
-    of a lower `stop_order` are stopped before those of a higher one.
+    environment. That is the program's whole one, beside what every program gets of ours (`variables.PLAIN`).
+    `stop_grace_s` is how long (seconds) it may finish after SIGTERM; programs of a lower `stop_order` are stopped
+    before those of a higher one.
     """
 
     name: str
@@ -195,7 +197,7 @@ class Supervisor:
         program = slot.program
         child = subprocess.Popen(
             program.command,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **program.environment},
+            env={**variables.chosen(*variables.PLAIN), "PYTHONUNBUFFERED": "1", **program.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,17 +1,21 @@
-"""Prompts and keys: after every kind of job, neither is found anywhere but where it belongs.
+"""Prompts, keys and passwords: after every kind of job, none is found anywhere but where it belongs.
 
 A key belongs in its encrypted column. A prompt belongs in `generation_jobs.params`, in what the model made of it
-(`generation_results.content`), and in an app's own message for as long as that waits.
+(`generation_results.content`), and in an app's own message for as long as that waits. A password belongs in the
+environment of whoever connects with it. All programs log as much as they can: at DEBUG, the provider's library too.
 """
 
 from __future__ import annotations
 
 import base64
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +25,7 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 import redis
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from config.database import transaction
 from config.integrations import GlobalIntegrationSettings, set_connection
@@ -31,6 +35,7 @@ from tests.acceptance.envelopes import PREFIX, Envelope, item, put, request, sen
 from tests.conftest import SECRET_KEY, emptied, fresh_database
 from tests.factories import an_account, rows, the_account
 from tests.system import System, running_system, wait_until
+from tests.unit.test_architecture import ROOT
 from workers.local.embedded.servers import Servers
 from workers.simulator.faults import FAULTS
 
@@ -39,7 +44,15 @@ pytestmark = pytest.mark.own_system
 KEY = f"sim-planted-{uuid4().hex}"
 REFUSED_KEY = f"planted-for-images-{uuid4().hex}"
 MARKER = f"marker{uuid4().hex}"
-SECRETS = {"the key": KEY, "the refused key": REFUSED_KEY, "the prompt": MARKER}
+PASSWORD = f"pass{uuid4().hex}"
+SECRETS = {
+    "the key": KEY,
+    "the refused key": REFUSED_KEY,
+    "the prompt": MARKER,
+    "the database's password": PASSWORD,
+    "the secret key": SECRET_KEY,
+}
+"""What is looked for; the broker's password joins it."""
 STEPS = {
     "generation.check_balance",
     "generation.reserve_credits",
@@ -75,12 +88,22 @@ class Ran:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, servers: Servers, template: str) -> Iterator[Ran]:
     programs = ("billing", "generation", "beat", "flower")
+    home, broker_url = tmp_path_factory.mktemp("system"), emptied(servers)
+    SECRETS["the broker's password"] = make_url(broker_url).password or ""
     with (
+        pytest.MonkeyPatch.context() as patch,
         fresh_database(servers, template) as database_url,
-        running_system(
-            tmp_path_factory.mktemp("system"), database_url, emptied(servers), programs=programs, text_call_s="2"
-        ) as system,
     ):
+        patch.setenv("OPENAI_LOG", "debug")
+        # The server asks for none, so it takes any.
+        with_password = make_url(database_url).set(password=PASSWORD).render_as_string(hide_password=False)
+        yield from run(home, with_password, broker_url, programs)
+
+
+def run(home: Path, database_url: str, broker_url: str, programs: Sequence[str]) -> Iterator[Ran]:
+    """Run every kind of job, watched."""
+    loud = {"log_level": "DEBUG", "text_call_s": "2"}
+    with running_system(home, database_url, broker_url, programs=programs, **loud) as system:
         with transaction() as session:
             set_connection(session, "openai", api_key=KEY, base_url=system.provider_url)
         system.wait_for_workers("billing", "generation")
@@ -296,7 +319,69 @@ def test_no_log_shows_a_secret(ran):
 
     assert {"billing.log", "generation.log", "beat.log", "flower.log"} <= set(logs)
     assert {name: leaks(content) for name, content in logs.items() if leaks(content)} == {}
-    assert [name for name, content in logs.items() if SECRET_KEY in content] == []
+
+
+def test_the_programs_logged_at_debug(ran):
+    levels = {name: ran.system.process(name).environ()["CREDITMILL_LOG_LEVEL"] for name in ("billing", "generation")}
+
+    assert levels == {"billing": "DEBUG", "generation": "DEBUG"}
+    assert ran.system.process("generation").environ()["OPENAI_LOG"] == "debug"
+
+
+ADDRESSES = {"DATABASE_URL", "BROKER_URL", "CREDITMILL_SECRET_KEY"}
+
+
+@pytest.mark.parametrize(
+    ("program", "needs"),
+    [
+        ("simulator", set()),
+        ("flower", {"BROKER_URL"}),
+        ("billing", ADDRESSES),
+        ("generation", ADDRESSES),
+        ("beat", ADDRESSES),
+    ],
+)
+def test_each_program_has_the_addresses_and_keys_that_it_needs(ran, program, needs):
+    variables = ran.system.process(program).environ()
+
+    assert variables.keys() & ADDRESSES == needs
+    assert set(variables) >= {"PATH", "HOME"}
+    if not needs:
+        assert leaks(str(variables)) == []
+        assert [name for name in variables if name.startswith("CREDITMILL_")] == []
+
+
+@pytest.mark.parametrize("program", ["billing", "generation"])
+def test_what_a_program_starts_has_no_more_than_it_has(ran, program):
+    for child in ran.system.process(program).children(recursive=True):
+        assert child.environ().keys() <= ran.system.process(program).environ().keys() | {"FORKED_BY_MULTIPROCESSING"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("creditmill doctor", "creditmill doctor --json", "creditmill metrics", "creditmill integrations show"),
+        *("creditmill jobs list", "creditmill jobs dead", "creditmill jobs unknown", "creditmill accounts list"),
+        *("creditmill jobs show {job}", "creditmill jobs show {refused} --json", "creditmill audit"),
+        *("celery -A tasks.app report", "celery -A tasks.app inspect conf", "celery -A tasks.app inspect stats"),
+        *("celery -A tasks.app inspect active", "celery -A tasks.app inspect reserved", "celery -A tasks.app status"),
+    ],
+)
+def test_no_command_of_an_operator_shows_a_secret(ran, command):
+    words = command.format(job=ran.jobs["text"], refused=ran.jobs["refused key"]).split()
+
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(words[0])), *words[1:]],
+        cwd=ROOT,
+        env={**os.environ, **ran.system.environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.stdout
+    assert leaks(done.stdout + done.stderr) == []
 
 
 def test_no_file_of_the_instance_shows_a_secret(ran):
@@ -328,21 +413,21 @@ def test_no_event_shows_a_secret(ran):
 def test_flower_shows_no_secret(ran):
     tasks = ran.system.flower("/api/tasks?limit=1000")
     pages = {f"/{kind}/{task_id}": "" for task_id in tasks for kind in ("task", "api/task/info")}
-    pages = {path: _page(ran.system.flower_url + path) for path in pages} | ran.seen.pages
+    workers = ran.system.flower("/api/workers?refresh=1")
+    pages |= {f"/worker/{name}": "" for name in workers}
+    pages = {path: _page(ran.system.flower_url + path) for path in pages} | ran.seen.pages | {"all": str(workers)}
 
     assert {task["name"] for task in tasks.values()} >= STEPS
     assert sum(bool(page) for path, page in pages.items() if path.startswith("/task/")) == len(tasks)
+    assert "broker_url" in str(pages), "a worker's page shows its settings"
     assert [path for path, page in pages.items() if leaks(page)] == []
 
 
 def test_no_command_line_shows_a_secret(ran):
-    password = ran.system.environment["BROKER_URL"].split(":")[2].split("@")[0]
     shown = "\n".join(ran.seen.command_lines)
 
     assert "worker generation" in shown, "the watch sees our processes"
     assert leaks(shown) == []
-    assert SECRET_KEY not in shown
-    assert password not in shown
 
 
 def test_the_database_holds_secrets_only_where_they_belong(ran):

@@ -7,6 +7,7 @@ from uuid import uuid4
 import click
 import pytest
 
+from billing.ledger import accounts
 from tests.factories import rows
 from tests.integration.commands.told import a_line, assert_one_sentence
 from workers import cli
@@ -59,23 +60,39 @@ def test_wrong_usage_is_exit_code_2_without_a_traceback(run, arguments):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "said", "exit_code"),
     [
-        ("DATABASE_URL", None, "DATABASE_URL is not set"),
-        ("BROKER_URL", None, "BROKER_URL is not set"),
-        ("CREDITMILL_SECRET_KEY", None, "CREDITMILL_SECRET_KEY is not set"),
-        ("CREDITMILL_SECRET_KEY", "short", "CREDITMILL_SECRET_KEY is not a list of Fernet keys"),
-        ("CREDITMILL_CALL_ATTEMPTS", "many", "CREDITMILL_CALL_ATTEMPTS is not valid"),
-        ("DATABASE_URL", "postgresql://127.0.0.1:1/none", "The database cannot be reached"),
+        ("DATABASE_URL", None, "DATABASE_URL is not set", 2),
+        ("BROKER_URL", None, "BROKER_URL is not set", 2),
+        ("CREDITMILL_SECRET_KEY", None, "CREDITMILL_SECRET_KEY is not set", 2),
+        ("CREDITMILL_SECRET_KEY", "short", "CREDITMILL_SECRET_KEY is not a list of Fernet keys", 2),
+        ("CREDITMILL_CALL_ATTEMPTS", "many", "CREDITMILL_CALL_ATTEMPTS is not valid", 2),
+        ("DATABASE_URL", "postgresql://u:p@localhost:word/d", "DATABASE_URL cannot be read: its port", 2),
+        ("BROKER_URL", "redis://:p/w@localhost/0", "BROKER_URL cannot be read: its password", 2),
+        ("DATABASE_URL", "postgresql://127.0.0.1:1/none", "The database cannot be reached", 1),
     ],
 )
-def test_a_wrong_environment_is_one_sentence(run, env, variable, value, said):
+def test_a_wrong_environment_is_one_sentence(run, env, variable, value, said, exit_code):
     env.delenv(variable, raising=False)
     if value is not None:
         env.setenv(variable, value)
 
     code, _, err = run("accounts", "list")
 
-    assert code == 1
+    assert code == exit_code
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_an_error_that_nobody_expected_is_traced_without_secrets(run, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("key sk-planted-0123 at postgresql://mill:hunter2@db/mill")
+
+    monkeypatch.setattr(accounts, "newest", fail)
+
+    code, out, err = run("accounts", "list")
+
+    assert (code, out) == (1, "")
+    assert err.startswith("Traceback")
+    assert "RuntimeError: key [scrubbed] at postgresql://[scrubbed]@db/mill" in err
+    assert "planted-0123" not in err

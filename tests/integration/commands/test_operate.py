@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 import redis
 from sqlalchemy import text
 
 from billing.reports import audit
+from config.addresses import AddressError
 from config.database import transaction, utc_now
+from config.integrations import set_connection
 from tests.factories import a_queued_job, an_account, rows
-from tests.integration.commands.told import lines
+from tests.integration.commands.told import assert_one_sentence, lines
 
 
 def test_the_audit_exits_with_0_only_when_the_books_balance(run):
@@ -49,6 +52,56 @@ def test_a_server_that_honours_keys_is_said_to_with_its_address_only(run, env):
 
     assert (refused[0], done[0], honoured) == (2, 0, [(True,)])
     assert rows("SELECT openai_honours_keys FROM global_integration_settings") == [(False,)]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://mill:hunter2@host/v1",   "it holds a user or a password"),
+        ("https://mill:hunter2/x@host/v1", "its port"),
+        ("https://host:hunter2/v1",        "its port"),
+        ("https://host/v1?key=hunter2",    "it holds options"),
+        ("hunter2",                        "it has no scheme"),
+    ],
+)  # fmt: skip
+def test_an_address_that_cannot_be_read_is_refused_and_changes_nothing(run, env, url, said):
+    env.setenv("MY_KEY", "sk-planted-key-123456")
+
+    code, out, err = run("integrations", "set", "openai", "--key-variable", "MY_KEY", "--base-url", url)
+
+    assert (code, out) == (2, "")
+    assert_one_sentence(err, "configuration_error")
+    assert f"--base-url cannot be read: {said}" in err
+    assert "hunter2" not in err
+    assert rows("SELECT openai_api_key, openai_base_url FROM global_integration_settings") == [(None, None)]
+
+
+def test_no_address_that_holds_a_password_is_stored_by_whoever_sets_it(db):
+    with pytest.raises(AddressError, match="The base URL of runware cannot be read"), transaction() as session:
+        set_connection(session, "runware", api_key="sk-planted", base_url="https://mill:hunter2@host/v1")
+
+
+def test_a_password_in_an_address_from_before_is_not_shown(run):
+    with transaction() as session:
+        set_connection(session, "openai", api_key="sk-planted", base_url=None)
+        session.execute(
+            text("UPDATE global_integration_settings SET openai_base_url = 'https://mill:hunter2@host.example/v1'")
+        )
+
+    told = [run("doctor")[1], run("doctor", "--json")[1], run("integrations", "show")[1]]
+
+    assert [("host.example" in each, "hunter2" in each) for each in told] == [(True, False)] * 3
+
+
+def test_the_doctor_without_its_settings_exits_with_2(run, env):
+    env.setenv("BROKER_URL", "redis://:hunter2/x@host/0")
+
+    code, out, _ = run("doctor", "--json")
+
+    (report,) = lines(out)
+    assert (code, report["healthy"]) == (2, False)
+    assert [check["name"] for check in report["checks"]] == ["settings"]
+    assert "hunter2" not in out
 
 
 def test_an_empty_key_is_refused(run):

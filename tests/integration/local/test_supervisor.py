@@ -167,13 +167,13 @@ def test_quiet_lines_go_to_the_log_files_only(harness, tmp_path):
 
 
 def test_the_environment_reaches_the_program_but_not_its_command_or_name(harness):
-    program = python("p", "import os; print(os.environ['API_KEY']); " + SLEEPS, environment={"API_KEY": "secret"})
+    program = python("p", "import os; print(os.environ['API_KEY']); " + SLEEPS, environment={"API_KEY": "hunter2"})
     supervisor = harness.supervisor(program)
     supervisor.start()
-    wait_until(lambda: "p | secret" in harness.lines())
+    wait_until(lambda: "p | hunter2" in harness.lines())
 
-    assert "secret" not in " ".join(psutil.Process(supervisor.pids()["p"]).cmdline())
-    assert "secret" not in repr(program)
+    assert "hunter2" not in " ".join(psutil.Process(supervisor.pids()["p"]).cmdline())
+    assert "hunter2" not in repr(program)
 
 
 def test_a_killed_program_is_restarted_and_its_orphans_end(harness):

@@ -12,7 +12,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config.logging import SCRUBBED, configure_logging, scrub
+from config.logging import SCRUBBED, configure_logging, get_logger, scrub
 
 SECRETS = ("sk-live-0123456789abcdef", "tok_abc.def-ghi", "hunter2", "alice@example.org")
 SPOKEN = (
@@ -25,7 +25,7 @@ ROW = "duplicate key value violates a constraint\nDETAIL:  Key (email)=(alice@ex
 @pytest.fixture
 def configured() -> Iterator[Callable[..., io.StringIO]]:
     """`configure_logging` into a stream, undone afterwards."""
-    root, named = logging.getLogger(), [logging.getLogger(name) for name in ("httpx2", "openai", "kombu", "alembic")]
+    root, named = logging.getLogger(), [logging.getLogger(name) for name in ("openai", "sqlalchemy")]
     handlers, levels, before = root.handlers[:], [each.level for each in (root, *named)], structlog.get_config()
 
     def configure(form: str = "console", level: str = "INFO") -> io.StringIO:
@@ -99,7 +99,7 @@ FORMS = ["console", "json"]
 def test_an_event_of_ours_is_written_with_its_facts(configured, form):
     stream = configured(form)
 
-    structlog.get_logger("tasks.calls").info("call_failed", job_id="7", attempt=2)
+    get_logger("tasks.calls").info("call_failed", job_id="7", attempt=2)
 
     (line,) = stream.getvalue().splitlines()
     assert "call_failed" in line
@@ -111,13 +111,13 @@ def test_an_event_of_ours_is_written_with_its_facts(configured, form):
 def test_a_json_line_is_an_object_with_time_level_and_logger(configured):
     stream = configured("json")
 
-    structlog.get_logger("ours").warning("call_failed", model="modèle")
+    get_logger("tasks.ours").warning("call_failed", model="modèle")
     logging.getLogger("theirs").error("broken %s", "pipe")
 
     ours, theirs = map(json.loads, stream.getvalue().splitlines())
     assert ours.pop("timestamp").endswith("Z")
     assert theirs.pop("timestamp").endswith("Z")
-    assert ours == {"event": "call_failed", "model": "modèle", "level": "warning", "logger": "ours"}
+    assert ours == {"event": "call_failed", "model": "modèle", "level": "warning", "logger": "tasks.ours"}
     assert theirs == {"event": "broken pipe", "level": "error", "logger": "theirs"}
     assert "modèle" in stream.getvalue()
 
@@ -128,12 +128,12 @@ def test_a_json_line_is_an_object_with_time_level_and_logger(configured):
     [
         lambda: logging.getLogger("theirs").error(SPOKEN),
         lambda: logging.getLogger("theirs").error("failed: %s %r", SPOKEN, {"key": SPOKEN}),
-        lambda: structlog.get_logger("ours").error(SPOKEN),
-        lambda: structlog.get_logger("ours").error("failed", why=SPOKEN),
-        lambda: structlog.get_logger("ours").error("failed", deep=[{"er": (SPOKEN,)}]),
-        lambda: structlog.get_logger("ours").bind(url="postgresql://mill:hunter2@db/mill").error("failed"),
+        lambda: get_logger("tasks.ours").error(SPOKEN),
+        lambda: get_logger("tasks.ours").error("failed", why=SPOKEN),
+        lambda: get_logger("tasks.ours").error("failed", deep=[{"er": (SPOKEN,)}]),
+        lambda: get_logger("tasks.ours").bind(url="postgresql://mill:hunter2@db/mill").error("failed"),
         lambda: logging.getLogger("theirs").error(ROW),
-        lambda: structlog.get_logger("ours").error("failed", error=ROW),
+        lambda: get_logger("tasks.ours").error("failed", error=ROW),
     ],
 )
 def test_no_secret_is_logged_by_whichever_way(configured, form, log):
@@ -156,8 +156,8 @@ class Quoting(Exception):
     [
         lambda: logging.getLogger("theirs").exception("failed"),
         lambda: logging.getLogger("theirs").error("failed", exc_info=True),
-        lambda: structlog.get_logger("ours").exception("failed"),
-        lambda: structlog.get_logger("ours").error("failed", exc_info=True),
+        lambda: get_logger("tasks.ours").exception("failed"),
+        lambda: get_logger("tasks.ours").error("failed", exc_info=True),
     ],
 )
 def test_no_secret_is_logged_in_a_traceback(configured, form, said, log):
@@ -183,8 +183,8 @@ def test_the_tasks_name_is_on_its_own_lines_and_scrubbed_like_the_rest(configure
     stream = configured(form)
 
     with structlog.contextvars.bound_contextvars(task="generation.submit", note=SPOKEN):
-        structlog.get_logger("ours").info("began")
-    structlog.get_logger("ours").info("went on")
+        get_logger("tasks.ours").info("began")
+    get_logger("tasks.ours").info("went on")
 
     began, went_on = stream.getvalue().splitlines()
     assert "generation.submit" in began
@@ -198,7 +198,7 @@ def test_a_traceback_is_one_line_of_json(configured):
     try:
         raise Quoting("plain words")
     except Quoting:
-        structlog.get_logger("ours").exception("failed")
+        get_logger("tasks.ours").exception("failed")
 
     (line,) = stream.getvalue().splitlines()
     assert "Quoting: plain words" in json.loads(line)["exception"]
@@ -209,33 +209,122 @@ def test_a_scrubbed_json_line_is_still_json(configured, said):
     stream = configured("json")
 
     logging.getLogger("theirs").error("failed", exc_info=Quoting(said))
-    structlog.get_logger("ours").error("failed", why=said)
+    get_logger("tasks.ours").error("failed", why=said)
 
     for line in stream.getvalue().splitlines():
         assert json.loads(line)["level"] == "error"
 
 
-@pytest.mark.parametrize(("level", "written"), [("DEBUG", 3), ("info", 2), ("WARNING", 1), ("error", 0)])
-def test_only_what_the_level_allows_is_written(configured, level, written):
-    stream = configured(level=level)
+@pytest.mark.parametrize(
+    ("level", "ours", "celerys", "others"),
+    [("DEBUG", "abc", "bc", "c"), ("info", "bc", "bc", "c"), ("WARNING", "c", "c", "c"), ("error", "", "", "")],
+)
+def test_the_level_is_for_us_and_libraries_tell_less(configured, level, ours, celerys, others):
+    told = {}
+    for log in (get_logger("tasks.ours"), logging.getLogger("celery.beat"), logging.getLogger("theirs")):
+        stream = configured(level=level)
+        log.debug("said a")
+        log.info("said b")
+        log.warning("said c")
+        told[log.name] = "".join(line.split("said ")[1][0] for line in stream.getvalue().splitlines())
 
-    for log in (logging.getLogger("theirs"), structlog.get_logger("ours")):
-        log.debug("a")
-        log.info("b")
-        log.warning("c")
-
-    assert len(stream.getvalue().splitlines()) == 2 * written
+    assert told == {"tasks.ours": ours, "celery.beat": celerys, "theirs": others}
 
 
-@pytest.mark.parametrize("name", ["httpx2", "httpcore2", "openai", "kombu", "alembic"])
-def test_libraries_that_would_log_requests_are_quiet_below_warnings(configured, name):
+CONTENT = {"json_data": {"prompt": "planted"}}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("httpx2", "httpcore2.http11", "openai._base_client", "kombu.transport.redis", "amqp", "redis.event"),
+        *("sqlalchemy.engine.Engine", "sqlalchemy.pool", "alembic.runtime", "urllib3.connectionpool", "asyncio"),
+        *("aiohttp.access", "tornado.access", "multiprocessing", "any.library.of.tomorrow", "tasksfoo", "root"),
+    ],
+)
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
+def test_what_a_library_says_below_a_warning_is_not_written(configured, name, level):
     stream = configured(level="DEBUG")
+    log = logging.getLogger(name)
 
-    logging.getLogger(name).info("Request options: %s", {"json_data": {"prompt": "secret"}})
-    logging.getLogger(name).warning("retrying")
+    log.log(level, "Request options: %s", CONTENT)
+    log.warning("retrying")
 
     assert "Request options" not in stream.getvalue()
     assert "retrying" in stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["celery.pool", "celery.worker.strategy", "celery.bootsteps"])
+def test_what_celery_says_at_debug_is_not_written(configured, name):
+    stream = configured(level="DEBUG")
+
+    logging.getLogger(name).debug("TaskPool: Apply %s (args:%s kwargs:%s)", "trace", [CONTENT], CONTENT)
+
+    assert stream.getvalue() == ""
+
+
+def test_a_library_that_sets_its_own_level_is_not_written_either(configured):
+    stream = configured(level="WARNING")
+    log = logging.getLogger("openai")
+    log.setLevel(logging.DEBUG)
+
+    log.debug("Request options: %s", CONTENT)
+
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["celery.worker.request", "kombu.transport.redis", "theirs"])
+@pytest.mark.parametrize(
+    ("said", "given", "shown"),
+    [
+        ("Could not restore message: %r", (CONTENT,), "Could not restore message: '<dict>'"),
+        ("rows: %s and %s", ([CONTENT], ("planted",)), "rows: <list> and <tuple>"),
+        ("body %s, item %s", (b"planted", {"planted"}), "body <bytes>, item <set>"),
+        ("Task %(name)s failed with %(args)s", ({"name": "submit", "args": [CONTENT]},), "submit failed with <list>"),
+        ("%s after %d s: %s", ("redis", 5, OSError("refused")), "redis after 5 s: refused"),
+        ("%r of %s", (KeyError("x"), None), "KeyError('x') of None"),
+    ],
+)
+def test_a_librarys_warning_shows_plain_values_and_no_content(configured, form, name, said, given, shown):
+    stream = configured(form)
+
+    logging.getLogger(name).critical(said, *given)
+
+    assert shown in stream.getvalue()
+    assert "planted" not in stream.getvalue()
+
+
+def test_whoever_speaks_by_structlog_itself_is_written_like_the_rest(configured):
+    stream = configured(level="WARNING")
+
+    structlog.get_logger("theirs").info("quiet")
+    structlog.get_logger("theirs").warning("said", why=SPOKEN)
+
+    (line,) = stream.getvalue().splitlines()
+    assert "said" in line
+    assert_no_secrets(line)
+
+
+# --- In somebody else's program ---
+
+
+def test_what_we_say_is_a_record_of_the_standard_logging_with_its_facts(caplog):
+    with caplog.at_level(logging.INFO):
+        get_logger("tasks.pipeline").warning("publish_failed", jobs=["7"], why=SPOKEN)
+        get_logger("tasks.pipeline").debug("not asked for")
+
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("tasks.pipeline", "WARNING")
+    assert record.getMessage().startswith("publish_failed jobs=['7'] why='key [scrubbed]")
+    assert record.facts == {"event": "publish_failed", "jobs": ["7"], "why": scrub(SPOKEN)}
+    assert_no_secrets(record.getMessage())
+
+
+def test_a_percent_sign_in_what_we_say_is_one(caplog):
+    get_logger("tasks.pipeline").warning("100 %s", share="5 %d")
+
+    assert caplog.records[0].getMessage() == "100 %s share='5 %d'"
 
 
 def test_configuring_twice_writes_each_line_once(configured):
