@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from billing.catalog.pricing import USAGE_MAX, Usage
 from billing.jobs.mending import SENTENCES, Note, Reported, Text, is_by_count, mend, sentences
 from tests.rounds import rounds
 
+PROJECT = Path(__file__).parents[3]
 TEXT = Text(input=10, output=20, reasoning=5)
 
 
@@ -120,6 +123,13 @@ def test_a_note_is_told_in_sentences():
 
 def test_every_note_has_a_sentence():
     assert set(SENTENCES) == set(Note)
+
+
+def test_the_documentation_has_every_rule():
+    section = (PROJECT / "docs/explanation/money.md").read_text().split("## Usage as it is reported\n")[1]
+    rows = [line.strip("| ").split(" | ") for line in section.split("\n## ")[0].splitlines() if line.startswith("| `")]
+
+    assert {code.strip("`"): rule for code, rule in rows} == {str(note): rule for note, rule in SENTENCES.items()}
 
 
 counts = st.none() | st.integers(0, 5_000)
