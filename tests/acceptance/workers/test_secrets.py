@@ -305,7 +305,7 @@ def test_every_kind_of_job_came_to_the_end_that_it_should_have(ran):
     states = dict(rows("SELECT id, state FROM generation_jobs"))
 
     assert {name for name, job_id in ran.jobs.items() if states[job_id] == "settled"} == {
-        *("slow", "fewer_images", "text", "turns", "image", "message", "retried message"),
+        *("slow", "missing_usage", "fewer_images", "text", "turns", "image", "message", "retried message"),
     }
     assert {code for (code,) in rows("SELECT code FROM dead_messages")} == {
         "invalid_params",
