@@ -38,6 +38,7 @@ OperationName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-
 Kind = Literal["text", "image", "embedding"]
 Sizes = Annotated[str, StringConstraints(pattern=r"^[0-9]{2,5}x[0-9]{2,5}(,[0-9]{2,5}x[0-9]{2,5})*$")]
 SizeOrAny = Annotated[str, StringConstraints(pattern=r"^([0-9]{2,5}x[0-9]{2,5}|\*)$")]
+Words = Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}(,[a-z]{1,20})*$")]
 QualityOrAny = Annotated[str, StringConstraints(pattern=r"^([a-z]{1,20}|\*)$")]
 
 UNITS: Mapping[str, Unit] = {
@@ -52,6 +53,8 @@ UNITS: Mapping[str, Unit] = {
 """The fields that are prices, each with its unit."""
 RATIOS = ("tokens_per_credit", "default_tokens_per_credit", "credits_per_image")
 """The fields that decide how many credits are charged."""
+LISTS = ("valid_sizes", "valid_qualities", "valid_styles")
+"""The fields that are typed with commas and kept as lists."""
 MIN_CREDITS_DOUBTED = 1_000
 
 
@@ -73,6 +76,10 @@ class ModelFields(Fields):
     max_output_tokens: Count | None = None
     tokenizer: Name | None = None
     valid_sizes: Sizes | None = None
+    valid_qualities: Words | None = None
+    valid_styles: Words | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
     max_images: Annotated[int, Field(ge=1, le=1_000)] | None = None
     limit_type: Name | None = None
     supports_json_mode: bool | None = None
@@ -162,8 +169,7 @@ def read(
     for name, unit in UNITS.items():
         if values.get(name) is not None:
             values[name] = price(name, values[name], unit, current=_current(row, name, usual), force=force)
-    if values.get("valid_sizes") is not None:
-        values["valid_sizes"] = values["valid_sizes"].split(",")
+    values |= {name: values[name].split(",") for name in LISTS if values.get(name) is not None}
     if not force:
         _check_ratios(values, row, usual)
         check_cached_is_cheaper(values, row)

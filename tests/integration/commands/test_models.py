@@ -31,7 +31,7 @@ def assert_one_sentence(told, code):
     assert told.startswith("creditmill: ")
     assert told.endswith(f". [{code}]\n")
     assert told.count("\n") == 1
-    assert len(told) < 800
+    assert len(told) < 1_500
 
 
 @pytest.fixture
