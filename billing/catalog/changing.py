@@ -46,6 +46,8 @@ REFUSALS: Mapping[str, str] = {
     "ck_credit_cost_config_limit_unit_fits_type": "Words are counted of texts, images of images, requests of anything.",
     "ck_ai_model_config_long_context_is_whole": "Rates for long requests need all of long_context_above, "
     "long_context_input_cost_per_1m and long_context_output_cost_per_1m.",
+    "ck_ai_model_config_parameters_fit_type": "Qualities, styles and response_format are of image models, "
+    "encoding_format is of embedding models.",
     "ck_ai_model_config_embedding_has_rate_and_limit": "An embedding model needs input_cost_per_1m and context_window.",
 }
 """The CHECKs of the database that an operator's change can break, each with its sentence."""
@@ -114,6 +116,11 @@ def set_image_price(
     if size != ANY and not model.validate_size(size):
         raise InvalidRequest(
             f"{name} makes no images of {size}. Known: {', '.join(model.valid_sizes or [])}.", code="invalid_size"
+        )
+    if quality != ANY and model.valid_qualities and quality not in model.valid_qualities:
+        # A request that names it would be refused: the price would never be found.
+        raise InvalidRequest(
+            f"{name} takes no quality {quality}. Known: {', '.join(model.valid_qualities)}.", code="invalid_quality"
         )
     row = catalog_queries.exact_image_price(session, name, size, quality)
     values = read(ImagePriceFields, fields, row, force=force)

@@ -76,7 +76,7 @@ def _model(row: dict[str, Any]) -> Model:
     derived: dict[str, Any] = {
         "rates": token_rates(row),
         "bills_images": row["model_type"] == "image" and row["output_cost_per_1m"] is None,
-        "valid_sizes": tuple(row["valid_sizes"] or ()),
+        **{name: tuple(row[name] or ()) for name in ("valid_sizes", "valid_qualities", "valid_styles")},
         "deprecation_date": gone and date.fromisoformat(gone),
     }
     plain = {field.name: row[field.name] for field in fields(Model) if field.name not in derived}

@@ -44,6 +44,7 @@ TierFactors = Annotated[
     str,
     StringConstraints(pattern=r"^[a-z]{1,20}=[0-9]{1,2}(\.[0-9]{1,4})?(,[a-z]{1,20}=[0-9]{1,2}(\.[0-9]{1,4})?)*$"),
 ]
+Words = Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}(,[a-z]{1,20})*$")]
 QualityOrAny = Annotated[str, StringConstraints(pattern=r"^([a-z]{1,20}|\*)$")]
 
 UNITS: Mapping[str, Unit] = {
@@ -59,6 +60,8 @@ UNITS: Mapping[str, Unit] = {
 """The fields that are prices, each with its unit."""
 RATIOS = ("tokens_per_credit", "default_tokens_per_credit", "credits_per_image")
 """The fields that decide how many credits are charged."""
+LISTS = ("valid_sizes", "valid_qualities", "valid_styles")
+"""The fields that are typed with commas and kept as lists."""
 MIN_CREDITS_DOUBTED = 1_000
 
 
@@ -91,6 +94,10 @@ class ModelFields(Fields):
     max_output_tokens: Count | None = None
     tokenizer: Name | None = None
     valid_sizes: Sizes | None = None
+    valid_qualities: Words | None = None
+    valid_styles: Words | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
     max_images: Annotated[int, Field(ge=1, le=1_000)] | None = None
     limit_type: Name | None = None
     supports_json_mode: bool | None = None
@@ -180,8 +187,7 @@ def read(
     for name, unit in UNITS.items():
         if values.get(name) is not None:
             values[name] = price(name, values[name], unit, current=_current(row, name, usual), force=force)
-    if values.get("valid_sizes") is not None:
-        values["valid_sizes"] = values["valid_sizes"].split(",")
+    values |= {name: values[name].split(",") for name in LISTS if values.get(name) is not None}
     if values.get("service_tier_factors") is not None:
         values["service_tier_factors"] = _factors(values["service_tier_factors"])
     if not force:

@@ -30,6 +30,11 @@ class Model:
     max_output_tokens: int | None
     tokenizer: str | None
     valid_sizes: tuple[str, ...]
+    # What an image request may name, the model's own default first; and what is asked for with every request.
+    valid_qualities: tuple[str, ...]
+    valid_styles: tuple[str, ...]
+    response_format: str | None
+    encoding_format: str | None
     max_images: int | None
     limit_type: str | None
     supports_json_mode: bool
@@ -174,17 +179,24 @@ class Catalog:
     def image_price_of(self, model: Model, size: str, quality: str) -> ImagePrice:
         """The price of one image of this size and quality; raises PriceNotConfigured when none covers it.
 
-        The most specific price wins; an exact size counts for more than an exact quality.
+        The most specific price wins; an exact size counts for more than an exact quality. An image of no named quality
+        has the price of the platform's quality.
         """
+        quality = quality or self.defaults.image_quality
         for asked in ((size, quality), (size, ANY), (ANY, quality), (ANY, ANY)):
             found = self.image_prices.get((model.model_name, *asked))
             if found is not None:
                 return ImagePrice(size, quality, cost_usd=found.cost_usd, credits=found.credits)
         raise PriceNotConfigured(f"{model.model_name} has no price for images of {size} in {quality} quality.")
 
-    def image_defaults(self, model: Model) -> tuple[str | None, str]:
-        """The size and quality of an image that asks for neither: the model's first size, the platform's quality."""
-        return (model.valid_sizes or (None,))[0], self.defaults.image_quality
+    def image_defaults(self, model: Model) -> tuple[str | None, str | None]:
+        """The size and quality of an image that asks for neither; None where the model has no list of them.
+
+        The size is the model's first one. The quality is the platform's if the model takes it, else the model's first.
+        """
+        usual = self.defaults.image_quality
+        quality = usual if usual in model.valid_qualities else next(iter(model.valid_qualities), None)
+        return next(iter(model.valid_sizes), None), quality
 
     def deprecation_warning(self, model: Model, *, today: date) -> str | None:
         """One sentence when the model's deprecation date is near or past, else None."""

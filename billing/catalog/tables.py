@@ -114,6 +114,14 @@ class AIModelConfig(Base):
         ),
         CheckConstraint("context_window >= 1 AND max_output_tokens >= 1 AND max_images >= 1", name="limits"),
         CheckConstraint(
+            "response_format IN ('url', 'b64_json') AND encoding_format IN ('float', 'base64')", name="formats"
+        ),
+        CheckConstraint(
+            "(model_type = 'image' OR (valid_qualities IS NULL AND valid_styles IS NULL AND response_format IS NULL)) "
+            "AND (model_type = 'embedding' OR encoding_format IS NULL)",
+            name="parameters_fit_type",
+        ),
+        CheckConstraint(
             "model_type <> 'text' OR (input_cost_per_1m IS NOT NULL AND output_cost_per_1m IS NOT NULL "
             "AND context_window IS NOT NULL AND max_output_tokens IS NOT NULL)",
             name="text_has_rates_and_limits",
@@ -167,6 +175,11 @@ class AIModelConfig(Base):
     max_output_tokens: Mapped[int | None] = mapped_column(Integer)
     tokenizer: Mapped[str | None]
     valid_sizes: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # What an image request may name, and what is asked for with every request; where this is NULL, nothing is sent.
+    valid_qualities: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
+    valid_styles: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
+    response_format: Mapped[str | None]
+    encoding_format: Mapped[str | None]
     max_images: Mapped[int | None] = mapped_column(Integer)
     # The plan limit that this model's images consume, basic or premium; for text, the operation's own applies.
     limit_type: Mapped[str | None] = mapped_column(ForeignKey("plan_limit_types.limit_type"))

@@ -78,10 +78,10 @@ def _image(catalog: Catalog, submission: Submission, operation: Operation, model
             f"n is {params.n}; {model.model_name} makes {model.max_images or 1} images a request at most.",
             code="invalid_params",
         )
-    size, quality = params.size, params.quality
-    if size is None or quality is None:
-        usual_size, usual_quality = catalog.image_defaults(model)
-        size, quality = size or usual_size, quality or usual_quality
+    _check_taken(model, "quality", params.quality, model.valid_qualities)
+    _check_taken(model, "style", params.style, model.valid_styles)
+    usual_size, usual_quality = catalog.image_defaults(model)
+    size, quality = params.size or usual_size, params.quality or usual_quality
     if size is None:
         raise InvalidRequest(f"{model.model_name} has no usual size: give one.", code="invalid_size")
     if not model.makes_size(size):
@@ -89,8 +89,8 @@ def _image(catalog: Catalog, submission: Submission, operation: Operation, model
             f"{model.model_name} makes no images of {size}. Known: {', '.join(model.valid_sizes)}.",
             code="invalid_size",
         )
-    price = catalog.price_of(operation, model, size=size, quality=quality)
-    whole = {**submission.params, "size": size, "quality": quality}
+    price = catalog.price_of(operation, model, size=size, quality=quality or "")
+    whole = _whole(submission.params, size=size, quality=quality, response_format=model.response_format)
     if model.bills_images:
         return whole, Work(images=params.n), price
     assert model.max_output_tokens is not None
@@ -102,7 +102,22 @@ def _embedding(catalog: Catalog, submission: Submission, operation: Operation, m
     params = validated(EmbeddingParams, submission.params, "invalid_params")
     # The model reads each text by itself, so its limit applies to each.
     counted = sum(_count_what_fits([each], model, output=0) for each in params.input)
-    return submission.params, Work(input_tokens=counted), catalog.price_of(operation, model)
+    whole = _whole(submission.params, encoding_format=model.encoding_format)
+    return whole, Work(input_tokens=counted), catalog.price_of(operation, model)
+
+
+def _whole(params: dict[str, Any], **filled_in: str | None) -> dict[str, Any]:
+    """The params of the job: those given, and what is filled in. They stay as they are, whatever the model's row says
+    later, so that a request that is sent again is the same request.
+    """
+    return {**params, **{name: value for name, value in filled_in.items() if value is not None}}
+
+
+def _check_taken(model: Model, name: str, given: str | None, known: tuple[str, ...]) -> None:
+    """Raise InvalidRequest when a quality or a style is given that the model does not take."""
+    if given is not None and given not in known:
+        told = f"takes no {name} {given}. Known: {', '.join(known)}" if known else f"takes no {name}"
+        raise InvalidRequest(f"{model.model_name} {told}.", code=f"invalid_{name}")
 
 
 def _count_what_fits(texts: list[str], model: Model, *, output: int) -> int:

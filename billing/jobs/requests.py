@@ -20,6 +20,7 @@ Prompt = Annotated[str, StringConstraints(min_length=1)]
 RelatedId = Annotated[int, Field(ge=0, le=BIGINT_MAX)]
 Size = Annotated[str, StringConstraints(pattern=r"^[0-9]{2,5}x[0-9]{2,5}$")]
 Quality = Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}$")]
+Style = Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}$")]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -62,13 +63,19 @@ class TextParams(_Params):
 
 
 class ImageParams(_Params):
-    """What an image operation takes; size and quality have their defaults in the catalogue."""
+    """What an image operation takes; which sizes, qualities and styles there are, the model's row says."""
 
     prompt: Prompt
     n: Annotated[int, Field(ge=1, le=1_000)] = 1
     size: Size | None = None
     quality: Quality | None = None
-    style: Literal["vivid", "natural"] | None = None
+    style: Style | None = None
+
+
+class WholeImageParams(ImageParams):
+    """The parameters of an image job: what the request left open is filled in, and the format that its model takes."""
+
+    response_format: str | None = None
 
 
 class EmbeddingParams(_Params):
@@ -77,11 +84,18 @@ class EmbeddingParams(_Params):
     input: Annotated[list[Prompt], Field(min_length=1, max_length=2_048)]
 
 
-PARAMS: dict[str, type[TextParams] | type[ImageParams] | type[EmbeddingParams]] = {
+class WholeEmbeddingParams(EmbeddingParams):
+    """The parameters of an embedding job: those of its request, and the format that its model takes."""
+
+    encoding_format: str | None = None
+
+
+PARAMS: dict[str, type[TextParams] | type[WholeImageParams] | type[WholeEmbeddingParams]] = {
     "text": TextParams,
-    "image": ImageParams,
-    "embedding": EmbeddingParams,
+    "image": WholeImageParams,
+    "embedding": WholeEmbeddingParams,
 }
+"""The parameters of a job, by its kind."""
 
 
 class Submission(_Strict):
@@ -117,8 +131,8 @@ def parse(data: object) -> Submission:
     return validated(Submission, given, "invalid_request")
 
 
-def read_params(kind: str, params: dict[str, Any]) -> TextParams | ImageParams | EmbeddingParams:
-    """The stored params of a job, as they were validated at submission."""
+def read_params(kind: str, params: dict[str, Any]) -> TextParams | WholeImageParams | WholeEmbeddingParams:
+    """The stored params of a job, as they were validated and made whole at submission."""
     return PARAMS[kind].model_validate(params)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from billing.jobs.calling import Claim
-from billing.jobs.requests import EmbeddingParams, ImageParams, TextParams, read_params
+from billing.jobs.requests import TextParams, WholeEmbeddingParams, WholeImageParams, read_params
 
 
 def responses(claim: Claim) -> dict[str, Any]:
@@ -50,24 +50,25 @@ def chat(claim: Claim) -> dict[str, Any]:
 def images(claim: Claim) -> dict[str, Any]:
     """The body of POST /images/generations."""
     params = read_params(claim.kind, claim.params)
-    assert isinstance(params, ImageParams)
+    assert isinstance(params, WholeImageParams)
     body: dict[str, Any] = {
         "model": claim.model_name,
         "prompt": params.prompt,
         "n": params.n,
-        "size": params.size,
-        "quality": params.quality,
     }
-    if params.style is not None:
-        body["style"] = params.style
-    return body
+    return body | _named(params, "size", "quality", "style", "response_format")
 
 
 def embeddings(claim: Claim) -> dict[str, Any]:
     """The body of POST /embeddings."""
     params = read_params(claim.kind, claim.params)
-    assert isinstance(params, EmbeddingParams)
-    return {"model": claim.model_name, "input": params.input}
+    assert isinstance(params, WholeEmbeddingParams)
+    return {"model": claim.model_name, "input": params.input} | _named(params, "encoding_format")
+
+
+def _named(params: WholeImageParams | WholeEmbeddingParams, *names: str) -> dict[str, Any]:
+    """Those of these parameters that the job has: its model takes no others."""
+    return {name: value for name in names if (value := getattr(params, name)) is not None}
 
 
 REQUESTS: Mapping[str, tuple[str, Callable[[Claim], dict[str, Any]]]] = {

@@ -84,6 +84,21 @@ OF_MOVES = [
 
 OF_SUBMISSIONS = [
     guard(
+        "a model gets no quality and no style that it does not take",
+        never("examining._check_taken", "given"),
+        "test_a_value_that_the_model_does_not_take_is_refused_with_those_that_it_takes",
+    ),
+    guard(
+        "the platform's quality is sent only to a model that takes it",
+        assigns("image_defaults", "quality", "usual"),
+        "test_what_a_request_leaves_open_is_filled_in_with_what_the_model_takes",
+    ),
+    guard(
+        "an image of no named quality has the price of the platform's quality",
+        assigns("image_price_of", "quality", "quality"),
+        "test_an_image_has_the_price_of_the_quality_that_it_is_made_in",
+    ),
+    guard(
         "one statement submits by a catalogue that still holds",
         says("_add_at_once", r"AND \(SELECT version FROM catalog_version\) = CAST\(:version AS uuid\)"),
         "test_one_statement_writes_nothing_by_a_catalogue_that_has_changed",

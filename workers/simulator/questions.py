@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from workers.simulator import parameters
 from workers.simulator.draws import count_tokens
 from workers.simulator.faults import Refusal, RefusalError, echo
 
@@ -53,6 +54,14 @@ def read_question(endpoint: str, body: object) -> Question:
         raise invalid("The request has no text.", _PROMPT_IN[endpoint])
     if body.get("stream"):
         raise invalid("The simulator does not stream.", "stream", prompt)
+    _check_values(endpoint, body, prompt)
+    refusal = parameters.refusal_of(endpoint, model, body)
+    if refusal is not None:
+        raise RefusalError(refusal)
+    return Question(endpoint, model, messages, body)
+
+
+def _check_values(endpoint: str, body: Mapping[str, Any], prompt: str) -> None:
     for name, low, high in _WHOLE_NUMBERS[endpoint]:
         value = body.get(name)
         if value is not None and (type(value) is not int or not low <= value <= high):
@@ -61,7 +70,6 @@ def read_question(endpoint: str, body: object) -> Question:
         value = body.get(name)
         if value is not None and not (isinstance(value, str) and re.fullmatch(pattern, value)):
             raise invalid(f"Invalid '{name}': expected {pattern.replace('|', ' or ')}.", name, prompt)
-    return Question(endpoint, model, messages, body)
 
 
 _PROMPT_IN = {

@@ -123,7 +123,7 @@ TEXT, IMAGE = "clustering", "image_generation"
         (IMAGE,        {"n": 11},                             None,           "invalid_params"),
         (IMAGE,        {"size": "big"},                       None,           "invalid_params"),
         (IMAGE,        {"size": "999x999"},                   None,           "invalid_size"),
-        (IMAGE,        {"quality": "ultra"},                  None,           "price_not_configured"),
+        (IMAGE,        {"quality": "ultra"},                  None,           "invalid_quality"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_in_one_sentence(operation, params, model, code):

@@ -386,7 +386,7 @@ BAD_IMAGE = [
         for value in ("", "1024", "1024X1024", "1x1", "123456x100", "1024x1024\n", " 1024x1024", MARKER, 1024)
     ],
     *[("quality", {"prompt": MARKER, "quality": value}) for value in ("", "HD", "h d", "x" * 21, MARKER, 5)],
-    *[("style", {"prompt": MARKER, "style": value}) for value in ("", "noir", MARKER, 5, True)],
+    *[("style", {"prompt": MARKER, "style": value}) for value in ("", "Noir", MARKER, 5, True)],
     ("max_output_tokens", {"prompt": MARKER, "max_output_tokens": 100}),
     ("messages", {"prompt": MARKER, "messages": [{"role": "user", "content": MARKER}]}),
 ]

@@ -10,14 +10,17 @@ import pytest
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure
 from config.providers import Connection
+from tasks.providers import openai_requests
 from tasks.providers.openai import CLIENTS_KEPT, OpenAIProvider
 from tests.unit.providers.openai_wire import (
     ANSWERS,
+    EMBEDDING_PARAMS,
     IMAGE_PARAMS,
     KEY,
     PROMPT,
     URL,
     Wire,
+    a_claim,
     a_completion,
     a_response,
     answering,
@@ -88,17 +91,31 @@ def test_a_conversation_is_sent_turn_by_turn(api, field, before):
     [
         ("responses", {"model", "input", "max_output_tokens", "store"}),
         ("chat_completions", {"model", "messages", "max_completion_tokens"}),
-        ("images", {"model", "prompt", "n", "size", "quality"}),
+        ("images", {"model", "prompt", "n"}),
     ],
 )
 def test_what_was_not_asked_for_is_not_sent(api, sent):
     wire = Wire(answering(ANSWERS[api]()))
-    # Submitting completes an image's size and quality.
-    whole = {"size": "1024x1024", "quality": "standard"} if api == "images" else {}
 
-    wire.call(api, prompt=PROMPT, **whole)
+    wire.call(api, prompt=PROMPT)
 
     assert set(json.loads(wire.requests[0].content)) == sent
+
+
+def test_embeddings_are_asked_for_in_no_format_that_the_job_does_not_name():
+    plain = openai_requests.embeddings(a_claim("embeddings"))
+    named = openai_requests.embeddings(a_claim("embeddings", **EMBEDDING_PARAMS, encoding_format="float"))
+
+    assert plain == {"model": "gpt-test", **EMBEDDING_PARAMS}
+    assert named == {**plain, "encoding_format": "float"}
+
+
+def test_images_are_asked_for_in_the_format_that_the_job_names():
+    wire = Wire(answering(some_images(4)))
+
+    wire.call("images", **IMAGE_PARAMS, response_format="b64_json")
+
+    assert json.loads(wire.requests[0].content)["response_format"] == "b64_json"
 
 
 def test_an_api_without_an_adapter_is_refused_before_anything_is_sent():
