@@ -85,7 +85,7 @@ def _the_books_balance(db):
 
 
 def runtime(provider):
-    settings = Settings(DATABASE_URL="x", BROKER_URL="x", secret_key="x")
+    settings = Settings(DATABASE_URL="postgresql://host/database", BROKER_URL="redis://host", secret_key="x")
     return Runtime(settings=settings, providers={"openai": provider} if provider else {})
 
 
