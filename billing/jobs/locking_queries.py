@@ -60,7 +60,7 @@ _TO_SETTLE = text(
         ORDER BY id FOR SHARE
     )
     SELECT jobs.*, owners.balance, calls.usage, calls.usage_note,
-           CASE WHEN jobs.limit_unit = 'words' THEN results.content ->> 'text' END AS words, clock_timestamp() AS now
+           CASE WHEN jobs.limit_unit = 'words' THEN results.content ->> 'text' END AS text, clock_timestamp() AS now
     FROM jobs JOIN owners ON owners.id = jobs.account_id
     LEFT JOIN calls ON calls.job_id = jobs.id
     LEFT JOIN generation_results results ON results.job_id = jobs.id
@@ -120,7 +120,7 @@ class Queued:
 class Generated:
     """A job whose provider has delivered: its price, what it holds, and the usage of the call that delivered.
 
-    `words` is the text that was delivered where words are counted. `cost_usd` is that of all its calls.
+    `text` is the text that was delivered where words are counted. `cost_usd` is that of all its calls.
     """
 
     id: UUID
@@ -138,7 +138,7 @@ class Generated:
     related_object_id: int | None
     usage: dict[str, Any] | None
     usage_note: str | None
-    words: str | None
+    text: str | None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from billing.ledger.posting import Change
 from billing.plans import limits
 from billing.plans.limits import LimitChange
 from billing.plans.units import LimitUnit, used_units
+from billing.plans.words import count_words
 from billing.sql import Part
 
 
@@ -148,7 +149,8 @@ def _usage(job: Generated) -> Usage:
 def _limit_used(job: Generated, usage: Usage) -> int:
     if job.limit_period_start is None:
         return 0
-    return used_units(LimitUnit(job.limit_unit or LimitUnit.REQUESTS), usage, job.words, held=job.limit_reserved)
+    words = 0 if job.text is None else count_words(job.text)
+    return used_units(LimitUnit(job.limit_unit or LimitUnit.REQUESTS), usage, words, held=job.limit_reserved)
 
 
 def _deduction(job: Generated, credits: int, balance_after: int, now: datetime) -> dict[str, Any]:

@@ -25,10 +25,10 @@ def estimate_units(unit: LimitUnit, work: Work, *, words_per_100_tokens: int) ->
     return 1
 
 
-def used_units(unit: LimitUnit, usage: Usage, text: str | None, *, held: int) -> int:
-    """The units that were used, never more than were held."""
+def used_units(unit: LimitUnit, usage: Usage, words: int, *, held: int) -> int:
+    """The units that were used by an answer of so many words, never more than were held."""
     if unit is LimitUnit.IMAGES:
         return min(usage.images, held)
     if unit is LimitUnit.WORDS:
-        return min(len((text or "").split()), held)
+        return min(words, held)
     return min(1, held)

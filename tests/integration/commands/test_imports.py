@@ -17,7 +17,7 @@ from workers.cli import COMMANDS, creditmill
 LIBRARIES = {
     *("alembic", "aiohttp", "billiard", "celery", "cryptography", "flower", "genai_prices", "httpx2", "kombu"),
     *("matplotlib", "numpy", "openai", "prometheus_client", "psutil", "psycopg2", "pydantic", "pydantic_settings"),
-    *("redis", "sqlalchemy", "structlog", "tenacity", "toktok"),
+    *("icu4py", "redis", "sqlalchemy", "structlog", "tenacity", "toktok"),
 }
 """Every library that takes time to import; click and rich do not."""
 

@@ -140,7 +140,7 @@ def test_a_plan_limit_is_held_used_and_released_with_the_credits():
     params = {"prompt": "An article.", "max_output_tokens": 800}
     used = a_generated_job(account_id, "content_generation", params=params)
     with transaction() as session:
-        session.execute(text('UPDATE generation_results SET content = \'{"text": "one two three four"}\''))
+        session.execute(text('UPDATE generation_results SET content = \'{"text": "one two ภาษาไทย"}\''))
     refunded = a_reserved_job(account_id, "content_generation", params={"prompt": "Two.", "max_output_tokens": 400})
 
     assert rows("SELECT amount_used, amount_reserved FROM plan_limit_usage") == [(0, 900)]
