@@ -39,8 +39,8 @@ def submit(
     *,
     model: str | None = None,
     user_id: int | None = None,
-    idempotency_key: str | None = None,
-    job_id: UUID | None = None,
+    idempotency_key: str | UUID | None = None,
+    job_id: str | UUID | None = None,
 ) -> Submitted:
     """Submit one request from a Python app; returns its job. Raises a BillingError when it cannot be done.
 
@@ -53,7 +53,7 @@ def submit(
         "model": model,
         "user_id": user_id,
         "idempotency_key": idempotency_key,
-        "job_id": None if job_id is None else str(job_id),
+        "job_id": job_id,
     }
     return submit_many([requests.parse(request)])[0]
 

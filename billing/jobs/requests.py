@@ -13,6 +13,10 @@ from billing.errors import InvalidRequest
 
 BODY_MAX_BYTES = 1_000_000
 BIGINT_MAX = 2**63 - 1
+EXACT_MAX = 2**53
+"""Up to here each whole number is a float of its own; a larger float may stand for several."""
+IDS = ("job_id", "idempotency_key")
+"""Fields that an app may give as a UUID instead of text."""
 # In JSON text: an unescaped lone surrogate, or an escaped NUL (an even number of backslashes before its own).
 _NOT_TEXT = re.compile(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000")
 
@@ -111,18 +115,15 @@ class Submission(_Strict):
 
 
 def parse(data: object) -> Submission:
-    """Read a request from plain data, as from JSON; raises InvalidRequest with one sentence, never with the input."""
+    """Read a request from plain data, as from JSON, where an id may be a UUID.
+
+    Raises InvalidRequest with one sentence, never with the input.
+    """
     if not isinstance(data, dict):
         raise InvalidRequest("A request must be a JSON object.")
-    try:
-        body = json.dumps(data, allow_nan=False, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):
-        raise InvalidRequest("A request must be plain JSON, without NaN or infinity.") from None
-    if _NOT_TEXT.search(body):
-        raise InvalidRequest("A request must be valid text: it holds a NUL or a lone surrogate.", code="invalid_text")
-    if len(body.encode()) > BODY_MAX_BYTES:
-        raise InvalidRequest(f"A request may have {BODY_MAX_BYTES:,} bytes at most.", code="body_too_large")
-    given = dict(data)
+    given = _as_json_has_it(
+        {name: str(value) if name in IDS and isinstance(value, UUID) else value for name, value in data.items()}
+    )
     if isinstance(given.get("job_id"), str):
         try:
             given["job_id"] = UUID(given["job_id"])
@@ -131,9 +132,39 @@ def parse(data: object) -> Submission:
     return validated(Submission, given, "invalid_request")
 
 
+def from_json(text: str) -> Any:
+    """What a JSON text says; equal numbers are the same, so 1.0 and 1e0 are 1. Raises what `json.loads` raises."""
+    return json.loads(text, parse_float=_number)
+
+
 def read_params(kind: str, params: dict[str, Any]) -> TextParams | WholeImageParams | WholeEmbeddingParams:
     """The stored params of a job, as they were validated and made whole at submission."""
     return PARAMS[kind].model_validate(params)
+
+
+def _as_json_has_it(data: dict[Any, Any]) -> dict[str, Any]:
+    """The request as its JSON text has it: what is equal there is the same, whatever Python called it."""
+    try:
+        body = json.dumps(data, allow_nan=False, ensure_ascii=False, default=_refuse)
+        if _NOT_TEXT.search(body):
+            raise InvalidRequest(
+                "A request must be valid text: it holds a NUL or a lone surrogate.", code="invalid_text"
+            )
+        if len(body.encode()) > BODY_MAX_BYTES:
+            raise InvalidRequest(f"A request may have {BODY_MAX_BYTES:,} bytes at most.", code="body_too_large")
+        read: dict[str, Any] = from_json(body)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidRequest("A request must be plain JSON, without NaN or infinity.") from None
+    return read
+
+
+def _refuse(value: object) -> None:
+    raise InvalidRequest(f"A request must be plain JSON: it holds a value of Python's type {type(value).__name__}.")
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) <= EXACT_MAX else number
 
 
 def validated(shape: type[Model], data: dict[str, Any], code: str) -> Model:

@@ -62,7 +62,10 @@ def submit(
     # A repeat adds nothing and is never refused.
     bounds.check(Counter(key.account_id for key in added.created), added.open_jobs, limits, now=at.now)
     existing = _existing(session, rows, added)
-    return [_submitted(row, existing.get(_key(row)), added) for row in rows]
+    return [
+        _submitted(submission, row, existing.get(_key(row)), added)
+        for submission, row in zip(submissions, rows, strict=True)
+    ]
 
 
 def submit_at_once(
@@ -168,14 +171,25 @@ def _existing(session: Session, rows: Sequence[dict[str, Any]], added: Added) ->
     return found | submission_queries.existing(session, sorted(before))
 
 
-def _submitted(row: dict[str, Any], job: Existing | None, added: Added) -> Submitted:
+def _submitted(submission: Submission, row: dict[str, Any], job: Existing | None, added: Added) -> Submitted:
     if job is None:
         # The key is new and nothing was inserted: the id belongs to another request.
         raise IdempotencyConflict(str(row["id"]))
-    if job.request_hash != row["request_hash"]:
+    if job.request_hash != row["request_hash"] and job.request_hash not in _earlier_hashes(submission):
         raise IdempotencyConflict(row["idempotency_key"])
     created = job.id == row["id"] and added.created.get(_key(row)) == row["id"]
     return Submitted(job_id=job.id, kind=job.kind, state=job.state, created=created)
+
+
+def _earlier_hashes(submission: Submission) -> set[str]:
+    """How this request may have been hashed up to version 0.1, where a temperature of 1.0 was not one of 1."""
+    temperature = submission.params.get("temperature")
+    if type(temperature) is not int:
+        return set()
+    written = (float(temperature), -float(temperature))
+    return {
+        _hash(submission.model_copy(update={"params": {**submission.params, "temperature": each}})) for each in written
+    }
 
 
 def _hash(submission: Submission) -> str:

@@ -44,8 +44,13 @@ def as_text(body: object) -> str:
     if isinstance(body, bytes):
         text = body.decode(errors="replace")
     else:
-        text = body if isinstance(body, str) else json.dumps(body, default=repr, ensure_ascii=False)
+        text = body if isinstance(body, str) else json.dumps(body, default=_as_word, ensure_ascii=False)
     return text.encode("utf-8", "replace").decode()
+
+
+def _as_word(value: object) -> str:
+    # An id reads like the text that it could have been: a request is worked on later by what is kept of it.
+    return str(value) if isinstance(value, UUID) else repr(value)
 
 
 def _name(given: str) -> str:

@@ -99,6 +99,12 @@ def use_careful_transport() -> None:
         TRANSPORT_ALIASES[scheme] = f"{__name__}:CarefulTransport"
 
 
+def keys_of(queue: str) -> list[str]:
+    """The lists in Redis that a queue is kept in, one for each of kombu's steps of priority."""
+    steps, sep = CarefulChannel.priority_steps, CarefulChannel.sep
+    return [f"{queue}{sep}{step}" if step else queue for step in steps]
+
+
 def shape_problem(item: Any) -> str | None:
     """Why this item of a queue is no message, or None when it is one."""
     if not isinstance(item, dict):

@@ -31,6 +31,17 @@ OF_REQUESTS = [
         "test_the_same_key_with_another_body_is_a_conflict",
     ),
     guard(
+        "a request that an earlier version hashed is still the same",
+        drops_clause("submitting._submitted", "_earlier_hashes"),
+        "test_a_request_of_an_earlier_version_is_still_the_same",
+    ),
+    guard(
+        "a request is hashed as JSON has it, where 1.0 is 1",
+        drops_value("requests.from_json", "parse_float"),
+        "test_equal_numbers_are_the_same_request",
+        "test_equal_numbers_are_the_same_number",
+    ),
+    guard(
         "a request is stored under its own id, so that it can be stored again",
         drops_value("pipeline._store", "job_id"),
         "test_a_request_whose_commit_was_not_confirmed_is_one_job",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any, TextIO
+from typing import TextIO
 from uuid import UUID
 
 import click
 
-from billing.errors import InvalidRequest, NotCancellable
+from billing.errors import NotCancellable
 from billing.jobs.policy import Outcome
 from billing.jobs.states import State
 from workers.commands.assignments import actor
 from workers.commands.output import as_json, console, print_json, table, usd
 from workers.commands.pages import in_pages, print_page, tell_more
+from workers.commands.reading import json_object, text_file
 
 
 @click.group()
@@ -153,7 +153,7 @@ def unknown(limit: int, after: str | None, as_json: bool) -> None:
 )
 @click.option("--evidence", required=True, help="How you know: it stays with the call for good.")
 @click.option("--usage", help='What was used, as JSON: {"input_tokens": 900, "output_tokens": 300}.')
-@click.option("--content", type=click.File("r", encoding="utf-8"), help="The result, as a JSON object in a file.")
+@click.option("--content", type=text_file, help="The result, as a JSON object in a file.")
 @as_json
 def resolve(
     job_id: UUID, outcome: str, evidence: str, usage: str | None, content: TextIO | None, as_json: bool
@@ -177,8 +177,8 @@ def resolve(
         outcome=Outcome(outcome),
         evidence=evidence,
         actor=actor(),
-        usage=None if usage is None else quotes.read_usage(_json_object(usage, "--usage")),
-        content=None if content is None else _json_object(content.read(), "--content"),
+        usage=None if usage is None else quotes.read_usage(json_object(usage, "--usage")),
+        content=None if content is None else json_object(content.read(), "--content"),
     )
     with transaction() as session:
         job = unknown_calls.resolve(session, job_id, said, now=database_now(session), publish_by=runtime().publish_by)
@@ -235,13 +235,3 @@ def redrive(number: int, as_json: bool) -> None:
         print_json({"number": number, "job_ids": job_ids})
     else:
         click.echo(f"Message {number} is worked on: {', '.join(map(str, job_ids))}.")
-
-
-def _json_object(given: str, name: str) -> dict[str, Any]:
-    try:
-        found = json.loads(given)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise InvalidRequest(f"{name} must be a JSON object.", code="invalid_json")
-    return found

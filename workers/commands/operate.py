@@ -8,6 +8,7 @@ import click
 
 from config.providers import KnownProvider
 from workers.commands.output import as_json, console, print_json, table
+from workers.commands.reading import BYTE_ORDER_MARK
 
 
 @click.command("audit")
@@ -111,6 +112,7 @@ def set_(provider: str, base_url: str | None, key_variable: str | None, honours_
         key = os.environ.get(key_variable, "")
     else:
         key = click.prompt(f"API key for {provider}", hide_input=True, default="", show_default=False)
+    key = key.removeprefix(BYTE_ORDER_MARK)
     if not key.strip() or not key.isascii() or not key.isprintable() or len(key) > 500:
         raise click.UsageError("The API key is empty or not a key.")
     with transaction() as session:

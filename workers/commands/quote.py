@@ -8,7 +8,7 @@ import click
 
 from billing.errors import BillingError, InvalidRequest
 from workers.commands.output import json_line
-from workers.commands.submit import json_lines, source
+from workers.commands.reading import json_lines, source
 
 
 @click.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
@@ -13,6 +12,7 @@ import click
 from billing.errors import BillingError, InvalidRequest
 from billing.jobs.states import TERMINAL, State
 from workers.commands.output import json_line
+from workers.commands.reading import json_lines, source
 
 if TYPE_CHECKING:
     from billing.jobs.requests import Submission
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 
 POLL_S = 0.25
-LINES_MAX = 100_000
-
-source = click.argument("source", type=click.File("r", encoding="utf-8", errors="surrogateescape"), default="-")
 
 
 @click.command()
@@ -128,25 +125,6 @@ def read_requests(source: TextIO, account_id: int) -> list[tuple[int, Submission
     for warning in warnings:
         click.echo(f"creditmill: {warning} [model_deprecated]", err=True)
     return checked
-
-
-def json_lines(source: TextIO) -> list[tuple[int, Any]]:
-    """Each line of JSON with its number, empty lines left out; raises InvalidRequest for the first that is none."""
-    from billing.jobs import requests
-
-    found = []
-    for number, line in enumerate(source, start=1):
-        if number > LINES_MAX:
-            raise InvalidRequest(f"One run takes {LINES_MAX:,} lines at most.", code="too_many_lines")
-        if not line.strip():
-            continue
-        if len(line) > requests.BODY_MAX_BYTES * 2:
-            raise InvalidRequest(f"line {number}: A request may have 1,000,000 bytes at most.", code="body_too_large")
-        try:
-            found.append((number, json.loads(line)))
-        except (ValueError, RecursionError):
-            raise InvalidRequest(f"line {number}: This is not valid JSON.", code="invalid_json") from None
-    return found
 
 
 def _outcome(accepted: Submitted, job: JobView) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from config.providers import KnownProvider
 from config.settings import ConfigurationError, Settings
 from tasks.app import app
 from workers import bootstrap
-from workers.health.broker import messages_by_queue
+from workers.health.broker import messages_by_queue, queue_names
 
 CLOCK_S = 2.0
 """How far this machine's clock may be from the database's, in seconds."""
@@ -223,7 +223,7 @@ def _redelivery(settings: Settings) -> Check:
 
 def _queues(url: str) -> Check:
     with broker_client(url) as client:
-        waiting = messages_by_queue(client)
+        waiting = messages_by_queue(client, queue_names())
     filled = {name: length for name, length in waiting.items() if length}
     told = ", ".join(f"{name} {length:,}" for name, length in filled.items())
     return Check("queues", True, f"Messages wait in queues: {told}." if filled else "No message waits in a queue.")

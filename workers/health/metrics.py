@@ -19,7 +19,7 @@ from billing.upkeep import dead_letters
 from config.broker import broker_client
 from config.database import database_now, transaction
 from config.settings import Settings
-from workers.health.broker import messages_by_queue
+from workers.health.broker import messages_by_queue, queue_names
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _database(session: Session) -> Iterator[Figure]:
 def _broker(settings: Settings) -> Iterator[Figure]:
     try:
         with broker_client(settings.broker_url.get_secret_value()) as client:
-            waiting = messages_by_queue(client)
+            waiting = messages_by_queue(client, queue_names())
             held = client.hlen("unacked")
     except redis.RedisError:
         return

@@ -18,6 +18,7 @@ from celery.worker import state as worker_state
 from config.broker import broker_client
 from config.logging import get_logger
 from tasks.messages.consumer import received_count
+from workers.health.broker import messages_by_queue
 
 LOOK_EVERY_SHARE = 0.1
 LONGEST_SLEEP = 5
@@ -84,7 +85,7 @@ class Watchdog:
 
     def _messages_wait(self) -> bool:
         try:
-            return any(self._client.llen(queue) for queue in self._queues)
+            return any(messages_by_queue(self._client, self._queues).values())
         except redis.RedisError:
             # The broker is away: that is no fault of the worker's, and it reconnects by itself.
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from uuid import uuid4
@@ -57,6 +58,34 @@ def test_the_same_key_with_another_body_is_a_conflict():
 
     with pytest.raises(IdempotencyConflict):
         submit(request | {"params": {"prompt": "another"}})
+
+
+@pytest.mark.parametrize("spellings", [(1, 1.0), (1.0, 1), (0, -0.0)])
+def test_equal_numbers_are_the_same_request(spellings):
+    request = a_request(an_account(), model="gpt-4o", idempotency_key="k")
+    one, other = ({**request, "params": {"prompt": PLANTED, "temperature": each}} for each in spellings)
+
+    (first,), (second,) = submit(one), submit(other)
+
+    assert (first.job_id, first.created, second.created) == (second.job_id, True, False)
+
+
+@pytest.mark.parametrize("spelling", ["1", "1.0", "0", "0.0", "-0.0", "0.7"])
+def test_a_request_of_an_earlier_version_is_still_the_same(spelling):
+    request = a_request(an_account(), model="gpt-4o", idempotency_key="k")
+    request["params"]["temperature"] = json.loads(spelling)
+    (first,) = submit(request)
+    canonical = (
+        f'{{"model":"gpt-4o","operation":"clustering","params":{{"prompt":"{PLANTED}","temperature":{spelling}}},'
+        '"user_id":null}'
+    )
+    sql("UPDATE generation_jobs SET request_hash = encode(sha256(convert_to(:text, 'UTF8')), 'hex')", text=canonical)
+
+    (second,) = submit(request)
+
+    assert (second.job_id, second.created) == (first.job_id, False)
+    with pytest.raises(IdempotencyConflict):
+        submit({**request, "params": {"prompt": PLANTED, "temperature": 0.5}})
 
 
 def test_two_accounts_may_use_the_same_key():

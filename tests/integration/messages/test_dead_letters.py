@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 
 import pytest
+from kombu.utils import json as kombu_json
 
 from billing.upkeep import dead_letters
 from config.database import transaction
@@ -41,6 +42,21 @@ def test_a_request_is_worked_on_once_its_reason_is_gone(publisher):
     (job_id,) = one(out)["job_ids"]
     assert (code, the_job(UUID(job_id)).operation_type) == (0, "translation")
     assert numbers(publisher) == []
+
+
+def test_ids_may_be_uuids_as_celery_carries_them(publisher):
+    job_id, key = uuid4(), uuid4()
+    sent = request(an_account(1000), job_id=job_id, idempotency_key=key)
+    carried = kombu_json.loads(kombu_json.dumps(sent))
+    intake.take_in((), carried, message_id="m-1")
+    (number,) = numbers(publisher)
+    publisher("operations", "add", "translation", "model_type=text")
+
+    assert publisher("jobs", "redrive", number)[0] == 0
+    assert intake.take_in((), carried, message_id="m-1") == [job_id]
+
+    assert carried["job_id"] == job_id
+    assert rows("SELECT id, idempotency_key FROM generation_jobs") == [(job_id, str(key))]
 
 
 def test_a_request_that_is_sent_again_and_again_is_one_job(publisher):

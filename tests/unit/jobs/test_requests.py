@@ -6,6 +6,10 @@ import json
 import math
 import time
 import traceback
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -97,6 +101,47 @@ def test_ids_may_be_as_large_as_the_column_holds(account_id):
     assert account_id == requests.parse({**GOOD, "account_id": account_id}).account_id
 
 
+def test_an_id_may_be_a_uuid_or_its_text():
+    given = UUID(JOB_ID)
+
+    assert requests.parse({**GOOD, "job_id": given, "idempotency_key": given}) == requests.parse(
+        {**GOOD, "job_id": JOB_ID, "idempotency_key": JOB_ID}
+    )
+
+
+class Operation(StrEnum):
+    CLUSTERING = "clustering"
+
+
+class Payer(IntEnum):
+    BAKERY = 7
+
+
+def test_what_python_writes_as_json_is_what_the_json_says():
+    given = {"account_id": Payer.BAKERY, "operation": Operation.CLUSTERING, "params": {"messages": ({"role": "user"},)}}
+
+    parsed = requests.parse(given)
+
+    assert (type(parsed.account_id), type(parsed.operation)) == (int, str)
+    assert parsed.params == {"messages": [{"role": "user"}]}
+
+
+@pytest.mark.parametrize("text", ["7", "7.0", "7e0", "70e-1", "0.7E+1"])
+def test_equal_numbers_are_the_same_number(text):
+    parsed = requests.parse(json.loads(f'{{"account_id": {text}, "operation": "x", "params": {{"n": [{text}]}}}}'))
+
+    assert (parsed.account_id, repr(parsed.params)) == (7, "{'n': [7]}")
+    assert repr(requests.from_json(text)) == "7"
+
+
+@pytest.mark.parametrize(
+    ("text", "read"), [("0.7", "0.7"), ("-0.0", "0"), ("9007199254740992.0", "9007199254740992"), ("1e16", "1e+16")]
+)
+def test_a_number_is_whole_only_where_it_surely_is(text, read):
+    # Beyond 2**53 a float may stand for several whole numbers.
+    assert repr(requests.from_json(text)) == read
+
+
 # --- What is not ---
 
 
@@ -120,12 +165,12 @@ def test_a_missing_field_is_named(missing):
         *[
             (field, value)
             for field in ("account_id", "user_id")
-            for value in (0, -1, 2**63, 2**70, -(2**70), "5", "", True, False, 5.0, 5.5, 1e300, [5], {"id": 5})
+            for value in (0, -1, 2**63, 2**70, -(2**70), "5", "", True, False, 5.5, 1e300, [5], {"id": 5})
         ],
         ("account_id", None),
         *[("operation", value) for value in ("", "x" * 51, 5, True, None, ["clustering"], {})],
         *[("model", value) for value in ("", "x" * 101, 5, False, [], {})],
-        *[("idempotency_key", value) for value in ("", "x" * 201, 5, True, [], {})],
+        *[("idempotency_key", value) for value in ("", "x" * 201, 5, True, [], {}, [JOB_ID])],
         *[("job_id", value) for value in ("", "7", "x" * 36, JOB_ID + "0", JOB_ID[:-1], 5, True, 1.5, [], {})],
         *[("params", value) for value in (None, [], "text", 5, True, [[MARKER, 1]], MARKER)],
         *[(field, 1) for field in ("credits", "state", "created_at", "Account_id", "account_id ", "", "__class__")],
@@ -153,8 +198,21 @@ def test_nan_and_infinity_are_refused_wherever_they_stand(number, place):
     )
 
 
-@pytest.mark.parametrize("value", [b"bytes", {1, 2}, object(), UUID(JOB_ID), 1j, [10**5000], {("a", "b"): 1}])
-def test_what_json_cannot_write_is_refused(value):
+@pytest.mark.parametrize(
+    "value", [b"bytes", {1, 2}, UUID(JOB_ID), 1j, Decimal("0.7"), datetime(2026, 1, 1, tzinfo=UTC), Path(MARKER)]
+)
+def test_what_json_cannot_write_is_refused_by_its_type(value):
+    error = refused({**GOOD, "params": {"prompt": MARKER, "x": [value]}})
+
+    name = type(value).__name__
+    assert (error.code, error.message) == (
+        "invalid_request",
+        f"A request must be plain JSON: it holds a value of Python's type {name}.",
+    )
+
+
+@pytest.mark.parametrize("value", [[10**5000], {("a", "b"): 1}])
+def test_what_json_has_no_words_for_is_refused(value):
     assert refused({**GOOD, "params": {"prompt": MARKER, "x": value}}).code == "invalid_request"
 
 
