@@ -17,6 +17,7 @@ from typing import Any
 import redis
 
 from config.broker import broker_client
+from config.logging import get_logger
 from tasks.runtime import runtime
 
 MARK = "creditmill.hint"
@@ -26,6 +27,8 @@ LASTS_MS = 2_000
 LEFT_OUT_MARK = "creditmill.left_out"
 LEFT_OUT_LASTS_MS = 60_000
 ANSWERS_WITHIN_S = 1.0
+
+log = get_logger(__name__)
 
 
 def set_mark() -> bool:
@@ -49,10 +52,12 @@ def remove_left_out() -> bool:
 
 
 def _asked(question: Callable[[redis.Redis], Any], *, otherwise: Any) -> Any:
-    """Ask Redis; one that is in trouble says nothing of a hint."""
+    """Ask Redis; one that is in trouble says nothing of a hint, whatever its client raises then."""
     try:
         return question(_client(runtime().settings.broker_url.get_secret_value()))
-    except redis.RedisError:
+    except Exception as error:  # noqa: BLE001 - what the hint tells of is committed, and stands
+        if not isinstance(error, redis.RedisError):
+            log.warning("mark_failed", error=type(error).__name__)
         return otherwise
 
 

@@ -22,7 +22,7 @@ def quote(source: TextIO, account_id: int | None) -> None:
     typical charge; the plan limit that it uses; what the account has; and if it would be refused, why.
     A usage ("operation", "model", and "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", or
     "images", "size", "quality") gets its credits, cost_usd, revenue_usd and margin_usd.
-    Exits with 2 when a line has no quote.
+    Exits with 2 when a line has no quote, else with 1 when a request would be refused.
 
     \b
     Example:  creditmill quote requests.jsonl --account 1
@@ -31,16 +31,17 @@ def quote(source: TextIO, account_id: int | None) -> None:
     from workers import bootstrap
 
     bootstrap.connect("quote")
-    wrong = False
+    wrong = refused = False
     for number, data in json_lines(source):
         try:
             answer = _quote(account_id, data)
         except BillingError as error:
             wrong = True
             answer = {"error": error.code, "message": error.message, **error.facts()}
+        refused = refused or answer.get("accepted") is False
         click.echo(json_line({"line": number, **answer}))
-    if wrong:
-        raise click.exceptions.Exit(2)
+    if wrong or refused:
+        raise click.exceptions.Exit(2 if wrong else 1)
 
 
 def _quote(account_id: int | None, data: Any) -> dict[str, Any]:

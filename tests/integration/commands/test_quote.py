@@ -16,11 +16,20 @@ def test_a_request_is_quoted_at_its_worst_case(run):
     code, out, _ = run("quote", "--account", account_id, stdin=f"{a_line()}\n{image}\n")
 
     text, two_images = lines(out)
-    assert code == 0
+    assert code == 1
+    assert (text["accepted"], two_images["accepted"]) == (True, False)
     assert (text["credits"], text["affordable"], text["available"]) == (2, True, 2)
     assert (two_images["credits"], two_images["short"], two_images["held"]) == (10, 8, 1)
     assert two_images["error"] == "insufficient_credits"
     assert rows("SELECT count(*) FROM generation_jobs") == [(1,)]
+
+
+def test_a_quote_without_a_refusal_exits_with_0_and_a_line_without_a_quote_counts_more_than_a_refusal(run):
+    rich, poor = an_account(1000), an_account(0)
+
+    assert run("quote", "--account", rich, stdin=f"{a_line()}\n{a_line()}\n")[0] == 0
+    assert run("quote", "--account", poor, stdin=f"{a_line()}\n{a_line()}\n")[0] == 1
+    assert run("quote", "--account", poor, stdin=f"{a_line()}\n{a_line('juggling')}\n")[0] == 2
 
 
 def test_a_usage_is_quoted_with_cost_and_margin(run):
