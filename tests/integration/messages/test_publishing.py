@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import redis
 from kombu.exceptions import OperationalError
 from kombu.messaging import Producer
-from redis import ConnectionError, Redis
 
 from config.settings import Settings
 from tasks import pipeline, runtime
@@ -18,7 +18,7 @@ TROUBLES = [
     AttributeError("'NoneType' object has no attribute 'client'"),
     OperationalError("away"),
     OSError(32, "Broken pipe"),
-    ConnectionError("away"),
+    redis.ConnectionError("away"),
 ]
 
 
@@ -30,7 +30,7 @@ def test_a_stored_request_is_reported_as_stored_whatever_publishing_raises(db, s
     settings = Settings(DATABASE_URL=db, BROKER_URL=emptied(servers), secret_key="unused")
     monkeypatch.setattr(runtime, "_runtime", Runtime(settings, {}))
     monkeypatch.setattr(Producer, "publish", fail)
-    monkeypatch.setattr(Redis, "execute_command", fail)
+    monkeypatch.setattr(redis.Redis, "execute_command", fail)
 
     submitted = pipeline.submit(an_account(1000), "clustering", {"prompt": "Bread.", "max_output_tokens": 100})
 
