@@ -133,8 +133,13 @@ def main() -> None:
     except click.exceptions.Abort:
         _say("interrupted", "Stopped before it was finished.")
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        from workers import mistakes
+
+        _say(mistakes.code_of(error), mistakes.sentence_of(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output has seen enough.

@@ -105,9 +105,9 @@ def test_people_read_that_an_account_is_frozen(run):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["77"],                          "There is no account '77'. [unknown_account]"),
-        (["--", "-1"],                    "There is no account '-1'. [unknown_account]"),
-        ([str(2**70)],                    f"There is no account '{2**70}'. [unknown_account]"),
+        (["77"],                          "There is no account '77'."),
+        (["--", "-1"],                    "There is no account '-1'."),
+        ([str(2**70)],                    f"There is no account '{2**70}'."),
         (["one"],                         "'one' is not a valid integer."),
         (["1", "--months", "0"],          "0 is not in the range 1<=x<=1200."),
         (["1", "--months", "1201"],       "1201 is not in the range 1<=x<=1200."),
@@ -123,5 +123,7 @@ def test_the_command_refuses_bad_input_in_one_sentence(run, given, said):
     code, out, err = run("accounts", "simulate", *given)
 
     assert (code, out) == (2, "")
-    assert err.endswith(f"{said}\n")
+    assert said in err
+    assert err.startswith("creditmill: ")
+    assert err.count("\n") == 1
     assert "Traceback" not in err

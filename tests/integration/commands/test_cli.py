@@ -51,12 +51,11 @@ def test_what_does_not_exist_is_one_sentence_and_exit_code_2(run, arguments, cod
 @pytest.mark.parametrize(
     "arguments", [["accounts", "show", "x"], ["jobs", "show", "x"], ["nonsense"], ["jobs", "list", "--state", "x"]]
 )
-def test_wrong_usage_is_exit_code_2_without_a_traceback(run, arguments):
-    code, _, err = run(*arguments)
+def test_wrong_usage_is_one_sentence_with_a_code(run, arguments):
+    code, out, err = run(*arguments)
 
-    assert code == 2
-    assert "Traceback" not in err
-    assert "Error: " in err
+    assert (code, out) == (2, "")
+    assert_one_sentence(err, "invalid_command" if arguments == ["nonsense"] else "invalid_argument")
 
 
 @pytest.mark.parametrize(
