@@ -30,7 +30,7 @@ from sqlalchemy.orm import Session, aliased
 
 from billing.ledger.tables import Account
 from billing.paging import Key
-from billing.periods import starts_at
+from billing.periods import Period, starts_at
 from billing.plans.lifecycle import Standing, Status
 from billing.plans.subscribed import Subscribed
 from billing.plans.tables import Plan, PlanLimitUsage, Subscription, SubscriptionPeriod
@@ -152,6 +152,21 @@ def paid_out(session: Session, subscription_id: int) -> int:
         SubscriptionPeriod.granted,
     )
     return int(session.execute(granted).scalar_one())
+
+
+def covered(session: Session, subscription_ids: Collection[int]) -> dict[int, list[Period]]:
+    """The periods of each subscription that granted credits, or may still grant them."""
+    statement = select(
+        SubscriptionPeriod.subscription_id, SubscriptionPeriod.period_start, SubscriptionPeriod.period_end
+    ).where(
+        SubscriptionPeriod.subscription_id.in_(sorted(subscription_ids)),
+        SubscriptionPeriod.credits + SubscriptionPeriod.credits_withheld > 0,
+    )
+    found: dict[int, list[Period]] = {}
+    if subscription_ids:
+        for subscription_id, start, end in session.execute(statement):
+            found.setdefault(subscription_id, []).append(Period(start, end))
+    return found
 
 
 def add_periods(session: Session, rows: Sequence[dict[str, Any]]) -> int:

@@ -91,6 +91,7 @@ class SubscriptionPeriod(Base):
         CheckConstraint(in_list("status", set(Status) - {Status.CANCELLED}), name="status"),
         CheckConstraint("credits >= 0 AND credits_withheld >= 0", name="not_negative"),
         CheckConstraint("credits > 0 OR NOT granted", name="grants_something"),
+        CheckConstraint("credits + credits_withheld <= included_credits", name="within_included"),
         # What the periodic tasks look for: the periods that they have not worked on.
         Index("ix_subscription_periods_to_grant", "starts_at", postgresql_where=text("credits > 0 AND NOT granted")),
         Index("ix_subscription_periods_to_open", "starts_at", postgresql_where=text("NOT limits_opened")),
@@ -104,6 +105,9 @@ class SubscriptionPeriod(Base):
     # The subscription's status when the period began.
     status: Mapped[str]
     starts_at: Mapped[datetime]
+    # The plan's credits when the period began: it grants those of the days that no earlier period covers. None in rows
+    # that are older than this rule.
+    included_credits: Mapped[int | None]
     # Credits that the period grants; those of a period that began past due are withheld until the payment comes.
     credits: Mapped[int]
     credits_withheld: Mapped[int] = mapped_column(server_default="0")

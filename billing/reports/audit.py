@@ -158,6 +158,24 @@ RULES: Sequence[Rule] = (
         freezes=True,
     ),
     Rule(
+        "no_day_is_granted_twice",
+        "A period grants what its plan includes for those of its days that no earlier period of the account covers.",
+        """SELECT 'period from ' || p.period_start || ' of subscription ' || s.id,
+                  'grants ' || p.credits + p.credits_withheld || ' of ' || p.included_credits || ' credits for '
+                  || d.uncovered || ' days of its own', s.account_id
+           FROM subscription_periods p
+           JOIN subscriptions s ON s.id = p.subscription_id
+           CROSS JOIN LATERAL (
+               SELECT coalesce(sum(upper(r) - lower(r)), 0) AS uncovered
+               FROM unnest(datemultirange(daterange(p.period_start, p.period_end)) - coalesce(
+                   (SELECT range_agg(daterange(e.period_start, e.period_end)) FROM subscription_periods e
+                    WHERE e.subscription_id = p.subscription_id AND e.period_start < p.period_start
+                          AND e.credits + e.credits_withheld > 0), '{}'::datemultirange)) r
+           ) d
+           WHERE p.credits + p.credits_withheld
+                 > p.included_credits::bigint * d.uncovered / (p.period_end - p.period_start)""",
+    ),
+    Rule(
         "subscriptions_stand_in_their_last_period",
         "A subscription that has not ended stands in the last of the periods that it began.",
         """SELECT 'subscription ' || s.id, 'stands in ' || s.current_period_start || ' up to ' || s.current_period_end

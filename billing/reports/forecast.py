@@ -5,7 +5,7 @@ The rules are those that decide when the time comes (`billing.plans.lifecycle`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
@@ -16,9 +16,10 @@ from billing.errors import InvalidRequest
 from billing.jobs import reserving
 from billing.ledger import accounts
 from billing.money import CREDITS_MAX
-from billing.periods import FORECAST_MONTHS_MAX, add_months, starts_at
+from billing.periods import FORECAST_MONTHS_MAX, Period, add_months, starts_at
 from billing.plans import limits, renewals, subscriptions
 from billing.plans.lifecycle import Standing, Status, turns
+from billing.plans.shares import share
 from billing.plans.subscribed import Subscribed
 from billing.plans.tables import Plan
 
@@ -71,7 +72,7 @@ def simulate(session: Session, account_id: int, *, months: int, now: datetime) -
     changes = [*_waiting(session, account_id, until), *_expiries(session, account_id, until)]
     subscribed = subscriptions.find(session, account_id)
     if subscribed is not None:
-        changes += _turns(subscribed, until)
+        changes += _turns(subscribed, renewals.covered(session, subscribed), until)
     balance, reserved, full = account.balance, account.reserved, False
     expected = []
     for change in sorted(changes, key=lambda each: each.at):
@@ -99,17 +100,18 @@ def simulate(session: Session, account_id: int, *, months: int, now: datetime) -
     return expected
 
 
-def _turns(subscribed: Subscribed, until: datetime) -> Iterator[_Change]:
+def _turns(subscribed: Subscribed, covered: Sequence[Period], until: datetime) -> Iterator[_Change]:
     before = subscribed.standing
     for at, standing in turns(before, until, subscribed.zone):
         plan, ended = subscribed.plan_of(standing), standing.status is Status.CANCELLED
+        credits = share(plan.included_credits, standing.period, renewals.earlier_than(standing.period, covered))
         yield _Change(
             at,
             _event(before, standing),
             plan,
             period_end=None if ended else standing.period.end,
-            granted=plan.included_credits if standing.status is Status.ACTIVE else 0,
-            withheld=plan.included_credits if standing.status is Status.PAST_DUE else 0,
+            granted=credits if standing.status is Status.ACTIVE else 0,
+            withheld=credits if standing.status is Status.PAST_DUE else 0,
             begins=not ended,
         )
         before = standing

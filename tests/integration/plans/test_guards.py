@@ -50,6 +50,7 @@ REFUSED = [
     ("UPDATE subscription_periods SET credits = -1",                     "ck_subscription_periods_not_negative"),
     ("UPDATE subscription_periods SET credits_withheld = -1",            "ck_subscription_periods_not_negative"),
     ("UPDATE subscription_periods SET granted = true",                   "ck_subscription_periods_grants_something"),
+    ("UPDATE subscription_periods SET credits = included_credits + 1",   "ck_subscription_periods_within_included"),
     ("INSERT INTO subscription_periods (subscription_id, period_start, period_end, plan_id, status, starts_at, "
      "credits) SELECT subscription_id, period_start, period_end, plan_id, status, starts_at, credits "
      "FROM subscription_periods",

@@ -62,6 +62,7 @@ def test_good_books_have_no_findings():
     assert findings() == []
 
 
+GRANTED = "UPDATE subscription_periods SET granted = true, included_credits = 5, credits"
 GRANT = (
     "INSERT INTO credit_transactions (account_id, transaction_type, description, balance_after, created_at, "
     "subscription_id, period_start, amount, idempotency_key) SELECT 1, 'subscription', '', 0, now(), subscription_id, "
@@ -97,7 +98,7 @@ SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id L
             "plan_usage_is_sum_of_jobs", "used 0 and reserved 0, jobs used",
         ),
         (
-            "UPDATE subscription_periods SET granted = true, credits = 5",
+            f"{GRANTED} = 5",
             "periods_are_granted_once", "granted 5, transactions 0 of 0 credits",
         ),
         (
@@ -105,13 +106,20 @@ SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id L
             "periods_are_granted_once", "not granted, transactions 1 of 5 credits",
         ),
         (
-            f"UPDATE subscription_periods SET granted = true, credits = 4; {GRANT}, 5, 'a' FROM subscription_periods",
+            f"{GRANTED} = 4; {GRANT}, 5, 'a' FROM subscription_periods",
             "periods_are_granted_once", "granted 4, transactions 1 of 5 credits",
         ),
         (
-            f"UPDATE subscription_periods SET granted = true, credits = 5; {GRANT}, 5, 'a' FROM subscription_periods; "
+            f"{GRANTED} = 5; {GRANT}, 5, 'a' FROM subscription_periods; "
             "UPDATE credit_transactions SET account_id = 2 WHERE transaction_type = 'subscription'",
             "periods_are_granted_once", "granted 5, transactions 1 of 5 credits",
+        ),
+        (
+            "INSERT INTO subscription_periods (subscription_id, period_start, period_end, plan_id, status, starts_at, "
+            "included_credits, credits) SELECT subscription_id, '2026-10-01', '2026-11-21', plan_id, status, "
+            "starts_at, 5, 5 FROM subscription_periods; "
+            "UPDATE subscription_periods SET included_credits = 9, credits = 4",
+            "no_day_is_granted_twice", "grants 4 of 9 credits for 10 days of its own",
         ),
         (
             "UPDATE subscriptions SET current_period_start = '2026-10-01'",
@@ -127,7 +135,7 @@ SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id L
             "nothing_owed_long_past_its_time", "should have turned at 2026-11-20 11:44:00+00",
         ),
         (
-            "UPDATE subscription_periods SET credits = 7",
+            "UPDATE subscription_periods SET included_credits = 7, credits = 7",
             "nothing_owed_long_past_its_time", "7 credits are owed since 2026-11-01 00:00:00+00",
         ),
         ("UPDATE credit_usage_logs SET tokens_output = 0", "usage_logs_say_what_was_delivered", "differs"),

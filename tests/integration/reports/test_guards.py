@@ -106,7 +106,7 @@ DAMAGE = {
     "charge_within_reservation":
         "UPDATE generation_jobs SET credits_reserved = 0 WHERE state = 'settled'",
     "plan_usage_is_sum_of_jobs": "UPDATE plan_limit_usage SET amount_used = amount_used + 1",
-    "periods_are_granted_once": "UPDATE subscription_periods SET credits = 1, granted = true",
+    "periods_are_granted_once": "UPDATE subscription_periods SET included_credits = 1, credits = 1, granted = true",
 }  # fmt: skip
 """For each rule that freezes: damage that breaks it and no other rule that freezes."""
 
