@@ -128,6 +128,15 @@ def last_period(session: Session, subscription_id: int) -> SubscriptionPeriod | 
     return session.scalar(newest.execution_options(populate_existing=True))
 
 
+def last_trial(session: Session, subscription_id: int) -> date | None:
+    """The first day of the last trial that the subscription had; None when it had none."""
+    return session.scalar(
+        select(func.max(SubscriptionPeriod.period_start)).where(
+            SubscriptionPeriod.subscription_id == subscription_id, SubscriptionPeriod.status == Status.TRIALING
+        )
+    )
+
+
 def periods_of(
     session: Session, subscription_id: int, *, after: Key | None, limit: int
 ) -> list[tuple[SubscriptionPeriod, Plan]]:

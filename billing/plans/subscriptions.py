@@ -51,6 +51,7 @@ def subscribe(
     *,
     anchor: date | None = None,
     trial_days: int | None = None,
+    another_trial: bool = False,
     at_period_end: bool = False,
     now: datetime,
 ) -> Subscription:
@@ -60,7 +61,7 @@ def subscribe(
     current period's included credits are granted at once, except in a trial. A subscription that is moved keeps its
     periods: the new plan's limits hold at once and its credits come with the next period; with `at_period_end`, both
     come with the next period. Moving it takes back a cancellation that waits for the end of the period, or one that was
-    made at once and whose period still runs.
+    made at once and whose period still runs. Only with `another_trial` does an account have more than one trial.
     Raises UnknownThing, or InvalidRequest for an inactive plan, an impossible anchor or trial, an anchor or a trial for
     an account that is subscribed already, a period that overlaps one that was begun before, or a move at once between
     a monthly and a yearly plan.
@@ -74,6 +75,8 @@ def subscribe(
     if not found or not _goes_on(session, found[0], plan, at_period_end, now):
         if at_period_end:
             raise InvalidRequest(f"Account {account_id} has no period that could end first.", code="not_subscribed")
+        if trial_days is not None and found and not another_trial:
+            _refuse_trial(session, found[0])
         return _begin(session, account, plan, anchor, trial_days, found[0].row if found else None, now)
     if trial_days is not None:
         raise InvalidRequest(f"Account {account_id} is subscribed already: no trial.", code="no_trial")
@@ -272,6 +275,15 @@ def _goes_on(session: Session, subscribed: Subscribed, plan: Plan, at_period_end
     runs = now.astimezone(subscribed.zone).date() < subscribed.row.current_period_end
     same = at_period_end or plan.billing_interval == subscribed.plan.billing_interval
     return same and runs and last is not None and not _is_forfeited(last)
+
+
+def _refuse_trial(session: Session, subscribed: Subscribed) -> None:
+    """Raise InvalidRequest when an account has had a trial."""
+    if (began := subscription_queries.last_trial(session, subscribed.row.id)) is not None:
+        raise InvalidRequest(
+            f"Account {subscribed.row.account_id} has had a trial, from {began}: a second one needs --another-trial.",
+            code="trial_used",
+        )
 
 
 def _refuse_overlap(session: Session, former: Subscription, period: Period, today: date) -> None:

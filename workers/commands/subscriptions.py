@@ -35,10 +35,17 @@ account_argument = click.argument("account_id", type=int)
     help="The day from which periods are counted; else today.",
 )
 @click.option("--trial-days", type=int, help="Begin with a trial of this many days, which grants no credits.")
+@click.option("--another-trial", is_flag=True, help="Give a trial to an account that has had one.")
 @click.option("--at-period-end", is_flag=True, help="Move to the plan when the current period ends.")
 @as_json
 def subscribe(
-    account_id: int, slug: str, since: datetime | None, trial_days: int | None, at_period_end: bool, as_json: bool
+    account_id: int,
+    slug: str,
+    since: datetime | None,
+    trial_days: int | None,
+    another_trial: bool,
+    at_period_end: bool,
+    as_json: bool,
 ) -> None:
     """Subscribe an account to a plan, or move it to another one.
 
@@ -68,6 +75,7 @@ def subscribe(
             slug,
             anchor=since and since.date(),
             trial_days=trial_days,
+            another_trial=another_trial,
             at_period_end=at_period_end,
             now=now,
         )

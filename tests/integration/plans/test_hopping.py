@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
+from billing.errors import BillingError
 from billing.plans import plans, renewals, subscriptions
 from billing.reports import audit, forecast
 from config.database import transaction
@@ -107,3 +108,22 @@ def test_the_audit_finds_a_period_that_grants_days_twice():
         session.execute(text("UPDATE subscription_periods SET credits = 1 WHERE credits = 0"))
 
     assert overlapping() == ["no_day_is_granted_twice"]
+
+
+def test_a_second_trial_is_given_only_to_whom_it_is_meant_for():
+    account_id = an_account(0)
+
+    def try_out(day: int, *, another: bool = False) -> None:
+        with transaction() as session:
+            now = START + timedelta(days=day)
+            subscriptions.subscribe(session, account_id, "monthly", trial_days=7, another_trial=another, now=now)
+
+    try_out(0)
+    cancel(account_id, day=3)
+    with pytest.raises(BillingError) as refused:
+        try_out(30)
+    assert refused.value.code == "trial_used"
+    assert rows("SELECT count(*) FROM subscription_periods") == [(1,)]
+
+    try_out(30, another=True)
+    assert rows("SELECT status FROM subscription_periods ORDER BY period_start") == [("trialing",), ("trialing",)]
