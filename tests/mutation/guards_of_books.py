@@ -121,6 +121,17 @@ OF_ACCOUNTS = [
 
 OF_SUBSCRIPTIONS = [
     guard(
+        "a period grants nothing for the days that an earlier one covers",
+        returns("shares.share", "included"),
+        "test_hopping_between_plans_grants_each_day_once",
+        "test_a_period_grants_its_share_for_the_days_that_no_earlier_one_covers",
+    ),
+    guard(
+        "a second trial needs a flag",
+        drops("subscriptions.subscribe", "_refuse_trial"),
+        "test_a_second_trial_is_given_only_to_whom_it_is_meant_for",
+    ),
+    guard(
         "an account is subscribed once, however many try",
         drops("subscriptions._bring_up_to_date", "posting.lock"),
         "test_an_account_that_is_subscribed_by_many_at_once_has_one_subscription",
