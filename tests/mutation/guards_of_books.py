@@ -128,7 +128,7 @@ OF_SUBSCRIPTIONS = [
     ),
     guard(
         "a second trial needs a flag",
-        drops("subscriptions.subscribe", "_refuse_trial"),
+        drops("plans.subscriptions.subscribe", "_refuse_trial"),
         "test_a_second_trial_is_given_only_to_whom_it_is_meant_for",
     ),
     guard(
