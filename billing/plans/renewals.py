@@ -7,7 +7,7 @@ computed by `billing.plans.lifecycle`; what was granted or opened is marked on t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from billing.money import CREDITS_MAX
 from billing.periods import Period, starts_at
 from billing.plans import limits, subscription_queries
 from billing.plans.lifecycle import Standing, Status, turns
-from billing.plans.shares import share
+from billing.plans.shares import Granted, share
 from billing.plans.subscribed import Subscribed
 from billing.plans.subscription_queries import TO_GRANT, TO_OPEN
 from billing.plans.tables import Plan, Subscription, SubscriptionPeriod
@@ -189,24 +189,19 @@ def _open(session: Session, account_ids: Sequence[int], until: datetime) -> int:
 
 
 def _add_periods(session: Session, begun: Sequence[dict[str, Any]]) -> None:
-    """Begin these periods, each with the credits of those of its days that no earlier one of its account covers."""
-    covered = subscription_queries.covered(session, {row["subscription_id"] for row in begun})
+    """Begin these periods, each with the credits that its days were not granted by earlier ones of its account."""
+    granted = subscription_queries.granted(session, {row["subscription_id"] for row in begun})
     for row in begun:
         period = Period(row["period_start"], row["period_end"])
-        earlier = earlier_than(period, covered.get(row["subscription_id"], ()))
-        row |= {name: share(row[name], period, earlier) for name in ("credits", "credits_withheld")}
+        account = granted.get(row["subscription_id"], ())
+        row |= {name: share(row[name], period, account) for name in ("credits", "credits_withheld")}
     added = subscription_queries.add_periods(session, begun)
     assert added == len(begun), "a period begins once"
 
 
-def covered(session: Session, subscribed: Subscribed) -> list[Period]:
+def granted(session: Session, subscribed: Subscribed) -> list[Granted]:
     """The periods of this subscription that granted credits, or may still grant them."""
-    return subscription_queries.covered(session, [subscribed.row.id]).get(subscribed.row.id, [])
-
-
-def earlier_than(period: Period, covered: Iterable[Period]) -> list[Period]:
-    """Those of an account's covered periods that began before this one; one that it begins anew is not among them."""
-    return [each for each in covered if each.start < period.start]
+    return subscription_queries.granted(session, [subscribed.row.id]).get(subscribed.row.id, [])
 
 
 def _begun(subscribed: Subscribed, standing: Standing, at: datetime) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from billing.ledger.tables import Account
 from billing.paging import Key
 from billing.periods import Period, starts_at
 from billing.plans.lifecycle import Standing, Status
+from billing.plans.shares import Granted
 from billing.plans.subscribed import Subscribed
 from billing.plans.tables import Plan, PlanLimitUsage, Subscription, SubscriptionPeriod
 
@@ -163,18 +164,21 @@ def paid_out(session: Session, subscription_id: int) -> int:
     return int(session.execute(granted).scalar_one())
 
 
-def covered(session: Session, subscription_ids: Collection[int]) -> dict[int, list[Period]]:
+def granted(session: Session, subscription_ids: Collection[int]) -> dict[int, list[Granted]]:
     """The periods of each subscription that granted credits, or may still grant them."""
+    if not subscription_ids:
+        return {}
+    credits = SubscriptionPeriod.credits + SubscriptionPeriod.credits_withheld
     statement = select(
-        SubscriptionPeriod.subscription_id, SubscriptionPeriod.period_start, SubscriptionPeriod.period_end
-    ).where(
-        SubscriptionPeriod.subscription_id.in_(sorted(subscription_ids)),
-        SubscriptionPeriod.credits + SubscriptionPeriod.credits_withheld > 0,
-    )
-    found: dict[int, list[Period]] = {}
-    if subscription_ids:
-        for subscription_id, start, end in session.execute(statement):
-            found.setdefault(subscription_id, []).append(Period(start, end))
+        SubscriptionPeriod.subscription_id,
+        SubscriptionPeriod.period_start,
+        SubscriptionPeriod.period_end,
+        # Where it was not kept what was included, all of it was granted.
+        func.coalesce(SubscriptionPeriod.included_credits, credits),
+    ).where(SubscriptionPeriod.subscription_id.in_(sorted(subscription_ids)), credits > 0)
+    found: dict[int, list[Granted]] = {}
+    for subscription_id, start, end, included in session.execute(statement):
+        found.setdefault(subscription_id, []).append(Granted(Period(start, end), included))
     return found
 
 

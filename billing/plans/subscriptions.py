@@ -32,13 +32,15 @@ GRACE_DAYS_MAX = 366
 class PeriodView:
     """A period of a subscription as it is shown; its end is the first day that is not part of it.
 
-    Credits are those that it grants; those of a period that began past due are withheld until the payment comes.
+    Credits are those that it grants, of those that its plan included; those of a period that began past due are
+    withheld until the payment comes. What was included is not known of periods from before it was kept.
     """
 
     period_start: date
     period_end: date
     plan: str
     status: str
+    included_credits: int | None
     credits: int
     credits_withheld: int
     granted: bool
@@ -315,6 +317,7 @@ def _view(period: SubscriptionPeriod, plan: Plan) -> PeriodView:
         period_end=period.period_end,
         plan=plan.slug,
         status=period.status,
+        included_credits=period.included_credits,
         credits=period.credits,
         credits_withheld=period.credits_withheld,
         granted=period.granted,

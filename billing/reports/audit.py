@@ -30,6 +30,12 @@ _DIFFERENCES = ", ".join(
 )
 
 
+_EARLIER = (
+    "e.subscription_id = p.subscription_id AND e.period_start < p.period_start AND e.credits + e.credits_withheld > 0"
+)
+"""Periods of the same account that began before and granted something, or may still do so."""
+
+
 def _used(buckets: Sequence[str], *, but: str) -> str:
     """The tokens of a call's usage in all these buckets but one; those that are 0 are not stored."""
     return " + ".join(f"coalesce((c.usage ->> '{bucket}')::bigint, 0)" for bucket in buckets if bucket != but)
@@ -159,21 +165,24 @@ RULES: Sequence[Rule] = (
     ),
     Rule(
         "no_day_is_granted_twice",
-        "A period grants what its plan includes for those of its days that no earlier period of the account covers.",
-        """SELECT 'period from ' || p.period_start || ' of subscription ' || s.id,
-                  'grants ' || p.credits + p.credits_withheld || ' of ' || p.included_credits || ' credits for '
-                  || d.uncovered || ' days of its own', s.account_id
+        "A period grants each of its days no more than its plan includes beyond what an earlier period granted it.",
+        f"""SELECT 'period from ' || p.period_start || ' of subscription ' || s.id,
+                  'grants ' || p.credits + p.credits_withheld || ' credits, and earlier ones left '
+                  || trunc(own.credits, 2) || ' of ' || p.included_credits, s.account_id
            FROM subscription_periods p
            JOIN subscriptions s ON s.id = p.subscription_id
            CROSS JOIN LATERAL (
-               SELECT coalesce(sum(upper(r) - lower(r)), 0) AS uncovered
-               FROM unnest(datemultirange(daterange(p.period_start, p.period_end)) - coalesce(
-                   (SELECT range_agg(daterange(e.period_start, e.period_end)) FROM subscription_periods e
-                    WHERE e.subscription_id = p.subscription_id AND e.period_start < p.period_start
-                          AND e.credits + e.credits_withheld > 0), '{}'::datemultirange)) r
-           ) d
-           WHERE p.credits + p.credits_withheld
-                 > p.included_credits::bigint * d.uncovered / (p.period_end - p.period_start)""",
+               SELECT sum(greatest(0, p.included_credits::numeric / (p.period_end - p.period_start) - had.rate))
+                      AS credits
+               FROM generate_series(0, p.period_end - p.period_start - 1) day
+               CROSS JOIN LATERAL (
+                   SELECT coalesce(max(coalesce(e.included_credits, e.credits + e.credits_withheld)::numeric
+                                       / (e.period_end - e.period_start)), 0) AS rate
+                   FROM subscription_periods e WHERE {_EARLIER} AND e.period_end > p.period_start + day) had
+           ) own
+           WHERE EXISTS (SELECT FROM subscription_periods e WHERE {_EARLIER} AND e.period_end > p.period_start)
+                 -- A sum of fractions is exact to many more places than these.
+                 AND p.credits + p.credits_withheld > own.credits + 0.000001""",  # noqa: S608
     ),
     Rule(
         "subscriptions_stand_in_their_last_period",

@@ -16,10 +16,10 @@ from billing.errors import InvalidRequest
 from billing.jobs import reserving
 from billing.ledger import accounts
 from billing.money import CREDITS_MAX
-from billing.periods import FORECAST_MONTHS_MAX, Period, add_months, starts_at
+from billing.periods import FORECAST_MONTHS_MAX, add_months, starts_at
 from billing.plans import limits, renewals, subscriptions
 from billing.plans.lifecycle import Standing, Status, turns
-from billing.plans.shares import share
+from billing.plans.shares import Granted, share
 from billing.plans.subscribed import Subscribed
 from billing.plans.tables import Plan
 
@@ -72,7 +72,7 @@ def simulate(session: Session, account_id: int, *, months: int, now: datetime) -
     changes = [*_waiting(session, account_id, until), *_expiries(session, account_id, until)]
     subscribed = subscriptions.find(session, account_id)
     if subscribed is not None:
-        changes += _turns(subscribed, renewals.covered(session, subscribed), until)
+        changes += _turns(subscribed, renewals.granted(session, subscribed), until)
     balance, reserved, full = account.balance, account.reserved, False
     expected = []
     for change in sorted(changes, key=lambda each: each.at):
@@ -100,11 +100,11 @@ def simulate(session: Session, account_id: int, *, months: int, now: datetime) -
     return expected
 
 
-def _turns(subscribed: Subscribed, covered: Sequence[Period], until: datetime) -> Iterator[_Change]:
+def _turns(subscribed: Subscribed, granted: Sequence[Granted], until: datetime) -> Iterator[_Change]:
     before = subscribed.standing
     for at, standing in turns(before, until, subscribed.zone):
         plan, ended = subscribed.plan_of(standing), standing.status is Status.CANCELLED
-        credits = share(plan.included_credits, standing.period, renewals.earlier_than(standing.period, covered))
+        credits = share(plan.included_credits, standing.period, granted)
         yield _Change(
             at,
             _event(before, standing),

@@ -121,10 +121,10 @@ OF_ACCOUNTS = [
 
 OF_SUBSCRIPTIONS = [
     guard(
-        "a period grants nothing for the days that an earlier one covers",
+        "a period grants nothing that an earlier one has granted its days",
         returns("shares.share", "included"),
         "test_hopping_between_plans_grants_each_day_once",
-        "test_a_period_grants_its_share_for_the_days_that_no_earlier_one_covers",
+        "test_a_period_grants_what_its_days_were_not_granted_before",
     ),
     guard(
         "a second trial needs a flag",

@@ -65,6 +65,8 @@ def subscribe(
 
     if (since is not None) + (trial_days is not None) + at_period_end > 1:
         raise click.UsageError("Choose one of --since, --trial-days and --at-period-end.")
+    if another_trial and trial_days is None:
+        raise click.UsageError("--another-trial is for a trial: give --trial-days.")
     bootstrap.connect("plans")
     with acting() as session:
         now = database_now(session)
@@ -231,7 +233,7 @@ def periods_(account_id: int, limit: int, after: str | None, as_json: bool) -> N
             # Where there is nothing to grant, "no" would look like a fault.
             facts["granted"] = None
     rows = [list(facts.values()) for facts in found]
-    columns = ["from", "up to", "plan", "status", "credits", "withheld", "granted"]
+    columns = ["from", "up to", "plan", "status", "included", "credits", "withheld", "granted"]
     click.echo(f"{sentence}.")
     console().print(table("Periods", columns, rows, left=4))
     tell_more(page)

@@ -219,6 +219,7 @@ def test_a_move_that_cannot_be_is_refused_and_renews_nothing_either(run, account
         (["starter", "--trial-days", "5", "--since", "2026-01-01"], "Choose one of --since, --trial-days and"),
         (["starter", "--trial-days", "5", "--at-period-end"], "Choose one of --since, --trial-days and"),
         (["starter", "--since", "2026-01-01", "--at-period-end"], "Choose one of --since, --trial-days and"),
+        (["starter", "--another-trial"],                  "--another-trial is for a trial"),
         (["starter", "--trial-days", "0", "--since", "2026-01-01"], "Choose one of --since, --trial-days and"),
         ([],                                              "Missing argument 'PLAN'"),
     ],
@@ -382,9 +383,9 @@ def test_periods_are_listed_with_the_credits_of_each(run, account_id):
     start, middle = TODAY - 40 * DAY, add_months(TODAY - 40 * DAY, 1)
     assert periods_of(run, account_id) == [
         {"period_start": f"{middle}", "period_end": f"{add_months(start, 2)}", "plan": "starter", "status": "past_due",
-         "credits": 0, "credits_withheld": 500, "granted": False},
+         "included_credits": 500, "credits": 0, "credits_withheld": 500, "granted": False},
         {"period_start": f"{start}", "period_end": f"{middle}", "plan": "starter", "status": "active",
-         "credits": 500, "credits_withheld": 0, "granted": True},
+         "included_credits": 500, "credits": 500, "credits_withheld": 0, "granted": True},
     ]  # fmt: skip
     out = sentence_of(run("plans", "periods", account_id))
     assert out.index(f"│ {middle} │") < out.index("│ past due │") < out.index(f"│ {start} │")
@@ -395,7 +396,7 @@ def test_a_trial_has_nothing_to_grant(run, account_id):
     act("subscribe", account_id, "starter", trial_days=14)
 
     (row,) = [line for line in sentence_of(run("plans", "periods", account_id)).splitlines() if "│ trialing │" in line]
-    assert [cell.strip() for cell in row.strip("│").split("│")][3:] == ["trialing", "0", "0", "–"]
+    assert [cell.strip() for cell in row.strip("│").split("│")][3:] == ["trialing", "500", "0", "0", "–"]
     assert [each["granted"] for each in periods_of(run, account_id)] == [False]
 
 

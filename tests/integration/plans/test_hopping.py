@@ -65,8 +65,21 @@ def test_a_longer_plan_grants_for_the_days_behind_the_shorter_one():
     cancel(account_id, day=10)
     subscribe(account_id, "yearly", day=10)
 
-    # November's 20 other days were granted by the month.
-    assert granted() == [1_000, 36_500 * 345 // 365]
+    # November's 20 other days were granted by the month, at 33.3 of the year's 100 credits a day.
+    assert granted() == [1_000, 345 * 100 + 20 * 100 - 667]
+
+
+def test_a_larger_plan_within_a_smaller_one_grants_what_it_includes_beyond_it():
+    with transaction() as session:
+        terms = {"name": "Free", "billing_interval": "year", "included_credits": "365"}
+        plans.set_plan(session, "free", terms)
+    account_id = an_account(0)
+    subscribe(account_id, "free", day=0)
+    cancel(account_id, day=1)
+    subscribe(account_id, "monthly", day=1)
+
+    assert granted() == [365, 1_000 - 30]
+    assert overlapping() == []
 
 
 def test_a_renewal_grants_all_again_when_nothing_covers_it_any_more():

@@ -190,8 +190,8 @@ def test_a_plan_of_another_length_takes_over_when_the_period_ends_or_is_begun_an
         ("2026-11-21", "monthly"),
         ("2026-12-21", "monthly"),
     ]
-    # November's month lies inside the year that was granted; of December's, 20 of 31 days lie behind it.
-    assert the_account(account_id).balance == 500 + 0 + 50 * 20 // 31
+    # The year has granted 1.37 credits a day up to January, and the month includes 1.67, and 1.61, a day.
+    assert the_account(account_id).balance == 500 + 8 + 34
     assert findings() == []
 
 

@@ -118,8 +118,8 @@ SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id L
             "INSERT INTO subscription_periods (subscription_id, period_start, period_end, plan_id, status, starts_at, "
             "included_credits, credits) SELECT subscription_id, '2026-10-01', '2026-11-21', plan_id, status, "
             "starts_at, 5, 5 FROM subscription_periods; "
-            "UPDATE subscription_periods SET included_credits = 9, credits = 4",
-            "no_day_is_granted_twice", "grants 4 of 9 credits for 10 days of its own",
+            "UPDATE subscription_periods SET included_credits = 9, credits = 6",
+            "no_day_is_granted_twice", "grants 6 credits, and earlier ones left 5.47 of 9",
         ),
         (
             "UPDATE subscriptions SET current_period_start = '2026-10-01'",
