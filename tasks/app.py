@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from config.addresses import BROKER, AddressError, read_address
 
@@ -29,6 +30,19 @@ class Mill(Celery):
     def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
         """A connection to publish to; raises UnreadableBroker."""
         return super().connection_for_write(_checked(url or self.conf.broker_write_url), **options)
+
+    def send_task(self, *args: Any, **options: Any) -> Any:
+        """Publish a message; raises OperationalError for whatever goes wrong, or UnreadableBroker.
+
+        What the message is about is committed by then. On a connection that has just died, kombu raises other errors
+        than its own, such as AttributeError, and they would be taken for failures of that work.
+        """
+        try:
+            return super().send_task(*args, **options)
+        except (OperationalError, UnreadableBroker):
+            raise
+        except Exception as error:
+            raise OperationalError(type(error).__name__) from error
 
 
 def _checked(url: str | None) -> str | None:

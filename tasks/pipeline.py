@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from celery import Signature, chain
+from kombu.exceptions import OperationalError
 from sqlalchemy.orm import Session
 
 from billing.catalog import current
@@ -186,15 +187,16 @@ def refund(job_ids: Sequence[UUID]) -> None:
 
 
 def publish(signature: Signature, **options: Any) -> bool:
-    """Publish after a commit; False, with a warning in the log, when that fails: what was committed stays so.
-
-    kombu raises more than its OperationalError: on a connection that has just died, AttributeError.
-    """
+    """Publish after a commit; False, with a warning in the log, when that fails: what was committed stays so."""
     try:
         signature.apply_async(**options)
-    except Exception as error:  # noqa: BLE001 - the caller must never be told that what is stored has failed
+    except OperationalError as error:
         log.warning(
-            "publish_failed", step=signature.task, error=type(error).__name__, hint="recovery publishes it again"
+            "publish_failed",
+            step=signature.task,
+            error=type(error).__name__,
+            cause=type(error.__cause__).__name__,
+            hint="recovery publishes it again",
         )
         return False
     return True
