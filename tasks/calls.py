@@ -7,7 +7,7 @@ together, and nobody waits for a slow call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from datetime import timedelta
 from threading import Condition
@@ -21,6 +21,7 @@ from billing.catalog import current
 from billing.jobs import calling
 from billing.jobs.calling import Claim, Delivery, Refusal, Wanted
 from billing.jobs.policy import Failure, Verdict
+from billing.jobs.states import State
 from config.database import database_now
 from config.integrations import Connections, connections
 from config.logging import get_logger
@@ -33,7 +34,15 @@ from tasks.providers.retry import TryAgain, retrying
 from tasks.runtime import runtime
 from tasks.writing import record
 
-Outcome = Literal["generated", "failed", "unknown", "postponed", "not_ours"]
+Outcome = Literal["generated", "continued", "failed", "unknown", "postponed", "not_ours"]
+
+OUTCOMES: Mapping[Verdict | None, Outcome] = {
+    None: "not_ours",
+    Verdict.REFUND: "failed",
+    Verdict.CONCLUDE: "generated",
+    Verdict.UNKNOWN: "unknown",
+}
+"""What a call comes to by the verdict on its failure."""
 
 GROUP = 100
 """How many claims, or results, one transaction writes at most."""
@@ -66,9 +75,12 @@ def call_job(job_id: UUID) -> Outcome:
         found = _JobCall(job_id).run()
     if not isinstance(found, Result):
         return found
-    (on_time,) = _results([found])
-    _note_late([found], [on_time])
-    return "generated" if on_time else "not_ours"
+    (state,) = states = _results([found])
+    _note_late([found], states)
+    if state is State.RESERVED:
+        _call_again([found], states)
+        return "continued"
+    return "generated" if state else "not_ours"
 
 
 def call_batch(job_ids: Sequence[UUID]) -> None:
@@ -163,6 +175,8 @@ class _JobCall:
                 runtime().slots.give_back(1)
             if found == "failed":
                 pipeline.refund([self.job_id])
+            elif found == "generated":
+                pipeline.settle([self.job_id])
         except BaseException as error:  # noqa: BLE001 - whoever waits for the batch raises it
             batch.end(error)
             return
@@ -217,9 +231,7 @@ class _JobCall:
         )
         if verdict is Verdict.RETRY:
             raise TryAgain(refusal.retry_after)
-        if verdict is None:
-            return "not_ours"
-        return "failed" if verdict is Verdict.REFUND else "unknown"
+        return OUTCOMES[verdict]
 
 
 def _connection(claimed: Claimed) -> Connection:
@@ -243,18 +255,26 @@ def _claim(session: Session, wanted: Sequence[Wanted]) -> list[Claimed | None]:
     return [Claimed(claims[each.job_id], found) if each.job_id in claims else None for each in wanted]
 
 
-def _deliver(session: Session, results: Sequence[Result]) -> list[bool]:
+def _deliver(session: Session, results: Sequence[Result]) -> list[State | None]:
     return calling.succeed_many(session, results, publish_by=runtime().publish_by)
 
 
-def _follow(results: Sequence[Result], on_time: Sequence[bool]) -> None:
-    _note_late(results, on_time)
-    pipeline.settle([each.claim.job_id for each, in_time in zip(results, on_time, strict=True) if in_time])
+def _follow(results: Sequence[Result], states: Sequence[State | None]) -> None:
+    _note_late(results, states)
+    whole = [each.claim.job_id for each, state in zip(results, states, strict=True) if state is State.GENERATED]
+    pipeline.settle(whole)
+    _call_again(results, states)
 
 
-def _note_late(results: Sequence[Result], on_time: Sequence[bool]) -> None:
-    for (claim, _), in_time in zip(results, on_time, strict=True):
-        if not in_time:
+def _call_again(results: Sequence[Result], states: Sequence[State | None]) -> None:
+    """Have the next part asked for of each job that is done in parts and goes on."""
+    going_on = [each.claim for each, state in zip(results, states, strict=True) if state is State.RESERVED]
+    pipeline.call([(claim.job_id, claim.kind) for claim in going_on])
+
+
+def _note_late(results: Sequence[Result], states: Sequence[State | None]) -> None:
+    for (claim, _), state in zip(results, states, strict=True):
+        if state is None:
             log.error("late_success", job_id=str(claim.job_id), attempt=claim.attempt, hint="counted as exposure")
 
 
@@ -267,6 +287,6 @@ def _spawn(work: Callable[[], None]) -> None:
 
 
 _claims: Group[Wanted, Claimed | None] = Group(_claim, key=lambda wanted: wanted.job_id, size=GROUP, spawn=_spawn)
-_results: Group[Result, bool] = Group(
+_results: Group[Result, State | None] = Group(
     _deliver, key=lambda result: result.claim.job_id, size=GROUP, spawn=_spawn, after=_follow, gather_s=_gather_s
 )

@@ -22,11 +22,12 @@ from config.integrations import connection_for
 from config.logging import get_logger
 from config.providers import Connection
 from config.settings import ConfigurationError
+from tasks import pipeline
 from tasks.providers.base import Provider, ProviderError
 from tasks.runtime import Runtime
 from tasks.writing import record
 
-Outcome = Literal["generated", "ended", "unknown"]
+Outcome = Literal["generated", "continued", "ended", "unknown"]
 
 log = get_logger(__name__)
 
@@ -55,6 +56,9 @@ def ask_about_job(job_id: UUID, runtime: Runtime) -> Outcome:
             session, question.claim, answer, question.means, now=database_now(session), publish_by=runtime.publish_by
         )
     )
+    if job.state == State.RESERVED:
+        pipeline.call([(job_id, question.claim.kind)])
+        return "continued"
     return "generated" if job.state == State.GENERATED else "ended"
 
 

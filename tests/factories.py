@@ -11,10 +11,11 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from billing.catalog import current
-from billing.catalog.pricing import Usage
+from billing.catalog.pricing import Usage, Work
 from billing.catalog.snapshot import Moment
-from billing.jobs import calling, requests, reserving, submitting
+from billing.jobs import calling, parts, requests, reserving, submitting
 from billing.jobs.calling import Claim, Delivery
+from billing.jobs.states import State
 from billing.jobs.tables import GenerationJob
 from billing.ledger import accounts
 from billing.ledger.tables import Account
@@ -97,11 +98,16 @@ def a_delivery(usage: Usage | None = None, **content: Any) -> Delivery:
 def a_generated_job(
     account_id: int, operation: str = "clustering", *, usage: Usage | None = None, now: datetime = NOON, **given: Any
 ) -> UUID:
-    """A job whose provider has delivered."""
+    """A job whose provider has delivered: an image by each call where its model makes no more, the rest by the last."""
     job_id = a_reserved_job(account_id, operation, now=now, **given)
-    claim = a_claim(job_id, now=now)
-    with transaction() as session:
-        assert calling.succeed(session, claim, a_delivery(usage), now=now, publish_by=MINUTE)
+    left = usage
+    for number in range(parts.count(Work(**the_job(job_id).work)), 0, -1):
+        claim = a_claim(job_id, now=now)
+        used = left if number == 1 or left is None else Usage(images=min(claim.images, left.images))
+        left = left and replace(left, images=left.images - used.images)
+        with transaction() as session:
+            state = calling.succeed(session, claim, a_delivery(used), now=now, publish_by=MINUTE)
+    assert state is State.GENERATED
     return job_id
 
 

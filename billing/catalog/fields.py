@@ -99,6 +99,7 @@ class ModelFields(Fields):
     response_format: Literal["url", "b64_json"] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     max_images: Annotated[int, Field(ge=1, le=1_000)] | None = None
+    images_per_call: Annotated[int, Field(ge=1, le=1_000)] | None = None
     limit_type: Name | None = None
     supports_json_mode: bool | None = None
     supports_vision: bool | None = None

@@ -7,7 +7,7 @@ cached input token is not also an input token, and a reasoning token is not also
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -28,11 +28,15 @@ USAGE_MAX = 2**31 - 1
 
 @dataclass(frozen=True)
 class Work:
-    """The most that a request can use: its counted input, its limit on output, the images it asks for."""
+    """The most that a request can use: its counted input, its limit on output, the images it asks for.
+
+    `images_per_call` is how many images its model makes by one call; 0 where one call makes them all.
+    """
 
     input_tokens: int = 0
     max_output_tokens: int = 0
     images: int = 0
+    images_per_call: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,15 @@ class Usage:
         """What is told of this usage beyond the usual five counts: the special buckets that are used, and the tier."""
         found = {name: getattr(self, name) for name in SPECIAL_BUCKETS}
         return {name: value for name, value in {**found, "service_tier": self.service_tier}.items() if value}
+
+    @classmethod
+    def total(cls, usages: Sequence[Usage]) -> Usage:
+        """What these calls of one job used together; the tier is that at which all were served, if it was one."""
+        if len(usages) == 1:
+            return usages[0]
+        counts = {name: min(USAGE_MAX, sum(getattr(each, name) for each in usages)) for name in COUNTS}
+        tiers = {each.service_tier for each in usages}
+        return cls(**counts, service_tier=tiers.pop() if len(tiers) == 1 else "")
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Usage:

@@ -36,6 +36,7 @@ class Model:
     response_format: str | None
     encoding_format: str | None
     max_images: int | None
+    images_per_call: int | None
     limit_type: str | None
     supports_json_mode: bool
     supports_temperature: bool

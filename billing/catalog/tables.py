@@ -121,6 +121,7 @@ class AIModelConfig(Base):
             "AND (model_type = 'embedding' OR encoding_format IS NULL)",
             name="parameters_fit_type",
         ),
+        CheckConstraint("images_per_call >= 1", name="images_per_call"),
         CheckConstraint(
             "model_type <> 'text' OR (input_cost_per_1m IS NOT NULL AND output_cost_per_1m IS NOT NULL "
             "AND context_window IS NOT NULL AND max_output_tokens IS NOT NULL)",
@@ -181,6 +182,8 @@ class AIModelConfig(Base):
     response_format: Mapped[str | None]
     encoding_format: Mapped[str | None]
     max_images: Mapped[int | None] = mapped_column(Integer)
+    # How many of them one call makes; the others are made by further calls. All, where it is not set.
+    images_per_call: Mapped[int | None] = mapped_column(Integer)
     # The plan limit that this model's images consume, basic or premium; for text, the operation's own applies.
     limit_type: Mapped[str | None] = mapped_column(ForeignKey("plan_limit_types.limit_type"))
     supports_json_mode: Mapped[bool] = mapped_column(server_default=text("false"))

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from billing.jobs.tables import GenerationResult, ProviderCall, Resolution
@@ -17,6 +17,16 @@ from billing.sql import Part, as_json, check_written, inserted, recordset, toget
 
 _CALLS = ProviderCall.metadata.tables[ProviderCall.__tablename__]
 _RESULTS = GenerationResult.metadata.tables[GenerationResult.__tablename__]
+
+FEWER_IMAGES = "fewer_images"
+"""The reason why an answer ended that has fewer images than were asked for."""
+_FURTHER = """
+    UPDATE generation_results r SET
+        content = jsonb_set(r.content, '{{images}}', coalesce(r.content -> 'images', '[]')
+                                                     || coalesce(v.content -> 'images', '[]')),
+        finish_reason = CASE WHEN r.finish_reason = 'stop' THEN v.finish_reason ELSE r.finish_reason END
+    FROM {values} WHERE r.job_id = v.job_id RETURNING 1
+"""
 
 
 def latest(session: Session, job_id: UUID, attempt: int) -> ProviderCall | None:
@@ -62,6 +72,19 @@ def kept(rows: Sequence[dict[str, Any]]) -> Part:
     return inserted(_RESULTS, rows, name="kept")
 
 
+def added(rows: Sequence[dict[str, Any]]) -> Part:
+    """The part of a statement that adds what another call delivered for these locked jobs to their results."""
+    columns = ("job_id", "content", "finish_reason")
+    values = recordset(_RESULTS, columns, given="added")
+    return Part("added", _FURTHER.format(values=values), len(rows), {"added": as_json(rows)})
+
+
+def cut_short(session: Session, job_ids: Sequence[UUID]) -> None:
+    """Say in the results of these jobs that fewer images were delivered than were asked for."""
+    statement = update(GenerationResult).where(GenerationResult.job_id.in_(list(job_ids)))
+    session.execute(statement.values(finish_reason=FEWER_IMAGES), execution_options={"synchronize_session": False})
+
+
 def write(session: Session, parts: Sequence[Part]) -> None:
     """Write these parts by one statement: all of them, or nothing."""
     wanted = [part for part in parts if part.rows]
@@ -83,12 +106,27 @@ def results(session: Session, job_ids: list[UUID]) -> dict[UUID, GenerationResul
     return {row.job_id: row for row in found}
 
 
-def delivered(session: Session, job_ids: list[UUID]) -> dict[UUID, ProviderCall]:
-    """The call that succeeded for each of these jobs."""
-    statement = select(ProviderCall).where(
-        ProviderCall.job_id.in_(job_ids), ProviderCall.outcome == "succeeded", ~ProviderCall.exposure
-    )
-    return {row.job_id: row for row in session.scalars(statement)}
+def delivered(session: Session, job_ids: list[UUID]) -> dict[UUID, list[ProviderCall]]:
+    """The calls that delivered for each of these jobs, in order."""
+    found: dict[UUID, list[ProviderCall]] = {}
+    for row in session.scalars(select(ProviderCall).where(*_delivered(job_ids)).order_by(ProviderCall.attempt)):
+        found.setdefault(row.job_id, []).append(row)
+    return found
+
+
+def expose_delivered(session: Session, job_ids: list[UUID]) -> None:
+    """Count the cost of the calls that delivered for these jobs as exposure."""
+    statement = update(ProviderCall).where(*_delivered(job_ids)).values(exposure=True)
+    session.execute(statement, execution_options={"synchronize_session": False})
+
+
+def last_delivered(session: Session, job_id: UUID) -> int:
+    """The number of the job's latest attempt that delivered; 0 without one."""
+    return session.scalar(select(func.max(ProviderCall.attempt)).where(*_delivered([job_id]))) or 0
+
+
+def _delivered(job_ids: list[UUID]) -> tuple[ColumnElement[bool], ...]:
+    return ProviderCall.job_id.in_(job_ids), ProviderCall.outcome == "succeeded", ~ProviderCall.exposure
 
 
 def notes_since(session: Session, since: datetime) -> dict[str, int]:

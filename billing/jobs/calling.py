@@ -16,13 +16,14 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from billing.catalog import pricing
-from billing.catalog.pricing import Price, Usage
+from billing.catalog.pricing import Price, Usage, Work
 from billing.catalog.snapshot import Catalog, Moment
-from billing.jobs import call_queries, claim_queries, job_queries, locking_queries, policy
+from billing.jobs import call_queries, claim_queries, concluding, job_queries, locking_queries, parts, policy
 from billing.jobs.locking_queries import Called, Made
 from billing.jobs.policy import Failure, RetryBudget, Verdict
 from billing.jobs.requests import PARAMS
-from billing.jobs.states import Event, State, leaving
+from billing.jobs.settling import Release
+from billing.jobs.states import Event, State, leaving, target
 from billing.jobs.tables import GenerationJob, ProviderCall
 from billing.sql import Part
 
@@ -58,6 +59,8 @@ class Claim(Attempt):
     kind: str
     params: dict[str, Any] = field(repr=False)
     max_output_tokens: int
+    # How many images this call is asked for, which may be a part of those of the job.
+    images: int
     idempotency_key: str
     # Whether the job's price is by the token: then a delivery without its tokens cannot be billed.
     bills_tokens: bool
@@ -137,13 +140,17 @@ def claim_many(
 
 def claim_of(job: GenerationJob, call: ProviderCall, catalog: Catalog) -> Claim:
     """The claim under which this call of the job is made."""
-    of_job = {name: getattr(job, name) for name in ("id", "provider", "model_name", "kind", "params", "work", "price")}
+    of_job = {name: getattr(job, name) for name in _OF_JOB}
     of_call = {name: getattr(call, name) for name in ("endpoint", "idempotency_key")}
     return _claim({**of_job, **of_call, "attempts": call.attempt, "call_id": call.id}, catalog)
 
 
+_OF_JOB = ("id", "provider", "model_name", "kind", "params", "work", "parts_delivered", "price")
+
+
 def _claim(row: Mapping[str, Any], catalog: Catalog) -> Claim:
     model = catalog.models.get(row["model_name"])
+    work = parts.share(Work(**row["work"]), row["parts_delivered"] + 1)
     return Claim(
         job_id=row["id"],
         attempt=row["attempts"],
@@ -153,7 +160,8 @@ def _claim(row: Mapping[str, Any], catalog: Catalog) -> Claim:
         api=row["endpoint"],
         kind=row["kind"],
         params=row["params"],
-        max_output_tokens=row["work"]["max_output_tokens"],
+        max_output_tokens=work.max_output_tokens,
+        images=work.images,
         idempotency_key=row["idempotency_key"],
         bills_tokens=Price.from_json(row["price"] or {}).rates is not None,
         tokenizer=None if model is None else model.tokenizer,
@@ -162,10 +170,10 @@ def _claim(row: Mapping[str, Any], catalog: Catalog) -> Claim:
 
 def succeed(
     session: Session, made: Attempt, delivery: Delivery, *, now: datetime | None = None, publish_by: timedelta
-) -> bool:
-    """Record what was delivered and its cost; False when the job was given up meanwhile and nobody pays for it."""
-    (on_time,) = succeed_many(session, [(made, delivery)], now=now, publish_by=publish_by)
-    return on_time
+) -> State | None:
+    """Record what was delivered and its cost, as `succeed_many` does."""
+    (state,) = succeed_many(session, [(made, delivery)], now=now, publish_by=publish_by)
+    return state
 
 
 def succeed_many(
@@ -174,24 +182,26 @@ def succeed_many(
     *,
     now: datetime | None = None,
     publish_by: timedelta,
-) -> list[bool]:
+) -> list[State | None]:
     """Record what was delivered for these jobs, each for another one, and its cost.
 
-    Returns for each whether it came in time: when the job was given up meanwhile, nobody pays for it. A repeat changes
-    nothing. `now` is the database's clock unless given.
+    Returns for each the state that it leads to: GENERATED, or RESERVED where the next part is to be asked for; None
+    when the job was given up meanwhile, so that nobody pays for it. A repeat changes nothing. `now` is the database's
+    clock unless given.
     """
     jobs, clock = locking_queries.to_record(session, [made.job_id for made, _ in delivered])
-    at = now or clock
-    in_time, deliveries = [], _Deliveries(at, publish_by)
+    states, deliveries = [], _Deliveries(now or clock, publish_by)
     for made, delivery in delivered:
         job = jobs[made.job_id]
         call = job.calls[made.attempt]
-        if call.outcome == "succeeded":
-            in_time.append(not call.exposure)
+        if call.outcome != "succeeded":
+            states.append(deliveries.add(job, call, delivery))
+        elif call.exposure:
+            states.append(None)
         else:
-            in_time.append(deliveries.add(job, call, delivery))
+            states.append(State.RESERVED if job.state == State.RESERVED else State.GENERATED)
     call_queries.write(session, deliveries.parts())
-    return in_time
+    return states
 
 
 class _Deliveries:
@@ -200,50 +210,54 @@ class _Deliveries:
     def __init__(self, now: datetime, publish_by: timedelta) -> None:
         self._now = now
         self._publish_by = publish_by
-        self._moves: list[dict[str, Any]] = []
+        self._moves: dict[Event, list[dict[str, Any]]] = {Event.GENERATE: [], Event.CONTINUE: []}
         self._late: list[dict[str, Any]] = []
         self._calls: list[dict[str, Any]] = []
-        self._results: list[dict[str, Any]] = []
+        self._first: list[dict[str, Any]] = []
+        self._further: list[dict[str, Any]] = []
 
-    def add(self, job: Called, call: Made, delivery: Delivery) -> bool:
-        """Add one delivery; whether it came in time, to the job's latest call."""
+    def add(self, job: Called, call: Made, delivery: Delivery) -> State | None:
+        """Add one delivery; returns the state that it leads to, None when it did not come to the job's latest call."""
         in_time = State(job.state) in leaving(Event.GENERATE) and job.attempts == call.attempt
         # The cost of the usage replaces the one assumed for an unknown outcome.
         cost = pricing.cost(delivery.usage, Price.from_json(job.price or {}))
         costs = {"id": job.id, "cost_usd": cost + job.cost_of_others(call)}
-        if in_time:
-            self._moves.append(costs | self._moved(call.attempt))
-            self._results.append(
-                {"job_id": job.id, "content": delivery.content, "finish_reason": delivery.finish_reason}
-            )
-        else:
+        self._calls.append(self._ended(call, delivery, cost, exposure=not in_time))
+        if not in_time:
             self._late.append(costs)
-        self._calls.append(
-            {
-                "id": call.id,
-                "outcome": "succeeded",
-                "failure": None,
-                "finished_at": self._now,
-                "http_status": 200,
-                "provider_request_id": delivery.request_id,
-                "usage": delivery.usage.to_json(),
-                "raw_usage": delivery.raw_usage,
-                "usage_note": delivery.usage_note,
-                "cost_usd": cost,
-                "reported_cost_usd": delivery.reported_cost_usd,
-                "exposure": not in_time,
-            }
-        )
-        return in_time
+            return None
+        result = {"job_id": job.id, "content": delivery.content, "finish_reason": delivery.finish_reason}
+        (self._further if job.parts_delivered else self._first).append(result)
+        number = job.parts_delivered + 1
+        event = Event.GENERATE if number >= parts.count(Work(**job.work)) else Event.CONTINUE
+        self._moves[event].append(costs | self._moved(call.attempt) | {"parts_delivered": number})
+        return target(event)
 
     def parts(self) -> list[Part]:
         """What is written, by one statement."""
         return [
-            job_queries.moved(Event.GENERATE, self._moves),
+            *(job_queries.moved(event, moves) for event, moves in self._moves.items()),
             job_queries.costed(self._late),
             call_queries.completed(self._calls),
-            call_queries.kept(self._results),
+            call_queries.kept(self._first),
+            call_queries.added(self._further),
         ]
+
+    def _ended(self, call: Made, delivery: Delivery, cost: Decimal, *, exposure: bool) -> dict[str, Any]:
+        return {
+            "id": call.id,
+            "outcome": "succeeded",
+            "failure": None,
+            "finished_at": self._now,
+            "http_status": 200,
+            "provider_request_id": delivery.request_id,
+            "usage": delivery.usage.to_json(),
+            "raw_usage": delivery.raw_usage,
+            "usage_note": delivery.usage_note,
+            "cost_usd": cost,
+            "reported_cost_usd": delivery.reported_cost_usd,
+            "exposure": exposure,
+        }
 
     def _moved(self, attempt: int) -> dict[str, Any]:
         return {
@@ -263,7 +277,8 @@ def fail(
     """Record why a call brought no result, and decide what follows; None when the claim no longer decides it.
 
     RETRY leaves the job claimed, for another call or a `postpone`. REFUND leaves it with its verdict written, for the
-    refund step. UNKNOWN keeps the hold; recovery looks at it `look_after` from now.
+    refund step; CONCLUDE has it settled for the parts that were delivered before. UNKNOWN keeps the hold; recovery
+    looks at it `look_after` from now.
     """
     (job,) = job_queries.lock(session, [claim.job_id], set(State))
     call = call_queries.latest(session, claim.job_id, claim.attempt)
@@ -271,7 +286,9 @@ def fail(
     if call.outcome == "succeeded" or call_queries.resolution(session, call.id):
         # The call was delivered or resolved: a later failure report does not overwrite that.
         return None
-    decided = policy.verdict(refusal.failure, attempts=claim.attempt, budget=budget)
+    # What was delivered before has no part in how often this part was tried.
+    tried = claim.attempt - call_queries.last_delivered(session, job.id)
+    decided = policy.verdict(refusal.failure, attempts=tried, budget=budget)
     if decided is Verdict.UNKNOWN and call.outcome == "failed":
         # A later report of an unknown outcome does not overwrite a recorded failure.
         return None
@@ -285,12 +302,21 @@ def fail(
     if decided is Verdict.UNKNOWN:
         mark_unknown(session, [job], refusal.failure, now=now, look_after=look_after)
     elif decided is Verdict.REFUND:
-        exhausted = policy.VERDICTS[refusal.failure] is Verdict.RETRY
-        code = "retries_exhausted" if exhausted else refusal.failure.value
-        tries = f" It was tried {claim.attempt} times." if exhausted else ""
-        said = f" It said: {refusal.reason}" if refusal.reason else ""
-        job_queries.note_verdict(session, job.id, code, policy.SENTENCES[refusal.failure] + tries + said, due=now)
+        reason = _reason(refusal, tried)
+        if job.parts_delivered:
+            concluding.conclude(session, [job], {job.id: reason}, now=now)
+            return Verdict.CONCLUDE
+        job_queries.note_verdict(session, job.id, reason.code, reason.message, due=now)
     return decided
+
+
+def _reason(refusal: Refusal, tried: int) -> Release:
+    """Why no further call is made, after so many tries."""
+    exhausted = policy.VERDICTS[refusal.failure] is Verdict.RETRY
+    code = "retries_exhausted" if exhausted else refusal.failure.value
+    tries = f" It was tried {tried} times." if exhausted else ""
+    said = f" It said: {refusal.reason}" if refusal.reason else ""
+    return Release(code, policy.SENTENCES[refusal.failure] + tries + said)
 
 
 def mark_unknown(
@@ -339,12 +365,6 @@ def postpone(session: Session, claim: Claim, *, until: datetime) -> bool:
         for job in job_queries.lock(session, [claim.job_id], {State.CALLING})
     ]
     return bool(job_queries.move(session, Event.RETRY, rows))
-
-
-def write_off(session: Session, jobs: Sequence[GenerationJob]) -> None:
-    """Count the cost of what was delivered for these locked jobs as exposure: no customer is charged for it."""
-    for call in call_queries.delivered(session, [job.id for job in jobs]).values():
-        call_queries.complete(session, call.id, {"exposure": True})
 
 
 def _count_cost(session: Session, job: GenerationJob, claim: Claim, refusal: Refusal) -> None:

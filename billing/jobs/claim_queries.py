@@ -28,13 +28,16 @@ _CLAIM = text(
         FROM locked l JOIN wanted w ON w.job_id = l.id
         -- By the locked row, which is the latest: while this statement waited, the job may have come to be reserved.
         WHERE j.id = l.id AND (l.state = 'reserved' OR l.attempts = w.again)
-        RETURNING j.id, j.attempts, j.provider, j.model_name, j.kind, j.params, j.work, j.price, w.claimed_by
+        RETURNING j.id, j.attempts, j.provider, j.model_name, j.kind, j.params, j.work, j.price, j.parts_delivered,
+                  w.claimed_by
     ), called AS (
         INSERT INTO provider_calls
             (job_id, attempt, provider, model_name, endpoint, idempotency_key, claimed_by, started_at)
-        -- One key for all attempts: the provider, where it honours keys, then does the work once.
-        SELECT id, attempts, provider, model_name, CAST(:apis AS jsonb) ->> model_name, 'creditmill-' || id, claimed_by,
-               :now FROM claimed ORDER BY id
+        -- One key for all attempts at a part: the provider, where it honours keys, then does its work once.
+        SELECT id, attempts, provider, model_name, CAST(:apis AS jsonb) ->> model_name,
+               'creditmill-' || id || CASE WHEN parts_delivered > 0 THEN '-' || (parts_delivered + 1) ELSE '' END,
+               claimed_by, :now
+        FROM claimed ORDER BY id
         RETURNING id AS call_id, job_id, endpoint, idempotency_key
     )
     SELECT claimed.*, called.* FROM claimed JOIN called ON called.job_id = claimed.id ORDER BY claimed.id
@@ -42,7 +45,7 @@ _CLAIM = text(
 )
 _CLAIMED_BY = text(
     """
-    SELECT j.id, j.attempts, j.provider, j.model_name, j.kind, j.params, j.work, j.price,
+    SELECT j.id, j.attempts, j.provider, j.model_name, j.kind, j.params, j.work, j.price, j.parts_delivered,
            c.id AS call_id, c.endpoint, c.idempotency_key
     FROM jsonb_to_recordset(CAST(:wanted AS jsonb)) AS w(job_id uuid, claimed_by uuid)
     JOIN generation_jobs j ON j.id = w.job_id AND j.state = 'calling' AND j.lease_until > :now

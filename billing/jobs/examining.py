@@ -5,7 +5,7 @@ Nothing is read from the database: the catalogue is given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -13,6 +13,7 @@ from billing.catalog import tokens
 from billing.catalog.pricing import Price, Work, estimate
 from billing.catalog.snapshot import Catalog, Model, Operation
 from billing.errors import InvalidRequest
+from billing.jobs import parts
 from billing.jobs.requests import EmbeddingParams, ImageParams, Submission, TextParams, validated
 
 
@@ -91,11 +92,13 @@ def _image(catalog: Catalog, submission: Submission, operation: Operation, model
         )
     price = catalog.price_of(operation, model, size=size, quality=quality or "")
     whole = _whole(submission.params, size=size, quality=quality, response_format=model.response_format)
+    asked = Work(images=params.n, images_per_call=model.images_per_call or 0)
     if model.bills_images:
-        return whole, Work(images=params.n), price
+        return whole, asked, price
     assert model.max_output_tokens is not None
-    counted = _count_what_fits([params.prompt], model, output=0)
-    return whole, Work(counted, model.max_output_tokens * params.n, params.n), price
+    # Each call is sent the prompt anew.
+    counted = _count_what_fits([params.prompt], model, output=0) * parts.count(asked)
+    return whole, replace(asked, input_tokens=counted, max_output_tokens=model.max_output_tokens * params.n), price
 
 
 def _embedding(catalog: Catalog, submission: Submission, operation: Operation, model: Model) -> Understood:

@@ -202,6 +202,12 @@ def note_verdict(session: Session, job_id: UUID, code: str, message: str, *, due
     session.execute(statement, execution_options={"synchronize_session": False})
 
 
+def deliver_nothing(session: Session, job_ids: Sequence[UUID]) -> None:
+    """Set that nothing was delivered for these locked jobs, of which what had been is written off."""
+    statement = update(GenerationJob).where(GenerationJob.id.in_(list(job_ids))).values(parts_delivered=0)
+    session.execute(statement, execution_options={"synchronize_session": False})
+
+
 def sum_cost(session: Session, job_id: UUID) -> None:
     """Set a locked job's cost to the sum of its calls, in USD, whatever its state; a repeat changes nothing."""
     calls = select(func.coalesce(func.sum(ProviderCall.cost_usd), 0)).where(ProviderCall.job_id == job_id)

@@ -6,7 +6,7 @@ that a decision depends on is locked by the statement that reads it, or is read 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -58,11 +58,13 @@ _TO_SETTLE = text(
         SELECT job_id, usage, usage_note FROM provider_calls
         WHERE job_id = ANY (ARRAY(SELECT id FROM jobs)) AND outcome = 'succeeded' AND NOT exposure
         ORDER BY id FOR SHARE
+    ), used AS (
+        SELECT job_id, jsonb_agg(usage) AS usages, string_agg(usage_note, ' ') AS usage_note FROM calls GROUP BY job_id
     )
-    SELECT jobs.*, owners.balance, calls.usage, calls.usage_note,
+    SELECT jobs.*, owners.balance, used.usages, used.usage_note,
            CASE WHEN jobs.limit_unit = 'words' THEN results.content ->> 'text' END AS text, clock_timestamp() AS now
     FROM jobs JOIN owners ON owners.id = jobs.account_id
-    LEFT JOIN calls ON calls.job_id = jobs.id
+    LEFT JOIN used ON used.job_id = jobs.id
     LEFT JOIN generation_results results ON results.job_id = jobs.id
     ORDER BY jobs.id
     """  # noqa: S608
@@ -71,14 +73,14 @@ _TO_SETTLE = text(
 _TO_RECORD = text(
     """
     WITH jobs AS (
-        SELECT id, state, attempts, price FROM generation_jobs
+        SELECT id, state, attempts, work, parts_delivered, price FROM generation_jobs
         WHERE id = ANY (CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE
     ), calls AS (
         SELECT id, job_id, attempt, outcome, exposure, cost_usd FROM provider_calls
         WHERE job_id = ANY (ARRAY(SELECT id FROM jobs)) ORDER BY id FOR UPDATE
     )
-    SELECT jobs.id, jobs.state, jobs.attempts, jobs.price, calls.id AS call_id, calls.attempt, calls.outcome,
-           calls.exposure, calls.cost_usd, clock_timestamp() AS now
+    SELECT jobs.id, jobs.state, jobs.attempts, jobs.work, jobs.parts_delivered, jobs.price, calls.id AS call_id,
+           calls.attempt, calls.outcome, calls.exposure, calls.cost_usd, clock_timestamp() AS now
     FROM jobs JOIN calls ON calls.job_id = jobs.id ORDER BY calls.id
     """
 )
@@ -118,7 +120,7 @@ class Queued:
 
 @dataclass(frozen=True)
 class Generated:
-    """A job whose provider has delivered: its price, what it holds, and the usage of the call that delivered.
+    """A job whose provider has delivered: its price, what it holds, and the usage of each call that delivered.
 
     `text` is the text that was delivered where words are counted. `cost_usd` is that of all its calls.
     """
@@ -136,7 +138,7 @@ class Generated:
     limit_reserved: int
     related_object_type: str | None
     related_object_id: int | None
-    usage: dict[str, Any] | None
+    usages: list[dict[str, Any]] | None
     usage_note: str | None
     text: str | None
 
@@ -159,6 +161,8 @@ class Called:
     id: UUID
     state: str
     attempts: int
+    work: dict[str, Any]
+    parts_delivered: int
     price: dict[str, Any] | None
     calls: dict[int, Made]
 
@@ -194,7 +198,9 @@ def to_record(session: Session, job_ids: Sequence[UUID]) -> tuple[dict[UUID, Cal
     rows = session.execute(_TO_RECORD, {"ids": list(job_ids)}).mappings().all()
     jobs: dict[UUID, Called] = {}
     for row in rows:
-        job = jobs.setdefault(row["id"], Called(row["id"], row["state"], row["attempts"], row["price"], {}))
+        job = jobs.get(row["id"])
+        if job is None:
+            job = jobs[row["id"]] = _value(Called, {**row, "calls": {}})
         job.calls[row["attempt"]] = Made(
             row["call_id"], row["attempt"], row["outcome"], row["exposure"], row["cost_usd"]
         )
@@ -206,5 +212,5 @@ def _owner(row: RowMapping) -> Owner:
     return Owner(row["account_id"], row["balance"], row["reserved"], row["frozen"])
 
 
-def _value(shape: type[Any], row: RowMapping) -> Any:
+def _value(shape: type[Any], row: RowMapping | Mapping[str, Any]) -> Any:
     return shape(**{name: row[name] for name in shape.__dataclass_fields__})

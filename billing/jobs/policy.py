@@ -37,6 +37,8 @@ class Verdict(StrEnum):
 
     RETRY = "retry"
     REFUND = "refund"
+    # As REFUND, of a job that is done in parts of which some were delivered: these are charged.
+    CONCLUDE = "conclude"
     UNKNOWN = "unknown"
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from billing.errors import InvalidRequest, NotCancellable, UnknownThing
-from billing.jobs import call_queries, calling, job_queries, policy, reserving, settling, unknown_calls
+from billing.jobs import call_queries, calling, concluding, job_queries, policy, reserving, settling, unknown_calls
 from billing.jobs.policy import Failure
 from billing.jobs.settling import Release
 from billing.jobs.states import Event, State
@@ -127,9 +127,8 @@ def give_up(session: Session, job_ids: Sequence[UUID], *, now: datetime) -> list
     for state, event in ((State.RESERVED, Event.REFUND), (State.GENERATED, Event.WRITE_OFF)):
         these = [job for job in jobs if job.state == state]
         reasons = {job.id: POISONOUS for job in these}
+        concluding.write_off(session, these)
         given_up += settling.release(session, these, reasons, now=now, event=event)
-        if event is Event.WRITE_OFF:
-            calling.write_off(session, these)
     failed = {job.id: verdict for job in jobs if (verdict := settling.verdict_on(session, job)) is not None}
     return given_up + settling.release(session, [job for job in jobs if job.id in failed], failed, now=now)
 
@@ -161,17 +160,20 @@ def count_unfinished(session: Session) -> dict[str, int]:
     return job_queries.count_unfinished(session)
 
 
-def release_if_reserved(session: Session, job_id: UUID, *, now: datetime) -> None:
-    """Cancel a job that holds credits but was not called yet; raises UnknownThing or NotCancellable."""
+def release_if_reserved(session: Session, job_id: UUID, *, now: datetime) -> list[UUID]:
+    """Cancel a job that holds credits and is not being called; raises UnknownThing or NotCancellable.
+
+    Returns the job when parts of it were delivered before: it is to be settled for these.
+    """
     jobs = job_queries.lock(session, [job_id], {State.RESERVED})
     if jobs:
-        settling.release(session, jobs, {job_id: CANCELLED}, now=now)
-        return
+        return concluding.end(session, jobs, {job_id: CANCELLED}, now=now)
     found = job_queries.find(session, [job_id])
     if not found:
         raise UnknownThing("job", job_id)
     if found[0].error_code != CANCELLED.code and found[0].state != State.CANCELLED:
         raise NotCancellable(job_id, found[0].state)
+    return []
 
 
 def _queued(
@@ -187,7 +189,8 @@ def _reserved(
     session: Session, jobs: Sequence[GenerationJob], done: Recovered, now: datetime, patience: Patience
 ) -> None:
     late = [job for job in jobs if job.deadline_at <= now]
-    done.expired += settling.release(session, late, {job.id: EXPIRED for job in late}, now=now)
+    concluding.end(session, late, {job.id: EXPIRED for job in late}, now=now)
+    done.expired += [job.id for job in late]
     done.called += _put_off(session, [job for job in jobs if job.deadline_at > now], now, patience)
 
 
@@ -219,7 +222,7 @@ def _unknown(
     failed = {job_id: call for job_id, call in calls.items() if call is not None and call.outcome == "failed"}
     # Their worker reported late, with a failure that proves that nothing was done.
     reasons = {job_id: _proven(call) for job_id, call in failed.items()}
-    done.resolved += settling.release(session, [job for job in jobs if job.id in failed], reasons, now=now)
+    concluding.end(session, [job for job in jobs if job.id in failed], reasons, now=now)
     given_up_at = {
         job_id: unknown_calls.unknown_since(call) + patience.unknown_wait
         for job_id, call in calls.items()
@@ -230,7 +233,8 @@ def _unknown(
     late = [job for job in open_jobs if given_up_at[job.id] <= now and job.republished > 0]
     for job in late:
         unknown_calls.expose(session, job)
-    done.resolved += settling.release(session, late, {job.id: UNRESOLVED for job in late}, now=now)
+    concluding.end(session, late, {job.id: UNRESOLVED for job in late}, now=now)
+    done.resolved += [*failed, *(job.id for job in late)]
     by = {job_id: at if at > now else now + patience.republish_after for job_id, at in given_up_at.items()}
     done.asked += _put_off(session, [job for job in open_jobs if job not in late], now, patience, by=by)
 

@@ -142,8 +142,8 @@ class _Books:
 
 
 def _usage(job: Generated) -> Usage:
-    assert job.usage is not None, "a generated job has a call that succeeded"
-    return Usage.from_json(job.usage)
+    assert job.usages, "a generated job has a call that succeeded"
+    return Usage.total([Usage.from_json(each) for each in job.usages])
 
 
 def _limit_used(job: Generated, usage: Usage) -> int:

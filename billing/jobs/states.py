@@ -30,6 +30,8 @@ class Event(StrEnum):
     CANCEL = "cancel"
     CLAIM = "claim"
     GENERATE = "generate"
+    CONTINUE = "continue"
+    CONCLUDE = "conclude"
     MARK_UNKNOWN = "mark_unknown"
     RETRY = "retry"
     SETTLE = "settle"
@@ -43,13 +45,20 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.QUEUED, Event.CANCEL): State.CANCELLED,
     (State.RESERVED, Event.CLAIM): State.CALLING,
     (State.RESERVED, Event.REFUND): State.REFUNDED,
+    # No further part is asked for: what was delivered by then is charged.
+    (State.RESERVED, Event.CONCLUDE): State.GENERATED,
     # The same worker calls again after a failure that was proven not to have been executed.
     (State.CALLING, Event.CLAIM): State.CALLING,
     (State.CALLING, Event.GENERATE): State.GENERATED,
+    # One part of the images was delivered, and the next is asked for.
+    (State.CALLING, Event.CONTINUE): State.RESERVED,
+    (State.CALLING, Event.CONCLUDE): State.GENERATED,
     (State.CALLING, Event.MARK_UNKNOWN): State.UNKNOWN,
     (State.CALLING, Event.RETRY): State.RESERVED,
     (State.CALLING, Event.REFUND): State.REFUNDED,
     (State.UNKNOWN, Event.GENERATE): State.GENERATED,
+    (State.UNKNOWN, Event.CONTINUE): State.RESERVED,
+    (State.UNKNOWN, Event.CONCLUDE): State.GENERATED,
     (State.UNKNOWN, Event.REFUND): State.REFUNDED,
     (State.GENERATED, Event.SETTLE): State.SETTLED,
     # Settling the job kills its worker again and again: the customer pays nothing, the cost is ours.

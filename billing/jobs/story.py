@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from billing.catalog.pricing import Usage
 from billing.errors import UnknownThing
 from billing.jobs import call_queries, job_queries, mending
 from billing.jobs.states import State
@@ -107,7 +108,7 @@ def receipts(session: Session, job_ids: Sequence[UUID]) -> list[Receipt]:
             job_id=job.id,
             account_id=job.account_id,
             price=job.price or {},
-            usage=delivered[job.id].usage or {},
+            usage=Usage.total([Usage.from_json(call.usage or {}) for call in delivered[job.id]]).to_json(),
             credits_reserved=job.credits_reserved,
             credits_charged=job.credits_charged or 0,
         )

@@ -45,6 +45,9 @@ class GenerationJob(Base):
         CheckConstraint("limit_used BETWEEN 0 AND limit_reserved", name="limit_within_reservation"),
         CheckConstraint("credits_reserved >= 0 AND credits_overrun >= 0 AND cost_usd >= 0", name="not_negative"),
         CheckConstraint("attempts >= 0", name="attempts"),
+        CheckConstraint("parts_delivered BETWEEN 0 AND attempts", name="parts_delivered"),
+        # Whoever paid for nothing was delivered nothing: what had been is concluded and charged, or written off.
+        CheckConstraint("state <> 'refunded' OR parts_delivered = 0", name="refunded_delivers_nothing"),
         # What the recovery task looks for: the open work, by when it is due for attention.
         Index(
             "ix_generation_jobs_due",
@@ -114,6 +117,8 @@ class GenerationJob(Base):
 
     # Wire calls made so far; the number of the latest one fences late writers.
     attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    # How many of its calls delivered their part of the images, or all that was asked for.
+    parts_delivered: Mapped[int] = mapped_column(Integer, server_default="0")
     lease_until: Mapped[datetime | None]
     # When recovery looks at this job again, unless a message has moved it on by then.
     next_at: Mapped[datetime]

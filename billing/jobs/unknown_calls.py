@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from billing.catalog import current, pricing
 from billing.catalog.pricing import Price, Usage, Work
 from billing.errors import InvalidRequest, UnknownThing
-from billing.jobs import call_queries, calling, job_queries, policy, settling, story
+from billing.jobs import call_queries, calling, concluding, job_queries, parts, policy, story
 from billing.jobs.calling import Attempt, Claim, Delivery, Refusal
 from billing.jobs.policy import Means, Outcome
 from billing.jobs.settling import Release
@@ -172,7 +172,7 @@ def resolve_by_answer(
         correct_cost(session, job, call, usage=None, executed=False)
         waiting = [job] if job.state == State.UNKNOWN and job.attempts == asked.attempt else []
         reason = Release(answer.failure.value, policy.SENTENCES[answer.failure])
-        settling.release(session, waiting, {job.id: reason}, now=now)
+        concluding.end(session, waiting, {job.id: reason}, now=now)
     return story.views(session, [asked.job_id])[asked.job_id]
 
 
@@ -181,7 +181,7 @@ def expose(session: Session, job: GenerationJob) -> None:
     call = call_queries.latest(session, job.id, job.attempts)
     if call is None or call.outcome != "unknown" or call.exposure:
         return
-    worst = pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {}))
+    worst = _worst_cost(job)
     call_queries.complete(session, call.id, {"cost_usd": worst, "exposure": True})
     job_queries.sum_cost(session, job.id)
 
@@ -196,7 +196,7 @@ def correct_cost(
     price = Price.from_json(job.price or {})
     cost = Decimal(0)
     if executed:
-        cost = pricing.worst_cost(Work(**job.work), price) if usage is None else pricing.cost(usage, price)
+        cost = _worst_cost(job) if usage is None else pricing.cost(usage, price)
     reported = {"usage": usage.to_json()} if usage is not None else {}
     outcome = "unknown" if executed else "failed"
     call_queries.complete(session, call.id, {"outcome": outcome, "cost_usd": cost, "exposure": executed, **reported})
@@ -235,7 +235,7 @@ def _give_up(
     executed = resolution.outcome is Outcome.EXECUTED
     correct_cost(session, job, call, usage=resolution.usage, executed=executed)
     waiting: Sequence[GenerationJob] = [job] if job.state == State.UNKNOWN else []
-    settling.release(session, waiting, {job.id: RELEASES[resolution.outcome]}, now=now)
+    concluding.end(session, waiting, {job.id: RELEASES[resolution.outcome]}, now=now)
 
 
 def _view(job: GenerationJob, call: ProviderCall, unknown_wait: timedelta) -> UnknownCall:
@@ -253,5 +253,11 @@ def _view(job: GenerationJob, call: ProviderCall, unknown_wait: timedelta) -> Un
         times_asked=call.asked,
         given_up_at=unknown_since(call) + unknown_wait,
         credits_reserved=job.credits_reserved,
-        worst_cost_usd=pricing.worst_cost(Work(**job.work), Price.from_json(job.price or {})),
+        worst_cost_usd=_worst_cost(job),
     )
+
+
+def _worst_cost(job: GenerationJob) -> Decimal:
+    """The most that the job's latest call may cost, in USD."""
+    work = parts.share(Work(**job.work), job.parts_delivered + 1)
+    return pricing.worst_cost(work, Price.from_json(job.price or {}))

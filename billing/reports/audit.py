@@ -36,9 +36,10 @@ _EARLIER = (
 """Periods of the same account that began before and granted something, or may still do so."""
 
 
-def _used(buckets: Sequence[str], *, but: str) -> str:
-    """The tokens of a call's usage in all these buckets but one; those that are 0 are not stored."""
-    return " + ".join(f"coalesce((c.usage ->> '{bucket}')::bigint, 0)" for bucket in buckets if bucket != but)
+def _used(counts: Sequence[str], *, but: str = "") -> str:
+    """The sum over a job's calls of these counts of their usage but one; those that are 0 are not stored."""
+    used = " + ".join(f"coalesce((usage ->> '{count}')::bigint, 0)" for count in counts if count != but)
+    return f"sum({used})"
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,14 @@ RULES: Sequence[Rule] = (
     ),
     Rule(
         "settled_jobs_have_a_successful_call",
-        "A settled job has exactly one call that delivered for it; a refunded one has none that is not exposure.",
-        """SELECT 'job ' || j.id, 'state ' || j.state || ', calls that delivered ' || count(c.id), j.account_id
+        "A settled job has one call that delivered for it, or one for each part; a refunded one none but exposure.",
+        # Jobs that were settled before parts were counted have one, and count none.
+        """SELECT 'job ' || j.id, 'state ' || j.state || ', parts delivered ' || j.parts_delivered
+                  || ', calls that delivered ' || count(c.id), j.account_id
            FROM generation_jobs j
            LEFT JOIN provider_calls c ON c.job_id = j.id AND c.outcome = 'succeeded' AND NOT c.exposure
-           GROUP BY j.id HAVING count(c.id) <> (j.state IN ('settled', 'generated'))::int""",
+           GROUP BY j.id
+           HAVING count(c.id) <> greatest(j.parts_delivered, (j.state IN ('settled', 'generated'))::int)""",
     ),
     Rule(
         "cost_is_sum_of_calls",
@@ -209,17 +213,19 @@ RULES: Sequence[Rule] = (
     ),
     Rule(
         "usage_logs_say_what_was_delivered",
-        "A usage log has the account, tokens, images and revenue of the call that its job was charged for.",
-        f"""SELECT 'usage log ' || l.id, 'of job ' || j.id || ' differs from the call that delivered', j.account_id
+        "A usage log has the account, tokens, images and revenue of the calls that its job was charged for.",
+        f"""SELECT 'usage log ' || l.id, 'of job ' || j.id || ' differs from what was delivered', j.account_id
            FROM credit_usage_logs l
            JOIN generation_jobs j ON j.id = l.job_id
-           JOIN provider_calls c ON c.job_id = j.id AND c.outcome = 'succeeded' AND NOT c.exposure
+           JOIN (SELECT job_id, {_used(INPUT_BUCKETS, but="cached_input_tokens")} AS input,
+                        {_used(("cached_input_tokens",))} AS cached,
+                        {_used(OUTPUT_BUCKETS, but="reasoning_tokens")} AS output,
+                        {_used(("reasoning_tokens",))} AS reasoning, {_used(("images",))} AS images
+                 FROM provider_calls WHERE outcome = 'succeeded' AND NOT exposure GROUP BY job_id) c ON c.job_id = j.id
            WHERE (l.account_id, l.operation_type, l.model_used, l.tokens_input, l.tokens_input_cached, l.tokens_output,
                   l.tokens_reasoning, l.images)
                  IS DISTINCT FROM
-                 (j.account_id, j.operation_type, j.model_name, {_used(INPUT_BUCKETS, but="cached_input_tokens")},
-                  (c.usage ->> 'cached_input_tokens')::bigint, {_used(OUTPUT_BUCKETS, but="reasoning_tokens")},
-                  (c.usage ->> 'reasoning_tokens')::bigint, (c.usage ->> 'images')::bigint)
+                 (j.account_id, j.operation_type, j.model_name, c.input, c.cached, c.output, c.reasoning, c.images)
               OR l.revenue_usd <> l.credits_used * l.price_per_credit_usd""",  # noqa: S608 - names of our own buckets
     ),
     Rule(

@@ -145,12 +145,12 @@ def _images(answer: _Answer) -> Delivery:
         raise answer.failed(Failure.EMPTY_ANSWER, "no_images")
 
     def count() -> Text:
-        most = claim.max_output_tokens * len(images) // max(1, params.n)
+        most = claim.max_output_tokens * len(images) // claim.images
         return Text(input=count_text([params.prompt], claim.tokenizer), output=most, assumed=True)
 
     mended = answer.usage(count, images=len(images)) if claim.bills_tokens else Mended(Usage(images=len(images)))
     delivery = answer.delivered(
-        {"images": clean_json(images)}, mended, "stop" if len(images) >= params.n else "fewer_images"
+        {"images": clean_json(images)}, mended, "stop" if len(images) >= claim.images else "fewer_images"
     )
     return delivery if delivery.raw_usage is not None else _with_count(delivery, len(images))
 

@@ -54,7 +54,7 @@ def images(claim: Claim) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": claim.model_name,
         "prompt": params.prompt,
-        "n": params.n,
+        "n": claim.images,
     }
     return body | _named(params, "size", "quality", "style", "response_format")
 

@@ -160,7 +160,7 @@ def _image_task(claim: Claim) -> dict[str, Any]:
         "positivePrompt": params.prompt,
         "width": int(width),
         "height": int(height),
-        "numberResults": params.n,
+        "numberResults": claim.images,
         "outputType": "URL",
         "includeCost": True,
         "deliveryMethod": "sync",
@@ -205,7 +205,7 @@ def _delivery(told: _Told, claim: Claim) -> Delivery | None:
         usage=Usage(images=len(made)),
         raw_usage={"images": len(made), "costs_usd": costs},
         request_id=str(task_id(claim)),
-        finish_reason="stop" if len(made) >= params.n else "fewer_images",
+        finish_reason="stop" if len(made) >= claim.images else "fewer_images",
         reported_cost_usd=_sum(costs),
     )
 

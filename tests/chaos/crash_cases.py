@@ -25,6 +25,9 @@ End = tuple[str, str | None]
 SETTLED: End = ("settled", None)
 REFUSED: End = ("refunded", "content_policy")
 LOST: End = ("refunded", "outcome_unknown")
+LOST_LATER: End = ("settled", "outcome_unknown")
+IMAGE_CREDITS = 5
+"""Credits of one image of the model that makes each by a call of its own."""
 TOO_DEAR: End = ("rejected", "insufficient_credits")
 
 
@@ -36,12 +39,19 @@ class Life:
     fault: str = ""
     payer: int = 0
     max_output_tokens: int = 64
+    images: int = 0
+
+    @property
+    def operation(self) -> str:
+        """The job's operation."""
+        return "image_generation" if self.images else "clustering"
 
     @property
     def params(self) -> dict[str, Any]:
         """What the job asks for."""
         marker = f" [[simulate: {self.fault}]]" if self.fault else ""
-        return {"prompt": f"bread{marker}", "max_output_tokens": self.max_output_tokens}
+        most = {"n": self.images} if self.images else {"max_output_tokens": self.max_output_tokens}
+        return {"prompt": f"bread{marker}", **most}
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,10 @@ class Case:
             return {end}
         before = hits[: hits.index(self.hit) + 1]
         blind = any(call.is_open(before) for call in self.calls if call.place == place)
+        if self.scenario.lives[place].images > 1:
+            # The message of the next part is worked on while that of the one before is acknowledged. Those parts
+            # that were delivered before are charged.
+            return {end, LOST, LOST_LATER} if blind or self.hit.process == "generation" else {end}
         return {end, LOST} if blind else {end}
 
 
@@ -127,12 +141,14 @@ class Became:
         """How it ended."""
         return self.state, self.error_code
 
-    def problems(self, expected: set[End]) -> list[str]:
+    def problems(self, expected: set[End], life: Life) -> list[str]:
         """What is wrong with that."""
         settled = self.state == "settled"
+        paid = self.charged == self.executions * IMAGE_CREDITS
         rules = (
-            (self.end in expected, f"ended as {self.end} and should have ended as {sorted(expected)}"),
-            (self.executions <= 1, "executed more than once"),
+            (self.end in expected, f"ended as {self.end} and should have ended as {sorted(expected, key=str)}"),
+            (self.executions <= max(1, life.images), "executed more than once"),
+            (not settled or not life.images or paid or self.exposed, "images for nobody, and no exposure"),
             (not settled or self.executions >= 1, "settled, and never executed"),
             (settled == bool(self.charged), "charged, and not settled, or settled for nothing"),
             (settled or not self.executions or self.exposed, "executed for nobody, and no exposure"),

@@ -108,7 +108,7 @@ class Run:
     def _request(self, job_id: UUID, life: Life) -> dict[str, Any]:
         return {
             "account_id": self.payers[life.payer],
-            "operation": "clustering",
+            "operation": life.operation,
             "params": life.params,
             "job_id": str(job_id),
         }
@@ -216,7 +216,8 @@ class Run:
             row.problems.append("the point was never reached")
         for place, became in enumerate(row.jobs):
             where = f"job {place}: " if several else ""
-            row.problems += [f"{where}{problem}" for problem in became.problems(self.case.may_end(place, row.hits))]
+            wrong = became.problems(self.case.may_end(place, row.hits), self.case.scenario.lives[place])
+            row.problems += [f"{where}{problem}" for problem in wrong]
         for payer in range(len(self.payers)):
             row.problems += self._problems_of_payer(payer)
         row.problems += self.cell.findings()

@@ -218,7 +218,7 @@ class Machine(Driver):
         if deed.failure is not None and used is not None:
             # It did work, and has nothing to deliver: what it tells is no answer.
             return
-        told = (model_world.refusal if deed.failure else model_world.delivery)(deed, used)
+        told = (model_world.refusal if deed.failure else model_world.delivery)(deed, flight.body)
         self.step(
             lambda s: (
                 unknown_calls.resolve_by_answer(s, claim, told, Means.LOOK_UP, now=self.now, publish_by=PUBLISH).state
@@ -262,7 +262,7 @@ class Machine(Driver):
             found = "delivered"
         else:
             found, used = ("not_executed", None) if used is None else ("executed", used if said else None)
-        content = model_books.result(deed.words)
+        content = model_books.result(deed.words, flight.body)
         given = unknown_calls.Resolution(policy.Outcome(found), "a ticket", "anna", model_world.usage(used), content)
         self.step(
             lambda s: unknown_calls.resolve(s, job_id, given, now=self.now, publish_by=PUBLISH).state,
@@ -369,8 +369,15 @@ class Machine(Driver):
     @property
     def _too_late(self) -> list[Flight]:
         """Those that delivered for a job which ended meanwhile."""
-        delivered = [flight for flight in self.flights if flight.deed.failure is None]
-        return [flight for flight in delivered if self.model.jobs[flight.claim.job_id].state == "refunded"]
+        delivered = [
+            (flight, self.model.jobs[flight.claim.job_id]) for flight in self.flights if not flight.deed.failure
+        ]
+        ended = ("refunded", "settled", "generated")
+        return [
+            flight
+            for flight, job in delivered
+            if job.state in ended and job.calls[flight.claim.attempt - 1] not in job.delivered
+        ]
 
     @property
     def _callable(self) -> list[Any]:

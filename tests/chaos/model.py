@@ -74,12 +74,15 @@ class Model:
         elif job.state != "cancelled":
             raise Refused("not_cancellable")
 
-    def release_if_reserved(self, job_id: UUID) -> None:
+    def release_if_reserved(self, job_id: UUID) -> list[UUID]:
+        """The job, when there is something to settle."""
         job = self._known(job_id)
         if job.state == "reserved":
-            self._refund(job, "cancelled")
-        elif job.error != "cancelled" and job.state != "cancelled":
+            self._leave_off(job, "cancelled")
+            return [job.id] if job.state == "generated" else []
+        if job.error != "cancelled" and job.state != "cancelled":
             raise Refused("not_cancellable")
+        return []
 
     def top_up(self, account: int, credits: int, key: str) -> None:
         earlier = self.top_ups.get((account, key))
@@ -126,20 +129,19 @@ class Model:
     def settle(self, ids: Iterable[UUID]) -> list[UUID]:
         settled = self._those(ids, "generated")
         for job in settled:
-            (call,) = [call for call in job.calls if call.outcome == "succeeded" and not call.exposure]
             assert job.tariff is not None
-            assert call.used is not None
-            due = job.tariff.due(job.body, call.used)
+            used = Used.of_all(call.used for call in job.delivered if call.used is not None)
+            due = job.tariff.due(job.body, used)
             job.charged, job.overrun = min(due, job.held), max(0, due - job.held)
             self.accounts[job.account].reserved -= job.held
             self._post(job.account, "deduction", -job.charged, str(job.id), f"settle:{job.id}")
             job.units_used = 0
             if job.period is not None:
-                job.units_used = min(job.units_held, units_used(job.body, call.used, job.words or 0))
+                job.units_used = min(job.units_held, units_used(job.body, used, job.words[0]))
                 self._units(job)[0] += job.units_used
                 self._units(job)[1] -= job.units_held
             revenue = job.charged * job.tariff.usd_per_credit
-            self.usage_logs[job.id] = [job.charged, usd(job.cost), usd(revenue), *call.used]
+            self.usage_logs[job.id] = [job.charged, usd(job.cost), usd(revenue), *used]
             self._end(job, "settle", "settled", job.error)
         return [job.id for job in settled]
 
@@ -164,19 +166,21 @@ class Model:
         self._move(job, "claim", "calling", next_at=job.lease, republished=job.republished)
         return len(job.calls)
 
-    def succeed(self, job_id: UUID, attempt: int, used: Used, words: int) -> bool | None:
-        """Whether somebody pays for it; None where it was recorded before."""
+    def succeed(self, job_id: UUID, attempt: int, used: Used, words: int) -> str | None:
+        """The state that it leads to, "too late" where nobody pays for it; None where it was recorded before."""
         job = self.jobs[job_id]
         call = job.calls[attempt - 1]
         if call.outcome == "succeeded":
             return None
         in_time = job.state in ("calling", "unknown") and attempt == len(job.calls)
         if in_time:
-            job.lease, job.error, job.words = None, None, words
-            self._move(job, "generate", "generated", next_at=self.now + PUBLISH_BY)
+            job.lease, job.error, job.parts = None, None, job.parts + 1
+            job.words.append(words)
+            event, state = ("generate", "generated") if job.parts == job.body.calls else ("continue", "reserved")
+            self._move(job, event, state, next_at=self.now + PUBLISH_BY)
         self._finish(call, "succeeded", None)
         call.used, call.cost, call.exposure = used, self._cost(job, used), not in_time
-        return in_time
+        return job.state if in_time else "too late"
 
     def fail(self, job_id: UUID, attempt: int, failure: str, used: Used | None) -> str | None:
         job = self.jobs[job_id]
@@ -195,9 +199,14 @@ class Model:
         if unknown:
             self._mark_unknown(job)
             return "unknown"
-        if failure in TRY_AGAIN and attempt < ATTEMPTS:
+        # Each part is tried as often as a whole.
+        before = max((number for number, each in enumerate(job.calls, 1) if each in job.delivered), default=0)
+        if failure in TRY_AGAIN and attempt - before < ATTEMPTS:
             return "retry"
         job.error = "retries_exhausted" if failure in TRY_AGAIN else failure
+        if job.parts:
+            self._leave_off(job, job.error)
+            return "conclude"
         job.lease = job.next_at = self.now
         return "refund"
 
@@ -227,7 +236,7 @@ class Model:
     def _recover_reserved(self, job: Job) -> str:
         if job.deadline > self.now:
             return self._publish_again(job, "called")
-        self._refund(job, "expired")
+        self._leave_off(job, "expired")
         return "expired"
 
     def _recover_calling(self, job: Job) -> str:
@@ -244,7 +253,7 @@ class Model:
     def _recover_unknown(self, job: Job) -> str:
         call = job.calls[-1]
         if call.outcome == "failed":
-            self._refund(job, call.failure)
+            self._leave_off(job, call.failure)
             return "resolved"
         given_up_at = (call.finished or 0) + UNKNOWN_WAIT
         if given_up_at > self.now or not job.republished:
@@ -254,8 +263,8 @@ class Model:
             return "asked"
         if call.outcome == "unknown" and not call.exposure:
             assert job.tariff is not None
-            call.cost, call.exposure = job.tariff.worst_cost(job.body), True
-        self._refund(job, "outcome_unknown")
+            call.cost, call.exposure = job.tariff.worst_cost(job.body.part), True
+        self._leave_off(job, "outcome_unknown")
         return "resolved"
 
     def _recover_generated(self, job: Job) -> str:
@@ -265,11 +274,11 @@ class Model:
         queued, reserved, generated = (self._those(ids, state) for state in ("queued", "reserved", "generated"))
         for job in queued:
             self._end(job, "reject", "rejected", "worker_lost")
-        for job in reserved:
-            self._refund(job, "worker_lost")
-        for job in generated:
-            job.calls[-1].exposure = True
-            self._refund(job, "worker_lost", event="write_off")
+        for job in reserved + generated:
+            for call in job.delivered:
+                call.exposure = True
+            job.parts = 0
+            self._refund(job, "worker_lost", event="refund" if job.state == "reserved" else "write_off")
         failed = [job for job in self._those(ids, "calling") if job.error and job.calls[-1].outcome == "failed"]
         for job in failed:
             self._refund(job, job.error or "")
@@ -301,7 +310,7 @@ class Model:
             else:
                 call.outcome, call.cost, call.exposure = "failed", Decimal(0), False
                 if job.state == "unknown" and attempt == len(job.calls):
-                    self._refund(job, failure)
+                    self._leave_off(job, failure)
         return job.state
 
     def resolve(self, job_id: UUID, found: str, used: Used | None, words: int) -> None:
@@ -316,10 +325,10 @@ class Model:
         assert job.tariff is not None
         executed = found == "executed"
         call.outcome, call.exposure, call.used = "unknown" if executed else "failed", executed, used or call.used
-        worst = job.tariff.worst_cost(job.body) if executed else Decimal(0)
+        worst = job.tariff.worst_cost(job.body.part) if executed else Decimal(0)
         call.cost = worst if used is None else self._cost(job, used)
         if job.state == "unknown":
-            self._refund(job, "result_lost" if executed else "not_executed")
+            self._leave_off(job, "result_lost" if executed else "not_executed")
 
     # The small print
 
@@ -383,6 +392,14 @@ class Model:
         job.republished, job.taken = job.republished + 1, None
         job.next_at = self.now + PUBLISH_BY * 2 ** min(job.republished, 4)
         return sort
+
+    def _leave_off(self, job: Job, code: str | None) -> None:
+        """No further call is made: what was delivered is to be charged, and a job without a delivery is refunded."""
+        if not job.parts:
+            self._refund(job, code)
+            return
+        job.lease, job.error = None, code
+        self._move(job, "conclude", "generated", next_at=self.now)
 
     def _refund(self, job: Job, code: str | None, *, event: str = "refund") -> None:
         self.accounts[job.account].reserved -= job.held

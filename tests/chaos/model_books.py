@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from tests.chaos.model import ANCHOR_DAY, OPEN_MAX, Model
-from tests.chaos.model_records import EPOCH, Account, Call, Job, Tariff, usd
+from tests.chaos.model_records import EPOCH, Account, Body, Call, Job, Tariff, usd
 
 EMPTIED = """
     resolutions generation_results credit_usage_logs credit_transactions provider_calls generation_jobs
@@ -27,15 +27,15 @@ PARTS = {
     "limits": "SELECT account_id, limit_type, period_start, amount_used, amount_reserved FROM plan_limit_usage "
     "WHERE amount_used <> 0 OR amount_reserved <> 0 ORDER BY 1, 2, 3",
     "jobs": "SELECT id, account_id, idempotency_key, operation_type, model_name, state, credits_estimated, "
-    "credits_reserved, credits_charged, credits_overrun, cost_usd::text, attempts, error_code FROM generation_jobs "
-    "ORDER BY id",
+    "credits_reserved, credits_charged, credits_overrun, cost_usd::text, attempts, parts_delivered, error_code "
+    "FROM generation_jobs ORDER BY id",
     "times": "SELECT id, {created_at}, {deadline_at}, {next_at}, {taken_until}, {lease_until}, republished, "
     "limit_period_start, limit_reserved, limit_used FROM generation_jobs ORDER BY id",
     "calls": "SELECT job_id, attempt, outcome, failure, {finished_at}, cost_usd::text, exposure, "
     "ARRAY[usage->'input_tokens', usage->'cached_input_tokens', usage->'output_tokens', usage->'reasoning_tokens', "
     "usage->'images'], asked, (SELECT r.outcome FROM resolutions r WHERE r.call_id = c.id) FROM provider_calls c "
     "ORDER BY job_id, attempt",
-    "results": "SELECT job_id, content->>'text' FROM generation_results ORDER BY job_id",
+    "results": "SELECT job_id, content->>'text', content->'images' FROM generation_results ORDER BY job_id",
 }
 
 
@@ -73,13 +73,13 @@ def modelled(model: Model) -> dict[str, list[list[Any]]]:
         "jobs": [_job(job) for job in jobs],
         "times": [_times(job) for job in jobs],
         "calls": [_call(job, attempt, call) for job in jobs for attempt, call in enumerate(job.calls, 1)],
-        "results": [[str(job.id), result(job.words)["text"]] for job in jobs if job.words is not None],
+        "results": [_result(job) for job in jobs if job.words],
     }
 
 
-def result(words: int) -> dict[str, str]:
-    """What a provider delivers that writes so many words."""
-    return {"text": "bread " * words}
+def result(words: int, body: Body) -> dict[str, Any]:
+    """What a provider delivers that writes so many words, or an image of them."""
+    return {"text": "bread " * words} | ({"images": [words]} if body.of_images else {})
 
 
 def difference(model: Model, found: dict[str, list[list[Any]]]) -> str:
@@ -153,7 +153,13 @@ def set_limits(session: Session, number: int, allowed: dict[str, int | None]) ->
 def _job(job: Job) -> list[Any]:
     kind, attempts = job.body.kind, len(job.calls)
     money = [job.estimated, job.held, job.charged, job.overrun, usd(job.cost)]
-    return [str(job.id), job.account, job.key, kind.operation, kind.model, job.state, *money, attempts, job.error]
+    made = [attempts, job.parts, job.error]
+    return [str(job.id), job.account, job.key, kind.operation, kind.model, job.state, *money, *made]
+
+
+def _result(job: Job) -> list[Any]:
+    first = result(job.words[0], job.body)
+    return [str(job.id), first["text"], job.words if job.body.of_images else None]
 
 
 def _times(job: Job) -> list[Any]:

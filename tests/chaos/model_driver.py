@@ -221,23 +221,28 @@ class Driver(RuleBasedStateMachine):
         known = [flight for flight in self.flights if flight.claim.job_id == job_id]
         if not made or crash or made[0].attempt in [flight.claim.attempt for flight in known]:
             return
-        twice = [flight for flight in known if flight.deed.failure is None and not flight.lied]
+        calls = self.model.jobs[job_id].calls
+        done = [flight for flight in known if flight.deed.failure is None and not flight.lied]
+        # A part that was delivered in time leads to the next one.
+        twice = [flight for flight in done if calls[flight.claim.attempt - 1] not in self.model.jobs[job_id].delivered]
         assert not twice, "the provider is called again for work that it has done"
-        self.flights.append(Flight(made[0], self.model.jobs[job_id].body, claimed_by, deed))
+        assert made[0].images == (self.model.jobs[job_id].body.part.amount if made[0].kind == "image" else 0)
+        self.flights.append(Flight(made[0], self.model.jobs[job_id].body.part, claimed_by, deed))
 
     def record(self, flight: Flight, heard: Deed, *, crash: bool) -> None:
         """The worker of a call writes down what it heard."""
         claim, used = flight.claim, heard.used(flight.body)
         if heard.failure is None:
-            delivery = model_world.delivery(heard, used)
-            in_time = self.step(
-                lambda s: calling.succeed(s, claim, delivery, now=self.now, publish_by=PUBLISH),
+            delivery = model_world.delivery(heard, flight.body)
+            state = self.step(
+                lambda s: calling.succeed(s, claim, delivery, now=self.now, publish_by=PUBLISH) or "too late",
                 lambda: self.model.succeed(claim.job_id, claim.attempt, used or Used(), heard.words),
                 crash=crash,
             )
-            self.messages += [("settle", [claim.job_id])] if in_time else []
+            follows = {State.GENERATED: "settle", State.RESERVED: "call"}.get(state)
+            self.messages += [(follows, [claim.job_id])] if follows else []
             return
-        refusal, failure = model_world.refusal(heard, used), heard.failure
+        refusal, failure = model_world.refusal(heard, flight.body), heard.failure
         verdict = self.step(
             lambda s: calling.fail(s, claim, refusal, now=self.now, budget=BUDGET, look_after=PUBLISH) or "too late",
             lambda: self.model.fail(claim.job_id, claim.attempt, failure, used) or "too late",
@@ -246,7 +251,8 @@ class Driver(RuleBasedStateMachine):
         if not crash:
             flight.verdict = str(verdict)
             self.happened[f"a call failed: {flight.verdict}"] += 1
-            self.messages += [("refund", [claim.job_id])] if verdict == "refund" else []
+            follows = {"refund": "refund", "conclude": "settle"}.get(flight.verdict)
+            self.messages += [(follows, [claim.job_id])] if follows else []
 
     def _ask(self, job_id: UUID, *, crash: bool) -> None:
         made: list[Claim] = []

@@ -5,6 +5,7 @@ Instants are whole seconds since `EPOCH`, credits are whole numbers, USD is Deci
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -53,6 +54,16 @@ class Body(NamedTuple):
     def of_images(self) -> bool:
         return self.kind.unit == "images"
 
+    @property
+    def calls(self) -> int:
+        """Into how many calls its work is divided: dall-e-3 makes one image by each."""
+        return self.amount if self.sort == "images" else 1
+
+    @property
+    def part(self) -> Body:
+        """What one of these calls is asked for."""
+        return self._replace(amount=1) if self.sort == "images" else self
+
 
 class Used(NamedTuple):
     """What a provider says that it used."""
@@ -62,6 +73,11 @@ class Used(NamedTuple):
     output: int = 0
     reasoning: int = 0
     images: int = 0
+
+    @classmethod
+    def of_all(cls, used: Iterable[Used]) -> Used:
+        """What several calls used together."""
+        return cls(*map(sum, zip(*used, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -169,7 +185,14 @@ class Job:
     lease: int | None = None
     republished: int = 0
     error: str | None = None
-    words: int | None = None
+    # How many words each of its calls delivered that delivered in time.
+    words: list[int] = field(default_factory=list)
+    parts: int = 0
+
+    @property
+    def delivered(self) -> list[Call]:
+        """Its calls whose delivery is charged."""
+        return [call for call in self.calls if call.outcome == "succeeded" and not call.exposure]
 
     @property
     def cost(self) -> Decimal:

@@ -38,7 +38,7 @@ class Deed(NamedTuple):
 
 @dataclass
 class Flight:
-    """One wire call: the truth about it, and what its worker heard of it (`heard`) and was told to do (`verdict`)."""
+    """A wire call for this body: the truth about it, what its worker heard, and was told to do (`verdict`)."""
 
     claim: Claim
     body: Body
@@ -97,11 +97,11 @@ def usage(used: Used | None) -> pricing.Usage | None:
     return None if used is None else pricing.Usage(*used)
 
 
-def delivery(deed: Deed, used: Used | None) -> Delivery:
-    reported = usage(used)
+def delivery(deed: Deed, body: Body) -> Delivery:
+    reported = usage(deed.used(body))
     assert reported is not None
-    return Delivery(result(deed.words), reported, raw_usage={}, request_id="req", finish_reason="stop")
+    return Delivery(result(deed.words, body), reported, raw_usage={}, request_id="req", finish_reason="stop")
 
 
-def refusal(deed: Deed, used: Used | None) -> Refusal:
-    return Refusal(Failure(deed.failure or ""), usage=usage(used))
+def refusal(deed: Deed, body: Body) -> Refusal:
+    return Refusal(Failure(deed.failure or ""), usage=usage(deed.used(body)))

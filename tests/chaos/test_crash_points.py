@@ -28,7 +28,7 @@ from workers.local.embedded.servers import Servers
 
 pytestmark = pytest.mark.own_system
 
-SLICE = 44
+SLICE = 48
 """Crashes of an ordinary run that are drawn by chance; with those of ALWAYS, about 20 seconds on two cores."""
 
 CELLS = 3
@@ -45,6 +45,8 @@ SCENARIOS = (
     Scenario("postponed", [Life(SETTLED, "rate_limit x1")], recoveries=1),
     # The job is written and its message is not published: the recovery task starts it.
     Scenario("forgotten", [Life(SETTLED)], recoveries=1, announced=False),
+    # Two images, each by a call of its own.
+    Scenario("in parts", [Life(SETTLED, images=2)]),
     # Jobs of two accounts, which go through each step together; one is more than its account can pay for.
     Scenario(
         "together",

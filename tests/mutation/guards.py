@@ -9,7 +9,8 @@ from tests.mutation.guard import Guard
 from tests.mutation.guards_of_books import OF_BOOKS
 from tests.mutation.guards_of_jobs import OF_JOBS
 from tests.mutation.guards_of_messages import AROUND_JOBS
+from tests.mutation.guards_of_parts import OF_PARTS
 from tests.mutation.guards_of_schema import OF_SCHEMA
 
-OF_CODE: tuple[Guard, ...] = (*OF_JOBS, *AROUND_JOBS, *OF_BOOKS)
+OF_CODE: tuple[Guard, ...] = (*OF_JOBS, *OF_PARTS, *AROUND_JOBS, *OF_BOOKS)
 GUARDS: tuple[Guard, ...] = (*OF_CODE, *OF_SCHEMA)

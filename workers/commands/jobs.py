@@ -95,19 +95,24 @@ def show(job_id: UUID, content: bool, as_json: bool) -> None:
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
 def cancel(job_id: UUID) -> None:
-    """Cancel a job that was not sent to its provider yet; its credits are released."""
+    """Cancel a job that is not being sent to its provider; its credits are released.
+
+    Images that were delivered by then are charged.
+    """
     from billing.jobs import recovery, submitting
     from config.database import database_now, transaction
     from workers import bootstrap
 
     bootstrap.connect("jobs")
+    delivered: list[UUID] = []
     try:
         with transaction() as session:
             submitting.cancel(session, job_id, now=database_now(session))
     except NotCancellable:
         with transaction() as session:
-            recovery.release_if_reserved(session, job_id, now=database_now(session))
-    click.echo(f"Job {job_id} is cancelled.")
+            delivered = recovery.release_if_reserved(session, job_id, now=database_now(session))
+    # Recovery, for which it is due, has it charged.
+    click.echo(f"Job {job_id} is cancelled{'; what was delivered of it is charged' if delivered else ''}.")
 
 
 @jobs.command()
@@ -182,8 +187,7 @@ def resolve(
     )
     with transaction() as session:
         job = unknown_calls.resolve(session, job_id, said, now=database_now(session), publish_by=runtime().publish_by)
-    if job.state == State.GENERATED:
-        pipeline.settle([job_id])
+    pipeline.resume([job_id])
     if as_json:
         print_json(vars(job))
     else:

@@ -45,6 +45,8 @@ class Images:
 
     models: re.Pattern[str]
     choices: Mapping[str, tuple[str, ...] | None]
+    # How many images one request may ask for.
+    most: int = 10
 
 
 FORMATS = ("url", "b64_json")
@@ -84,6 +86,7 @@ FAMILIES = (
             "style": ("vivid", "natural"),
             "response_format": FORMATS,
         },
+        most=1,
     ),
 )
 """The families of OpenAI's image models; the first that fits counts."""
@@ -116,6 +119,12 @@ def _refusal_of_images(family: Images, body: Mapping[str, Any]) -> Refusal | Non
         *others, last = (f"'{choice}'" for choice in choices)
         message = f"Invalid value: '{value}'. Supported values are: {', '.join(others)}, and {last}."
         return Refusal(400, "invalid_value", message, param=name)
+    asked = body.get("n") or 1
+    if asked > family.most:
+        message = (
+            f"Invalid 'n': integer above maximum value. Expected a value <= {family.most}, but got {asked} instead."
+        )
+        return Refusal(400, "integer_above_max_value", message, param="n")
     return None
 
 

@@ -23,7 +23,9 @@ OPENING = 1000
 INPUT_USD, CACHED_USD, OUTPUT_USD = (Decimal(rate) / 1_000_000 for rate in ("1.25", "0.125", "10"))
 """What the default text model, gpt-5.1, costs by the token."""
 IMAGE_USD, IMAGE_CREDITS = Decimal("0.04"), 5
-"""What the default image model, dall-e-3, costs by the image of the default size and quality."""
+"""What the default image model, dall-e-3, costs by the image of the default size and quality; each takes a call."""
+ALL_BY_ONE, ALL_BY_ONE_USD = "runware:97@1", Decimal("0.013")
+"""A model that makes all images by one call, for as many credits, and what it costs by the image."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Case:
     images: int | None = None
     credits: int = OPENING
     params: dict[str, Any] = field(default_factory=lambda: {"max_output_tokens": 400})
+    model: str | None = None
 
     @property
     def operation(self) -> str:
@@ -49,7 +52,8 @@ REFUSED: dict[str, Any] = {"state": "refunded", "executed": 0}
 CASES = {
     "text": Case(),
     "image": Case(params={"n": 1}, images=1),
-    "images": Case(params={"n": 3}, images=3),
+    "images": Case(params={"n": 3}, images=3, calls=3, executed=3),
+    "images_by_one_call": Case(params={"n": 3}, images=3, model=ALL_BY_ONE),
     "content_policy": Case("content_policy", **REFUSED, code="content_policy"),
     "image_content_policy": Case("content_policy", **REFUSED, code="content_policy", params={"n": 2}),
     "bad_request": Case("bad_request", **REFUSED, code="bad_request"),
@@ -57,7 +61,7 @@ CASES = {
     "rate_limit": Case("rate_limit x2", calls=3),
     "overloaded": Case("overloaded x1", calls=2),
     "server_error": Case("server_error", **REFUSED, code="retries_exhausted", calls=ATTEMPTS),
-    "fewer_images": Case("fewer_images", params={"n": 4}, images=3),
+    "fewer_images": Case("fewer_images", params={"n": 4}, images=3, model=ALL_BY_ONE),
     "cut": Case("tokens 5000", params={"max_output_tokens": 64}),
     "slow": Case("slow"),
     "hang_after_accept": Case("hang_after_accept", **UNKNOWN),
@@ -105,14 +109,16 @@ def endings(system: System) -> dict[str, Ended]:
 def _submit(account_id: int, name: str, case: Case) -> UUID:
     marker = f" [[simulate: {case.faults}]]" if case.faults else ""
     prompt = f"Bread and rolls, case {name}.{marker}"
-    return pipeline.submit(account_id, case.operation, {"prompt": prompt, **case.params}).job_id
+    return pipeline.submit(account_id, case.operation, {"prompt": prompt, **case.params}, model=case.model).job_id
 
 
 def _due(system: System, ended: Ended) -> tuple[int, Decimal]:
     """Credits and USD for what the provider says that it did, worked out anew from its own journal."""
-    (work,) = [entry for entry in system.journal("executed") if str(ended.job.id) in (entry.idempotency_key or "")]
+    work, *more = [entry for entry in system.journal("executed") if str(ended.job.id) in (entry.idempotency_key or "")]
     if work.images is not None:
-        return work.images * IMAGE_CREDITS, work.images * IMAGE_USD
+        images = sum(entry.images for entry in (work, *more))
+        return images * IMAGE_CREDITS, images * (ALL_BY_ONE_USD if ended.case.model else IMAGE_USD)
+    assert more == []
     assert work.usage is not None
     read, written = work.usage["input_tokens"], work.usage["output_tokens"]
     cached = work.usage["input_tokens_details"]["cached_tokens"]
@@ -123,7 +129,7 @@ def _due(system: System, ended: Ended) -> tuple[int, Decimal]:
 def _worst(job: GenerationJob) -> Decimal:
     work = job.work
     tokens = work["input_tokens"] * INPUT_USD + work["max_output_tokens"] * OUTPUT_USD
-    return tokens + work["images"] * IMAGE_USD
+    return tokens + min(work["images"], 1) * IMAGE_USD
 
 
 def named(**wanted: Any) -> list[str]:
@@ -155,7 +161,7 @@ def test_a_success_is_charged_what_the_provider_did(endings, system, name):
 
     assert ended.job.credits_charged == credits <= ended.job.credits_reserved
     assert ended.job.credits_overrun == 0
-    assert ended.job.cost_usd == ended.calls[-1].cost_usd == usd
+    assert ended.job.cost_usd == sum(call.cost_usd for call in ended.calls) == usd
     assert (ended.account.balance, ended.account.reserved) == (OPENING - credits, 0)
     assert rows("SELECT amount FROM credit_transactions WHERE job_id = :job", job=ended.job.id) == [(-credits,)]
 
@@ -208,7 +214,7 @@ def test_images_are_charged_by_the_delivered_one(endings):
 
     assert (job.credits_reserved, job.credits_charged) == (4 * IMAGE_CREDITS, 3 * IMAGE_CREDITS)
     assert call.usage["images"] == 3
-    assert call.cost_usd == 3 * IMAGE_USD
+    assert call.cost_usd == 3 * ALL_BY_ONE_USD
 
 
 def test_an_answer_that_is_cut_is_charged_and_says_that_it_was_cut(endings):

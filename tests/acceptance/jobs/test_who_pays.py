@@ -6,7 +6,9 @@ test_pipeline, what kill -9 leaves in test_kill.
 
 from __future__ import annotations
 
+import json
 import subprocess
+import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -35,7 +37,9 @@ INPUT_USD, CACHED_USD, OUTPUT_USD = Decimal("1.25") / MILLION, Decimal("0.125") 
 """What the default text model costs by the token; a reasoning token is an output token."""
 TOKENS_PER_CREDIT = 100
 IMAGE_USD, IMAGE_CREDITS = Decimal("0.04"), 5
-"""What the default image model costs by the image of 1024x1024 in standard quality."""
+"""What the default image model costs by the image of 1024x1024 in standard quality; each takes a call of its own."""
+ALL_BY_ONE, ALL_BY_ONE_USD = "runware:97@1", Decimal("0.013")
+"""A model that makes all images by one call, for as many credits, and what it costs by the image."""
 TEXT_MODEL, IMAGE_MODEL = "gpt-5.1", "dall-e-3"
 FRAMING = 16 + 8
 """Input tokens that an estimate adds to those of a prompt: for the request and for its one message."""
@@ -72,6 +76,7 @@ COSTS: Mapping[str, Cost] = {
     "the delivered ones": Cost("work"),
     "the text, by count": Cost("work"),
     "what the provider reports, else 0": Cost("work"),
+    "the delivered ones, and the estimate of the next, flagged `exposure`": Cost("calls"),
     "recorded, flagged `exposure`": Cost("work", exposure=True),
     "the estimate, flagged `exposure`": Cost("estimate", exposure=True),
 }
@@ -98,10 +103,17 @@ class Case:
     prompt: str = "Bread and rolls."
     scene: str = "at once"
     by_count: bool = False
+    model: str | None = None
+    # Faults of its calls, in their order, and how many calls have each.
+    script: tuple[tuple[str, int], ...] = ()
 
     @property
     def operation(self) -> str:
         return "image_generation" if self.images else "clustering"
+
+    @property
+    def in_parts(self) -> bool:
+        return self.images > 1 and self.model is None
 
     @property
     def text(self) -> str:
@@ -127,7 +139,8 @@ GIVEN_UP: Mapping[str, Any] = {"state": "refunded", "code": "outcome_unknown"}
 WALK: Mapping[str, Mapping[str, Case]] = {
     "success": {
         "a text": Case(),
-        "images": Case(images=2),
+        "images": Case(images=2, calls=(DELIVERED, DELIVERED), executed=2),
+        "images by one call": Case(images=2, model=ALL_BY_ONE),
         "a long text": Case(prompt=LONG),
         "a long text again": Case(prompt=LONG),
     },
@@ -159,17 +172,35 @@ WALK: Mapping[str, Mapping[str, Case]] = {
             "server_error", **REFUNDED, code="retries_exhausted", calls=refused("server_error", ATTEMPTS)
         ),
     },
-    "some images (3 of 4)": {"three of four": Case("fewer_images", images=4)},
+    "some images (3 of 4)": {"three of four": Case("fewer_images", images=4, model=ALL_BY_ONE)},
+    "some images, each by a call of its own; the next is refused": {
+        "two of three": Case(
+            code="content_policy",
+            calls=(DELIVERED, DELIVERED, *refused("content_policy")),
+            executed=2,
+            images=3,
+            prompt="Bread, rolls and a third that is refused.",
+            script=(("slow", 2), ("content_policy", 1)),
+        ),
+    },
+    "some images, each by a call of its own; the next not resolvable": {
+        "one of three": Case(
+            code="outcome_unknown",
+            calls=(DELIVERED, *lost("connection_lost")),
+            images=3,
+            prompt="Bread, and a second that is lost.",
+            script=(("slow", 1), ("reset_before_accept", 1)),
+        ),
+    },
     "output cut at its limit": {"a text": Case("tokens 5000", max_output_tokens=64)},
     "thought, and wrote nothing": {"a text": Case("tokens 5000", max_output_tokens=16)},
     "delivered without its usage": {"a text": Case("missing_usage", by_count=True)},
     "unknown, later found done": {
-        # Some of the images, so that the charge differs from the hold.
-        "the worker stood still": Case(f"fewer_images; {IN_FLIGHT}", images=4, scene="found"),
+        "the worker stood still": Case(IN_FLIGHT, images=1, scene="found"),
     },
     "unknown, not resolvable": {
         "no answer": Case("hang_after_accept", **GIVEN_UP, calls=lost("timed_out")),
-        "half an answer": Case("reset_mid_body", **GIVEN_UP, calls=lost("connection_lost"), images=2),
+        "half an answer": Case("reset_mid_body", **GIVEN_UP, calls=lost("connection_lost"), images=1),
         "never begun": Case("reset_before_accept", **GIVEN_UP, calls=lost("connection_lost"), executed=0),
     },
     "a gateway answered instead of the provider, not resolvable": {
@@ -232,14 +263,16 @@ class Walked:
 
 
 def _is_for(entry: Any, job_id: UUID) -> bool:
-    return (entry.idempotency_key or "").endswith(str(job_id))
+    return str(job_id) in (entry.idempotency_key or "")
 
 
 def _bill(entry: Any) -> tuple[int, Decimal]:
     """Credits and USD for one piece of work, by the prices that stand at the head of this module."""
-    assert entry.model == (TEXT_MODEL if entry.images is None else IMAGE_MODEL)
     if entry.images is not None:
-        return entry.images * IMAGE_CREDITS, entry.images * IMAGE_USD
+        return entry.images * IMAGE_CREDITS, entry.images * {IMAGE_MODEL: IMAGE_USD, ALL_BY_ONE: ALL_BY_ONE_USD}[
+            entry.model
+        ]
+    assert entry.model == TEXT_MODEL
     read, written = entry.usage["input_tokens"], entry.usage["output_tokens"]
     cached = entry.usage["input_tokens_details"]["cached_tokens"]
     usd = (read - cached) * INPUT_USD + cached * CACHED_USD + written * OUTPUT_USD
@@ -260,7 +293,7 @@ def _credits(tokens: int) -> int:
 def _estimate(case: Case) -> tuple[int, Decimal]:
     """The most credits and USD that a request can come to, from nothing but what it says."""
     if case.images:
-        return case.images * IMAGE_CREDITS, case.images * IMAGE_USD
+        return case.images * IMAGE_CREDITS, case.images * (ALL_BY_ONE_USD if case.model else IMAGE_USD)
     read = toktok.batch_count([case.text], "o200k_base", threads=1)[0] + FRAMING
     written = case.max_output_tokens
     return _credits(read + written), read * INPUT_USD + written * OUTPUT_USD
@@ -280,6 +313,7 @@ def table() -> dict[str, Row]:
 def walked(system: System) -> Walked:
     """Every case, each on an account of its own: most of them at once, the others while workers stand still."""
     accounts = {name: an_account(OPENING) for name in CASES}
+    script_faults(system, CASES.values())
     jobs = {name: submit(accounts[name], case) for name, case in of_scene("at once").items()}
     wait_until(lambda: not (states(jobs.values()) & {"queued", "reserved", "calling", "generated"}), what="every call")
 
@@ -307,7 +341,17 @@ def walked(system: System) -> Walked:
 
 
 def submit(account_id: int, case: Case) -> UUID:
-    return pipeline.submit(account_id, case.operation, case.params).job_id
+    return pipeline.submit(account_id, case.operation, case.params, model=case.model).job_id
+
+
+def script_faults(system: System, cases: Iterable[Case]) -> None:
+    """Tell the simulator which calls of these cases meet which fault."""
+    faults = [{"fault": fault, "times": times, "match": case.prompt} for case in cases for fault, times in case.script]
+    body = json.dumps({"faults": faults}).encode()
+    with urllib.request.urlopen(
+        f"{system.provider_url.removesuffix('/v1')}/simulator/faults", body, timeout=10
+    ) as told:
+        assert told.status == 200
 
 
 def states(job_ids: Iterable[UUID]) -> set[str]:
@@ -424,12 +468,20 @@ def test_the_customer_pays_what_the_row_says(walked, name):
     assert end.job.credits_charged == (charged[0] if pays else None)
     assert (end.account.balance, end.account.reserved) == (OPENING - sum(charged), 0)
     assert deductions(end) == [(-credits,) for credits in charged]
-    assert usage_logs(end) == [(credits, work.usd) for credits in charged]
+    assert usage_logs(end) == [(credits, end.job.cost_usd) for credits in charged]
 
 
 @every_case
 def test_the_platform_pays_what_the_row_says(walked, name):
     end, rule = walked.ends[name], COSTS[table()[name[0]].cost]
+    by_call = [
+        (IMAGE_USD if outcome != "failed" else Decimal(0), outcome == "unknown") for outcome, _ in CASES[name].calls
+    ]
+    if CASES[name].in_parts and any(usd for usd, _ in by_call):
+        assert [(call.cost_usd, call.exposure) for call in end.calls] == by_call
+        assert end.job.cost_usd == sum(usd for usd, _ in by_call)
+        assert rule.basis == "calls" or end.job.cost_usd == walked.work(name).usd
+        return
     due = {"nothing": Decimal(0), "work": walked.work(name).usd, "estimate": _estimate(CASES[name])[1]}[rule.basis]
     # What was refused before cost nothing: the last call alone has done work, or may have.
     calls = [*[(Decimal(0), False)] * (len(end.calls) - 1), (due, rule.exposure)] if end.calls else []

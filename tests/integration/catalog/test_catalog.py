@@ -319,7 +319,7 @@ def test_an_image_model_that_bills_by_tokens_is_reserved_for_its_most_and_charge
     settled = the_job(a_settled_job(account_id, "image_generation", model="gpt-image-1", params=params, usage=usage))
 
     # Without a tokenizer the prompt is counted by its bytes: 9 of them, and 24 of framing.
-    assert reserved.work == {"input_tokens": 33, "max_output_tokens": 2 * 6240, "images": 2}
+    assert reserved.work == {"input_tokens": 33, "max_output_tokens": 2 * 6240, "images": 2, "images_per_call": 0}
     # 12,513 tokens at 50 a credit.
     assert reserved.credits_reserved == 251
     # 2,132 tokens at 50 a credit; 20 x 5 + 2,112 x 40 dollars per million.

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from billing.catalog.pricing import Usage
-from billing.jobs import calling, job_queries, reserving, settling
+from billing.jobs import calling, concluding, job_queries, reserving, settling
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure
 from billing.jobs.settling import Release
@@ -99,8 +99,8 @@ def test_a_settlement_charges_nothing_for_a_job_that_was_written_off_while_it_wa
 
     def write_off(session):
         jobs = job_queries.lock(session, [job_id], {State.GENERATED})
+        concluding.write_off(session, jobs)
         settling.release(session, jobs, {job_id: Release("x", "x")}, now=NOON, event=Event.WRITE_OFF)
-        calling.write_off(session, jobs)
 
     assert meanwhile(write_off, lambda s: settling.settle(s, [job_id], now=NOON)) == []
 
@@ -125,7 +125,7 @@ def test_a_result_that_was_recorded_while_another_report_of_it_waited_counts_onc
     def succeed(session):
         return calling.succeed(session, claim, a_delivery(), now=NOON, publish_by=MINUTE)
 
-    assert meanwhile(succeed, succeed) is True
+    assert meanwhile(succeed, succeed) is State.GENERATED
 
     assert rows("SELECT count(*) FROM generation_results") == [(1,)]
     assert findings() == []
@@ -139,7 +139,7 @@ def test_a_result_that_waited_for_a_refund_is_late():
         jobs = job_queries.lock(session, [claim.job_id], {State.CALLING})
         settling.release(session, jobs, {claim.job_id: Release("x", "x")}, now=NOON)
 
-    assert meanwhile(refund, lambda s: calling.succeed(s, claim, a_delivery(), now=NOON, publish_by=MINUTE)) is False
+    assert meanwhile(refund, lambda s: calling.succeed(s, claim, a_delivery(), now=NOON, publish_by=MINUTE)) is None
 
     assert rows("SELECT outcome, exposure FROM provider_calls") == [("succeeded", True)]
     assert (the_account(account_id).reserved, findings()) == (0, [])

@@ -51,6 +51,7 @@ def _claim(provider: str, api: str, kind: str, params: dict[str, Any]) -> Claim:
         kind=kind,
         params=params,
         max_output_tokens=100,
+        images=params.get("n", 0),
         idempotency_key=f"creditmill-{JOB}",
         bills_tokens=api != "images",
     )

@@ -91,6 +91,14 @@ SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id L
             "state queued, charged 0, deductions 0 of 0 credits, usage logs 1",
         ),
         ("UPDATE provider_calls SET exposure = true", "settled_jobs_have_a_successful_call", "calls that delivered 0"),
+        (
+            f"UPDATE generation_jobs SET attempts = 2, parts_delivered = 2 WHERE id = {SETTLED}",
+            "settled_jobs_have_a_successful_call", "parts delivered 2, calls that delivered 1",
+        ),
+        (
+            "UPDATE generation_jobs SET attempts = 1, parts_delivered = 1 WHERE state = 'reserved'",
+            "settled_jobs_have_a_successful_call", "state reserved, parts delivered 1, calls that delivered 0",
+        ),
         ("UPDATE generation_jobs SET cost_usd = cost_usd + 1", "cost_is_sum_of_calls", "cost 1.00"),
         ("UPDATE plan_limit_usage SET amount_used = 5", "plan_usage_is_sum_of_jobs", "used 5 and reserved 0, jobs"),
         (

@@ -74,6 +74,7 @@ class Caller:
             kind=kind,
             params={"input": [prompt]} if kind == "embedding" else {"prompt": prompt, **params},
             max_output_tokens=100,
+            images=params.get("n", 0),
             idempotency_key=f"creditmill-{job_id}",
             bills_tokens=False,
         )
@@ -124,7 +125,7 @@ def runware(running: Running, key: str = "sim-test-runware") -> Caller:
 
 def openai(running: Running, *, honours_keys: bool = True) -> Caller:
     connection = Connection("openai", "sim-test-openai", running.url, honours_keys)
-    return Caller(running, OpenAIProvider(), connection, model="dall-e-3")
+    return Caller(running, OpenAIProvider(), connection, model="dall-e-2")
 
 
 def posted(running: Running, body: object, key: str = "sim-test", **headers: str) -> tuple[int, Any]:

@@ -14,7 +14,7 @@ def run_through(running: Running) -> list[object]:
         return made.id, made._request_id, made.output_text, made.usage.to_dict()
 
     def images(number: int) -> object:
-        made = client.images.generate(model="dall-e-3", prompt=PROMPT, n=2, extra_headers=keyed(f"image-{number}"))
+        made = client.images.generate(model="dall-e-2", prompt=PROMPT, n=2, extra_headers=keyed(f"image-{number}"))
         return [image.url.removeprefix(running.root) for image in made.data]
 
     def vector(number: int) -> object:

@@ -110,7 +110,7 @@ def test_an_error_inside_an_answer_comes_with_200_and_nothing_was_executed(simul
 @pytest.mark.parametrize(("asked", "delivered"), [(4, 3), (1, 1)])
 def test_fewer_images_are_delivered_and_journalled_but_at_least_one(simulator, key, asked, delivered):
     prompt = f"{PROMPT} [[simulate: fewer_images]]"
-    images = simulator.client().images.generate(model="dall-e-3", prompt=prompt, n=asked, extra_headers=keyed(key))
+    images = simulator.client().images.generate(model="dall-e-2", prompt=prompt, n=asked, extra_headers=keyed(key))
 
     assert len(images.data) == delivered
     assert simulator.journal(key)[1].images == delivered

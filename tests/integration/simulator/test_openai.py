@@ -136,7 +136,7 @@ def test_a_long_prompt_is_cached_from_its_second_time_in_steps_of_128(simulator,
 
 def test_images_come_as_urls_that_serve_a_png(simulator, key):
     images = simulator.client().images.generate(
-        model="dall-e-3", prompt=PROMPT, n=3, size="1792x1024", quality="hd", style="vivid", extra_headers=keyed(key)
+        model="dall-e-2", prompt=PROMPT, n=3, size="512x512", quality="standard", extra_headers=keyed(key)
     )
 
     assert len({image.url for image in images.data}) == 3
@@ -162,7 +162,7 @@ def test_gpt_image_gives_base64_and_token_usage(simulator, key):
     ("model", "wrong", "status"),
     [
         ("dall-e-3", {"n": 0}, 400),
-        ("dall-e-3", {"n": 11}, 400),
+        ("dall-e-2", {"n": 11}, 400),
         ("dall-e-3", {"size": "huge"}, 400),
         ("dall-e-3", {"quality": "best"}, 400),
         ("dall-e-3", {"style": "odd"}, 400),

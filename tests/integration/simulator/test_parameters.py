@@ -40,6 +40,7 @@ def asked(simulator, key, path, **body):
         ("dall-e-3", {"quality": "low"}, "invalid_value"),
         ("dall-e-3", {"size": "512x512"}, "invalid_value"),
         ("dall-e-3", {"encoding_format": "float"}, "unknown_parameter"),
+        ("dall-e-3", {"n": 2}, "integer_above_max_value"),
     ],
 )
 def test_an_image_parameter_that_the_model_does_not_take_is_refused_by_name(simulator, key, model, given, code):

@@ -17,12 +17,17 @@ DIAGRAM = {
     ("queued", "cancel", "cancelled"),
     ("reserved", "claim", "calling"),
     ("reserved", "refund", "refunded"),  # expired, or cancelled by an operator
+    ("reserved", "conclude", "generated"),  # the same, when parts were delivered before
     ("calling", "claim", "calling"),  # the same worker, once more
     ("calling", "generate", "generated"),
+    ("calling", "continue", "reserved"),  # one part is delivered, the next is asked for
+    ("calling", "conclude", "generated"),  # no further part comes: those delivered are charged
     ("calling", "mark_unknown", "unknown"),
     ("calling", "retry", "reserved"),
     ("calling", "refund", "refunded"),
     ("unknown", "generate", "generated"),
+    ("unknown", "continue", "reserved"),
+    ("unknown", "conclude", "generated"),
     ("unknown", "refund", "refunded"),
     ("generated", "settle", "settled"),
     ("generated", "write_off", "refunded"),  # settling it kills its worker, again and again

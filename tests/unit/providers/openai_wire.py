@@ -43,6 +43,7 @@ def a_claim(api: str = "responses", *, bills_tokens: bool | None = None, **param
         kind=kind,
         params=params or usual,
         max_output_tokens=500,
+        images=(params or usual).get("n", 1),
         idempotency_key="creditmill-1",
         bills_tokens=api != "images" if bills_tokens is None else bills_tokens,
     )

@@ -32,6 +32,7 @@ CLAIM = Claim(
     kind="image",
     params=PARAMS,
     max_output_tokens=0,
+    images=4,
     idempotency_key=f"creditmill-{JOB}",
     bills_tokens=False,
 )
