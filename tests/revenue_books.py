@@ -16,7 +16,7 @@ Figures = tuple[Any, ...]
 
 FIGURES = (
     *("jobs", "jobs_settled", "credits", "revenue_usd", "cost_usd", "exposure_usd"),
-    *("tokens_input", "tokens_input_cached", "tokens_output", "tokens_reasoning", "images"),
+    *("tokens_input", "tokens_input_cached", "tokens_output", "tokens_reasoning", "images", "credits_overrun"),
 )
 COLUMNS = ", ".join(FIGURES)
 KEY = "day, account_id, operation_type, model_name"
@@ -24,13 +24,16 @@ KEY = "day, account_id, operation_type, model_name"
 
 def source() -> dict[Key, Figures]:
     """The sums of the jobs that are finished, their exposed calls, and the usage logs."""
-    found: dict[Key, list[Any]] = defaultdict(lambda: [0, 0, 0, Decimal(0), Decimal(0), Decimal(0), 0, 0, 0, 0, 0])
-    jobs = rows("SELECT id, finished_at, account_id, operation_type, model_name, cost_usd FROM generation_jobs")
+    found: dict[Key, list[Any]] = defaultdict(lambda: [0, 0, 0, Decimal(0), Decimal(0), Decimal(0), 0, 0, 0, 0, 0, 0])
+    jobs = rows(
+        "SELECT id, finished_at, account_id, operation_type, model_name, cost_usd, credits_overrun FROM generation_jobs"
+    )
     keys = {job[0]: (_day(job[1]), *job[2:5]) for job in jobs if job[1] is not None}
     for job in jobs:
         if job[1] is not None:
             found[keys[job[0]]][0] += 1
             found[keys[job[0]]][4] += job[5]
+            found[keys[job[0]]][11] += job[6]
     for job_id, cost_usd in rows("SELECT job_id, cost_usd FROM provider_calls WHERE exposure"):
         if job_id in keys:
             found[keys[job_id]][5] += cost_usd

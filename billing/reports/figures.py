@@ -22,7 +22,7 @@ class By(StrEnum):
 
 
 SHOWN = (
-    *("jobs", "jobs_settled", "credits", "revenue_usd", "cost_usd", "exposure_usd"),
+    *("jobs", "jobs_settled", "credits", "credits_overrun", "revenue_usd", "cost_usd", "exposure_usd"),
     *("margin_usd", "margin_percent", "markup_percent"),
     *("tokens_input", "tokens_input_cached", "tokens_output", "tokens_reasoning", "images"),
 )
@@ -31,11 +31,12 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Figures:
-    """Sums over finished jobs: their number, credits charged, USD earned and paid, tokens by bucket, images."""
+    """Sums over finished jobs: their number, credits charged and overrun, USD earned and paid, tokens, images."""
 
     jobs: int = 0
     jobs_settled: int = 0
     credits: int = 0
+    credits_overrun: int = 0
     revenue_usd: Decimal = Decimal(0)
     cost_usd: Decimal = Decimal(0)
     exposure_usd: Decimal = Decimal(0)

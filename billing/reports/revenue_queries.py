@@ -18,7 +18,7 @@ from billing.sql import as_json, recordset
 
 KEY = ("day", "account_id", "operation_type", "model_name")
 COUNTS = (
-    *("jobs", "jobs_settled", "credits"),
+    *("jobs", "jobs_settled", "credits", "credits_overrun"),
     *("tokens_input", "tokens_input_cached", "tokens_output", "tokens_reasoning", "images"),
 )
 FIGURES = (*COUNTS, "revenue_usd", "cost_usd", "exposure_usd")
@@ -33,16 +33,16 @@ _NOTHING = " AND ".join(f"{name} = 0" for name in FIGURES)
 SOURCE = f"""
     SELECT {_KEY}, {_SUMS} FROM (
         SELECT (j.finished_at AT TIME ZONE 'UTC')::date, j.account_id, j.operation_type, j.model_name,
-               1, 0, 0, 0, 0, 0, 0, 0, 0, j.cost_usd, 0
+               1, 0, 0, j.credits_overrun, 0, 0, 0, 0, 0, 0, j.cost_usd, 0
         FROM generation_jobs j WHERE j.finished_at >= :start AND j.finished_at < :end
         UNION ALL
         SELECT (l.created_at AT TIME ZONE 'UTC')::date, l.account_id, l.operation_type, l.model_used,
-               0, 1, l.credits_used, l.tokens_input, l.tokens_input_cached, l.tokens_output, l.tokens_reasoning,
+               0, 1, l.credits_used, 0, l.tokens_input, l.tokens_input_cached, l.tokens_output, l.tokens_reasoning,
                l.images, l.revenue_usd, 0, 0
         FROM credit_usage_logs l WHERE l.created_at >= :start AND l.created_at < :end
         UNION ALL
         SELECT (j.finished_at AT TIME ZONE 'UTC')::date, j.account_id, j.operation_type, j.model_name,
-               0, 0, 0, 0, 0, 0, 0, 0, 0, 0, c.cost_usd
+               0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, c.cost_usd
         FROM provider_calls c JOIN generation_jobs j ON j.id = c.job_id
         WHERE c.exposure AND j.finished_at >= :start AND j.finished_at < :end
     ) source ({_KEY}, {_FIGURES})

@@ -26,6 +26,7 @@ class RevenueRollup(Base):
     jobs: Mapped[int]
     jobs_settled: Mapped[int]
     credits: Mapped[int]
+    credits_overrun: Mapped[int]
     revenue_usd: Mapped[Decimal]
     cost_usd: Mapped[Decimal]
     exposure_usd: Mapped[Decimal]
@@ -51,6 +52,7 @@ class RevenueChange(Base):
     jobs: Mapped[int] = mapped_column(server_default="0")
     jobs_settled: Mapped[int] = mapped_column(server_default="0")
     credits: Mapped[int] = mapped_column(server_default="0")
+    credits_overrun: Mapped[int] = mapped_column(server_default="0")
     revenue_usd: Mapped[Decimal] = mapped_column(server_default="0")
     cost_usd: Mapped[Decimal] = mapped_column(server_default="0")
     exposure_usd: Mapped[Decimal] = mapped_column(server_default="0")

@@ -201,6 +201,8 @@ def _print_table(found: Report) -> None:
         f"Tokens: {used.tokens_input:,} input, {used.tokens_input_cached:,} cached input, "
         f"{used.tokens_output:,} output, {used.tokens_reasoning:,} reasoning. Images: {used.images:,}."
     )
+    if used.credits_overrun:
+        click.echo(f"Overrun: {used.credits_overrun:,} credits were used beyond what was held, and not charged.")
     click.echo(_deferred(found))
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from billing import migrating
 from billing.catalog import current, margins
 from billing.jobs import call_checks, recovery
-from billing.reports import audit
+from billing.reports import audit, overrun
 from billing.upkeep import dead_letters, periodic_runs
 from billing.upkeep.periodic_runs import Run
 from config import database
@@ -67,6 +67,7 @@ def _database() -> list[Check]:
         _clock(),
         *_keys(),
         _models(),
+        _overrun(),
         _set_aside(),
         _overdue(),
         _periodic(),
@@ -128,6 +129,25 @@ def _models() -> Check:
         names = ", ".join(differing)
         warnings.append(f"The provider reports other costs than ours for {names}: run `creditmill models check`.")
     return Check("models", not warnings, " ".join(warnings) or "Every model is offered, and every price earns.")
+
+
+def _overrun() -> Check:
+    with transaction() as session:
+        found = overrun.by_model(session, now=database_now(session))
+    much = [each for each in found if each.is_much]
+    if much:
+        told = ", ".join(f"{each.model} {each.credits_overrun:,}" for each in much)
+        return Check(
+            "overrun",
+            False,
+            f"Jobs of the last 30 days used more credits than were held, which is our loss: {told}. "
+            "Check `tokenizer` and `max_output_tokens` with `creditmill models show`.",
+        )
+    total = sum(each.credits_overrun for each in found)
+    if not total:
+        return Check("overrun", True, "No job of the last 30 days used more than was held.")
+    were = "credit was" if total == 1 else "credits were"
+    return Check("overrun", True, f"In the last 30 days, {total:,} {were} used beyond what was held.")
 
 
 def _overdue() -> Check:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from billing.jobs import call_checks, recovery
 from billing.ledger import accounts
-from billing.reports import audit
+from billing.reports import audit, overrun
 from billing.upkeep import dead_letters
 from config.broker import broker_client
 from config.database import database_now, transaction
@@ -69,6 +69,13 @@ def _database(session: Session) -> Iterator[Figure]:
             "What providers report of the last 30 days' calls beyond our cost, by model.",
             difference,
             {"model": found.model},
+        )
+    for each in overrun.by_model(session, now=now):
+        yield Figure(
+            "creditmill_credits_overrun",
+            "Credits that jobs of the last 30 days used beyond what was held, by model.",
+            each.credits_overrun,
+            {"model": each.model},
         )
     last = audit.last_run(session)
     if last is not None:

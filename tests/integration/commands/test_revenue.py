@@ -52,6 +52,21 @@ def account_id(db):
 # --- The report ---
 
 
+def test_overrun_is_summed_and_told(run, account_id):
+    a_settled_job(account_id, usage=Usage(output_tokens=5000), now=NOON + DAY)
+
+    found = lines(run("revenue", "report", *NOVEMBER, "--json")[1])
+
+    # 5,000 tokens are 50 credits, and 11 were held.
+    assert [line["credits_overrun"] for line in found] == [0, 39, 39]
+    told = run("revenue", "report", *NOVEMBER)[1]
+    assert "Overrun: 39 credits were used beyond what was held, and not charged." in told
+
+
+def test_without_overrun_nothing_is_told_of_it(run, account_id):
+    assert "Overrun" not in run("revenue", "report", *NOVEMBER)[1]
+
+
 def test_an_image_earns_what_the_specification_says(run, account_id):
     """The example of the specification: cost $0.040, charge $0.10, margin $0.06, 60 % of the charge, markup 150 %."""
     code, out, err = run("revenue", "report", *NOVEMBER, "--by", "model", "--json")
@@ -183,7 +198,7 @@ def test_an_empty_span_says_so(run, account_id):
 def test_csv_has_every_decimal_and_its_header(run, account_id):
     header, *found, total = table_of(run("revenue", "report", *NOVEMBER, "--csv")[1])
 
-    assert header[:6] == ["day", "jobs", "jobs_settled", "credits", "revenue_usd", "cost_usd"]
+    assert header[:6] == ["day", "jobs", "jobs_settled", "credits", "credits_overrun", "revenue_usd"]
     assert [row[0] for row in found] == ["2026-11-20", "2026-11-21"]
     assert found[0][header.index("cost_usd")] == "0.0400000000"
     for name in ("revenue_usd", "cost_usd", "exposure_usd", "margin_usd"):

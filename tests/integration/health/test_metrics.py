@@ -8,9 +8,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
+from billing.catalog.pricing import Usage
 from config.database import transaction
 from tasks import periodic
 from tasks.messages import setting_aside
+from tests.catalogue import a_settled_job
 from tests.factories import a_claim, a_generated_job, a_queued_job, a_reserved_job, an_account, rows, the_account
 
 
@@ -51,6 +53,32 @@ def test_jobs_that_recovery_forgot_are_counted(figures):
     a_queued_job(an_account(), now=an_hour_ago())
 
     assert figures()["creditmill_jobs_overdue",] == 1
+
+
+def test_overrun_is_a_figure_by_model_and_much_of_it_a_check(figures, run):
+    now = rows("SELECT now()")[0][0]
+    account_id = an_account(100_000)
+
+    def overrun():
+        (report,) = [json.loads(line) for line in run("doctor", "--json")[1].splitlines()]
+        (check,) = [check for check in report["checks"] if check["name"] == "overrun"]
+        return check["healthy"], check["sentence"]
+
+    assert overrun() == (True, "No job of the last 30 days used more than was held.")
+    # 11 credits are held for each, the first comes to 12, and 100 others are within.
+    a_settled_job(account_id, usage=Usage(output_tokens=1101), now=now)
+    for _ in range(25):
+        a_settled_job(account_id, usage=Usage(output_tokens=400), now=now)
+
+    assert figures()["creditmill_credits_overrun", "gpt-5.1"] == 1
+    assert overrun() == (True, "In the last 30 days, 1 credit was used beyond what was held.")
+
+    a_settled_job(account_id, usage=Usage(output_tokens=5000), now=now)
+    a_settled_job(account_id, usage=Usage(output_tokens=9000), now=now - timedelta(days=32))
+
+    assert figures()["creditmill_credits_overrun", "gpt-5.1"] == 40
+    healthy, sentence = overrun()
+    assert (healthy, "which is our loss: gpt-5.1 40." in sentence) == (False, True)
 
 
 def test_messages_are_counted_where_they_wait_and_where_they_were_set_aside(figures, broker_url):

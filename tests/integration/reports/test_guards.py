@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("db")
 REFUSED = [
     ("INSERT INTO revenue_rollups (day, account_id, "
      "operation_type, model_name, jobs, jobs_settled, credits, revenue_usd, cost_usd, exposure_usd, tokens_input, "
-     "tokens_input_cached, tokens_output, tokens_reasoning, images, computed_at) SELECT day, account_id, "
-     "operation_type, model_name, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, computed_at FROM revenue_rollups",
+     "tokens_input_cached, tokens_output, tokens_reasoning, images, credits_overrun, computed_at) SELECT day, "
+     "account_id, operation_type, model_name, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, computed_at FROM revenue_rollups",
                                                                          "pk_revenue_rollups"),
     ("INSERT INTO audit_runs (ran_at, findings, accounts_frozen) VALUES (now(), 0, -1)", "ck_audit_runs_not_negative"),
 ]  # fmt: skip

@@ -148,7 +148,7 @@ def test_a_cost_that_is_known_weeks_later_counts_on_the_day_of_its_job():
         unknown_calls.resolve(session, job_id, evidence, now=NOON + 40 * DAY, publish_by=MINUTE)
     roll_up()
 
-    assert rolled() == {key: (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)}
+    assert rolled() == {key: (1, *[0] * 11)}
     assert_exact()
 
 
@@ -173,6 +173,7 @@ CORRECTIONS = [
     "UPDATE generation_jobs SET operation_type = 'linking'",
     "UPDATE generation_jobs SET model_name = 'gpt-4o'",
     "UPDATE generation_jobs SET cost_usd = cost_usd + 0.0000000001",
+    "UPDATE generation_jobs SET credits_overrun = credits_overrun + 7",
     "UPDATE generation_jobs SET state = 'queued', finished_at = NULL WHERE state = 'refunded'",
     # usage
     "UPDATE credit_usage_logs SET created_at = created_at + interval '3 days'",

@@ -79,7 +79,8 @@ def test_a_rebuild_takes_the_place_of_whatever_is_there():
     sql("UPDATE revenue_rollups SET revenue_usd = 99")
     sql("INSERT INTO revenue_rollups (day, account_id, operation_type, model_name, jobs, jobs_settled, credits, "
         "revenue_usd, cost_usd, exposure_usd, tokens_input, tokens_input_cached, tokens_output, tokens_reasoning, "
-        "images, computed_at) VALUES ('2026-11-21', 1, 'x', 'y', 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, now())")  # fmt: skip
+        "images, credits_overrun, computed_at) "
+        "VALUES ('2026-11-21', 1, 'x', 'y', 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, now())")  # fmt: skip
 
     assert rebuild(TODAY, TODAY + DAY) == 2
 

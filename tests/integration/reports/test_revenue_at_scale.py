@@ -26,9 +26,9 @@ ACCOUNTS = 20
 JOBS = """
     INSERT INTO generation_jobs (id, account_id, operation_type, model_name, provider, kind, state, params,
         idempotency_key, request_hash, work, price, credits_reserved, credits_charged, cost_usd, attempts, next_at,
-        deadline_at, created_at, finished_at)
+        deadline_at, created_at, finished_at, credits_overrun)
     SELECT md5('job' || n)::uuid, 1 + n % :accounts, 'operation ' || n % 3, 'model ' || n % 5, 'openai', 'text',
-        'settled', '{}', n, '', '{}', '{}', 100, n % 100, (n % 9973) / 7.0 / 1000, 1, at, at, at, at
+        'settled', '{}', n, '', '{}', '{}', 100, n % 100, (n % 9973) / 7.0 / 1000, 1, at, at, at, at, n % 3
     FROM (SELECT n, CAST(:now AS timestamptz) - n % 400 * interval '5 hours' AS at
           FROM generate_series(CAST(:first AS bigint), :last) n) made
 """
@@ -49,12 +49,14 @@ USAGE = """
 """
 SUMS = """
     SELECT day, account_id, operation_type, model_name, sum(jobs), sum(settled), sum(credits), sum(revenue), sum(cost),
-           sum(exposure), sum(input), sum(cached), sum(output), sum(reasoning), sum(images)
+           sum(exposure), sum(input), sum(cached), sum(output), sum(reasoning), sum(images),
+           sum(overrun)
     FROM (
         SELECT (j.finished_at AT TIME ZONE 'UTC')::date AS day, j.account_id, j.operation_type, j.model_name, 1 AS jobs,
                (u.id IS NOT NULL)::int AS settled, u.credits_used AS credits, u.revenue_usd AS revenue,
                j.cost_usd AS cost, coalesce(c.cost_usd, 0) AS exposure, u.tokens_input AS input,
-               u.tokens_input_cached AS cached, u.tokens_output AS output, u.tokens_reasoning AS reasoning, u.images
+               u.tokens_input_cached AS cached, u.tokens_output AS output, u.tokens_reasoning AS reasoning, u.images,
+               j.credits_overrun AS overrun
         FROM generation_jobs j JOIN credit_usage_logs u ON u.job_id = j.id
         LEFT JOIN provider_calls c ON c.job_id = j.id AND c.exposure) each
     GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
