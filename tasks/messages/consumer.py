@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from celery.exceptions import InvalidTaskError
 from celery.worker.consumer import Consumer
@@ -18,7 +19,7 @@ from kombu.exceptions import DecodeError
 
 from config.database import utc_now
 from config.logging import get_logger
-from tasks.messages import setting_aside
+from tasks.messages import intake, setting_aside
 from tasks.messages.merging import Merging, is_mergeable
 
 LIMIT_MIN_S = 60
@@ -58,8 +59,10 @@ class CarefulConsumer(Consumer):
             message.headers["received_at"] = time.monotonic()
             if is_mergeable(message):
                 hints.receive(message)
-            else:
+            elif intake.is_in_time(message, now=utc_now()):
                 handle(message)
+            else:
+                self._set_aside_late(message)
 
         def handle_carefully(message: Any, work: Callable[[Any], None]) -> None:
             try:
@@ -96,7 +99,12 @@ class CarefulConsumer(Consumer):
         """The task message's own fields are wrong."""
         self._set_aside(message, "invalid_task", f"The task message is not valid ({type(exc).__name__}).")
 
-    def _set_aside(self, message: Any, code: str, reason: str) -> None:
+    def _set_aside_late(self, message: Any) -> None:
+        # Celery would drop it with a line in the log: only this message holds the request.
+        reason = "The request came too late: its message had expired before a worker took it."
+        self._set_aside(message, "expired", reason, job_id=intake.job_id_of(message.payload[1]))
+
+    def _set_aside(self, message: Any, code: str, reason: str, *, job_id: UUID | None = None) -> None:
         headers = message.headers if isinstance(message.headers, dict) else {}
         kept = setting_aside.set_aside(
             message_id=name_of(message.body, headers.get("id")),
@@ -104,6 +112,7 @@ class CarefulConsumer(Consumer):
             code=code,
             reason=reason,
             body=message.body,
+            job_id=job_id,
         )
         if kept:
             message.ack_log_error(log, self.connection_errors)
@@ -145,8 +154,7 @@ def _is_far(eta: object) -> bool:
     # A worker holds what is not due yet: a hundred messages for the next millennium would stop it. Ours wait a minute.
     if eta is None:
         return False
-    at = datetime.fromisoformat(str(eta))
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)) > utc_now() + ETA_MAX
+    return intake.instant(eta) > utc_now() + ETA_MAX
 
 
 def name_of(body: Any, given: object) -> str:

@@ -5,6 +5,7 @@ These messages are the only ones that carry a prompt, so it is kept out of every
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from config.database import DatabaseAway
 from tasks import pipeline
 from tasks.messages import setting_aside
 
+SUBMIT = "generation.submit"
 HIDDEN = "'(not shown)'"
 
 
@@ -48,11 +50,11 @@ def take_in(args: tuple[Any, ...], kwargs: dict[str, Any], *, message_id: str | 
     except BillingError as error:
         kept = setting_aside.set_aside(
             message_id=message_id,
-            task_name="generation.submit",
+            task_name=SUBMIT,
             code=error.code,
             reason=error.message,
             body=[args, kwargs],
-            job_id=_job_id(kwargs),
+            job_id=job_id_of(kwargs),
         )
         if not kept:
             raise DatabaseAway from None
@@ -67,7 +69,24 @@ def with_key(submission: Submission, message_id: str | None) -> Submission:
     return submission
 
 
-def _job_id(kwargs: dict[str, Any]) -> UUID | None:
+def is_in_time(message: Any, *, now: datetime) -> bool:
+    """Whether a message may be worked on: it is no request, or is taken before it expires.
+
+    A request that was taken in time does not expire any more: a worker has it, and it becomes a job.
+    """
+    if message.headers.get("task") != SUBMIT or message.headers.get("expires") is None:
+        return True
+    return instant(message.headers.pop("expires")) > now
+
+
+def instant(given: object) -> datetime:
+    """An instant as messages have it, in UTC unless it says otherwise; raises ValueError for anything else."""
+    at = datetime.fromisoformat(str(given))
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def job_id_of(kwargs: dict[str, Any]) -> UUID | None:
+    """The id that an app chose for its job, if it is one."""
     try:
         return UUID(str(kwargs.get("job_id")))
     except ValueError:

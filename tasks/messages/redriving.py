@@ -13,8 +13,6 @@ from config.database import database_now, transaction
 from tasks import pipeline
 from tasks.messages import intake
 
-SUBMIT = "generation.submit"
-
 
 def redrive(dead_id: int) -> list[UUID]:
     """Have a message that was set aside worked on; returns its jobs.
@@ -25,7 +23,7 @@ def redrive(dead_id: int) -> list[UUID]:
     with transaction() as session:
         message = dead_letters.open_letter(session, dead_id)
     args, kwargs = _parts(message)
-    jobs = _submit(message, kwargs) if message.task_name == SUBMIT else _look_again(message, args)
+    jobs = _submit(message, kwargs) if message.task_name == intake.SUBMIT else _look_again(message, args)
     with transaction() as session:
         dead_letters.mark_redriven(session, dead_id, now=database_now(session))
     return jobs

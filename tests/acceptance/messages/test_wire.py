@@ -6,14 +6,17 @@ import json
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import redis
 
+from config.database import utc_now
 from config.secrets import decrypt
 from tasks.app import app
+from tasks.messages import redriving
 from tests.acceptance.envelopes import (
     PREFIX,
     QUEUES,
@@ -203,6 +206,8 @@ def bad_messages(account_id: int) -> dict[str, Bad]:
         "an unknown task for a provider's queue": says("unknown_task", text, queue="text", task="generation.nonsense"),
         "not JSON for a provider's queue": says("undecodable", text[:-7], queue="image"),
         "an expiry that is no time": says("invalid_task", text, headers={"expires": "soon"}),
+        "a request that expired": says("expired", text, headers={"expires": "2020-01-01T00:00:00+02:00"}),
+        "a request that expired, by UTC": says("expired", text, headers={"expires": "2020-01-01T00:00:00"}),
         "a start that is no time": says("invalid_task", text, headers={"eta": "soon"}),
     }
 
@@ -257,6 +262,40 @@ def test_no_worker_ended_over_a_bad_message(after_bad_messages, system):
     assert len(pids) == 2
     assert "starting it again" not in (system.home / "output.log").read_text()
     assert [line for log in system.logs().values() for line in log.splitlines() if "Unrecoverable error" in line] == []
+
+
+# --- Requests that come late ---
+
+
+def late_by(expires: timedelta, kwargs: Mapping[str, Any]) -> tuple[str, str]:
+    """A request's message that expires so long from now, and its id."""
+    message_id = str(uuid4())
+    return message_id, item(
+        request(kwargs), message_id=message_id, headers={"expires": (utc_now() + expires).isoformat()}
+    )
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_request_that_expired_can_be_worked_on_after_all(system):
+    account_id = an_account(1_000)
+    job_id, kwargs = a_good_one(account_id)
+    message_id, raw = late_by(timedelta(minutes=-1), kwargs)
+    put(system.environment["BROKER_URL"], "requests", raw)
+    wait_until(lambda: dead(message_id), what="the message that was set aside")
+    ((number, found),) = rows("SELECT id, job_id FROM dead_messages WHERE message_id = :id", id=message_id)
+
+    assert (found, jobs_of(account_id)) == (job_id, [])
+    assert redriving.redrive(number) == [job_id]
+
+    assert system.finished([job_id])[job_id].state == "settled"
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_request_that_has_time_left_is_worked_on(system):
+    job_id, kwargs = a_good_one(an_account(1_000))
+    put(system.environment["BROKER_URL"], "requests", late_by(timedelta(hours=1), kwargs)[1])
+
+    assert system.finished([job_id])[job_id].state == "settled"
 
 
 # --- Queues ---
