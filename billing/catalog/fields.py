@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
@@ -63,6 +64,8 @@ RATIOS = ("tokens_per_credit", "default_tokens_per_credit", "credits_per_image")
 LISTS = ("valid_sizes", "valid_qualities", "valid_styles")
 """The fields that are typed with commas and kept as lists."""
 MIN_CREDITS_DOUBTED = 1_000
+FEW = 12
+"""As many names can be read in one sentence."""
 
 
 class Fields(BaseModel):
@@ -178,9 +181,7 @@ def read(
     """
     for name in given:
         if name not in shape.model_fields:
-            raise InvalidRequest(
-                f"There is no field {str(name)[:40]!r}. Known: {', '.join(shape.model_fields)}.", code="unknown_field"
-            )
+            raise InvalidRequest(_unknown_field(str(name)[:40], list(shape.model_fields)), code="unknown_field")
     kept = {name: value for name, value in given.items() if not is_cleared(value)}
     if not given:
         raise InvalidRequest("There is nothing to change: give a field and its value.", code="nothing_to_change")
@@ -195,6 +196,15 @@ def read(
         _check_ratios(values, row, usual)
         check_cached_is_cheaper(values, row)
     return values
+
+
+def _unknown_field(name: str, known: list[str]) -> str:
+    """One sentence, with the names that are near; with all of them only where they are few."""
+    near = get_close_matches(name.lower(), known, n=2)
+    if near:
+        return f"There is no field {name!r}. The nearest: {', '.join(near)}."
+    told = f"Known: {', '.join(known)}." if len(known) <= FEW else "The how-to of prices lists the fields."
+    return f"There is no field {name!r}. {told}"
 
 
 def one_of(pattern: Any, name: str, given: str) -> str:

@@ -267,6 +267,9 @@ def reprice(
 def sync(yes: bool, force: bool, as_json: bool) -> None:
     """Compare token rates with published ones (genai-prices) and, once confirmed, take them over.
 
+    Each kind of rate is compared with its own: cached input, cache writes, images, audio, long requests. What is not
+    published stays as it is.
+
     Without a terminal to ask on, nothing is written unless --yes is given. Exits with 1 when differences remain.
 
     \b
@@ -377,8 +380,10 @@ def _show_comparison(compared: Comparison) -> None:
         console().print(table(title, ["model", "rate", "ours", "published", "needs --force"], rows, left=5))
 
 
-def _rate(amount: Decimal | None) -> str:
-    return "–" if amount is None else format(amount.normalize(), "f")
+def _rate(amount: Decimal | int | None) -> str:
+    if isinstance(amount, Decimal):
+        return format(amount.normalize(), "f")
+    return "–" if amount is None else f"{amount:,}"
 
 
 def _confirmed(changes: int) -> bool:

@@ -74,7 +74,8 @@ def refused(what, *names, force=False, **fields):
     ("fields", "code", "said"),
     [
         ({},                                        "nothing_to_change",  "give a field and its value"),
-        ({"price": "1"},                            "unknown_field",      "There is no field 'price'. Known: display"),
+        ({"price": "1"},                            "unknown_field",      "There is no field 'price'. The how-to of"),
+        ({"imput_cost_per_1m": "1"},                "unknown_field",      "The nearest: input_cost_per_1m, "),
         ({"model_type": "image"},                   "unknown_field",      "There is no field 'model_type'"),
         ({"a\nb": "1"},                             "unknown_field",      r"'a\nb'"),
         ({"output_cost_per_1m": "-1"},              "invalid_price",      "output_cost_per_1m must be more than 0"),

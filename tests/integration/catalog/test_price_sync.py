@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from importlib.metadata import version
+from typing import NamedTuple
 
 import pytest
 from genai_prices.data_snapshot import get_snapshot
@@ -11,12 +12,17 @@ from genai_prices.types import TieredPrices
 
 from billing.catalog import history, price_sync
 from billing.catalog.price_rules import ImplausiblePrice
-from billing.catalog.price_sync import PUBLISHED
+from billing.catalog.tables import AIModelConfig
 from config.database import transaction
 from tests.catalogue import EMBEDDING, TOKEN_IMAGE, change, everything, sql
 from tests.factories import NOON, rows
 
 pytestmark = pytest.mark.usefixtures("db")
+PUBLISHED = {
+    "input_cost_per_1m": "input_mtok",
+    "cached_input_cost_per_1m": "cache_read_mtok",
+    "output_cost_per_1m": "output_mtok",
+}
 SEEDED = ["gpt-5.1", "gpt-4o", "gpt-4o-mini"]
 BY_THE_IMAGE = dict.fromkeys(["dall-e-3", "runware:97@1", "google:4@2"], "is billed by the image")
 TEXT = {
@@ -177,6 +183,7 @@ def test_images_that_are_billed_by_tokens_and_embeddings_are_compared_too():
 
     assert proposed() == {
         ("gpt-image-1", "cached_input_cost_per_1m"): (None, Decimal("1.25")),
+        ("gpt-image-1", "image_input_cost_per_1m"): (None, Decimal(10)),
         ("text-embedding-3-small", "input_cost_per_1m"): (Decimal("0.03"), Decimal("0.02")),
     }
     take_over(compare().changes)
@@ -186,8 +193,6 @@ def test_images_that_are_billed_by_tokens_and_embeddings_are_compared_too():
 @pytest.mark.parametrize(
     ("name", "provider", "reason"),
     [
-        ("gemini-2.5-pro",    "google",    "has prices that depend on the length of the request"),
-        ("claude-sonnet-4-5", "anthropic", "has prices that depend on the length of the request"),
         ("our-own-model",     "openai",    "is not published"),
         ("gpt-4o",            "runware",   "is not published"),
     ],
@@ -214,6 +219,112 @@ def test_a_model_that_is_published_without_any_of_our_rates_does_not_agree():
     assert "whisper-1" in compared.left_out
 
 
-@pytest.mark.parametrize(("name", "provider"), [("gemini-2.5-pro", "google"), ("claude-sonnet-4-5", "anthropic")])
-def test_the_package_still_has_the_lengthy_prices_that_these_tests_need(name, provider):
-    assert None in published(name, provider).values()
+# --- Each kind of rate by its own ---
+
+
+def stored(name, *fields):
+    (found,) = rows(f"SELECT {', '.join(fields)} FROM ai_model_config WHERE model_name = :name", name=name)
+    return found
+
+
+def test_a_rate_of_text_never_takes_the_place_of_a_rate_of_images():
+    change("add_model", "gpt-image-1.5", **TOKEN_IMAGE | {"input_cost_per_1m": "5", "output_cost_per_1m": "32"})
+
+    take_over(compare().changes, force=True)
+
+    assert stored("gpt-image-1.5", "input_cost_per_1m", "output_cost_per_1m", "image_output_cost_per_1m") == (
+        5,
+        32,
+        None,
+    )
+    assert compare().changes == []
+
+
+def test_with_a_rate_of_its_own_for_images_the_text_of_an_image_model_is_compared_too():
+    given = {"input_cost_per_1m": "5", "output_cost_per_1m": "8", "image_output_cost_per_1m": "30"}
+    change("add_model", "gpt-image-1.5", **TOKEN_IMAGE | given)
+
+    take_over(compare().changes)
+
+    assert stored("gpt-image-1.5", "output_cost_per_1m", "image_output_cost_per_1m") == (10, 32)
+    assert stored("gpt-image-1.5", "image_input_cost_per_1m", "cached_input_cost_per_1m") == (8, Decimal("1.25"))
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "above", "long", "writes"),
+    [
+        ("gemini-2.5-pro",    "google",    200_000, ("2.5", "0.25", "15"),   (None, None)),
+        ("claude-sonnet-4-5", "anthropic", 200_000, ("6", "0.6", "22.5"),    ("3.75", "6")),
+    ],
+)  # fmt: skip
+def test_long_requests_and_cache_writes_get_the_rates_that_are_published(name, provider, above, long, writes):
+    change("add_model", name, provider=provider, **TEXT)
+
+    take_over(compare().changes, force=True)
+
+    assert name in compare().agreeing
+    fields = [f"long_context_{each}_cost_per_1m" for each in ("input", "cached_input", "output")]
+    assert stored(name, "long_context_above", *fields) == (above, *map(Decimal, long))
+    assert stored(name, "cache_write_cost_per_1m", "cache_write_1h_cost_per_1m") == tuple(
+        each and Decimal(each) for each in writes
+    )
+
+
+def test_what_is_not_published_stays_as_it_is():
+    change("set_model", "gpt-4o", reasoning_cost_per_1m="20", long_context_above="100000",
+           long_context_input_cost_per_1m="5", long_context_output_cost_per_1m="20")  # fmt: skip
+
+    assert compare().changes == []
+
+
+class Tier(NamedTuple):
+    start: int
+    price: Decimal
+
+
+class Steps(NamedTuple):
+    base: Decimal
+    tiers: tuple[Tier, ...]
+
+
+def steps(base, *tiers):
+    return Steps(Decimal(base), tuple(Tier(start, Decimal(price)) for start, price in tiers))
+
+
+# Published prices, by the names of the source; the row that they are for; what our fields should have.
+SOURCES = [
+    ("text", {},
+     {"input_mtok": 2, "output_mtok": 8, "input_audio_mtok": 40, "input_image_mtok": 9, "web_searches_kcount": 10},
+     {"input_cost_per_1m": 2, "output_cost_per_1m": 8},                       "only what the model uses"),
+    ("text", {"audio_input_cost_per_1m": Decimal(30)},
+     {"input_mtok": 2, "output_mtok": 8, "input_audio_mtok": 40},
+     {"input_cost_per_1m": 2, "output_cost_per_1m": 8, "audio_input_cost_per_1m": 40}, "a rate that the row has"),
+    ("text", {},
+     {"input_mtok": 2, "output_mtok": 8, "cache_write_mtok": 3, "cache_write_5m_mtok": 4, "cache_write_1h_mtok": 5},
+     {"input_cost_per_1m": 2, "output_cost_per_1m": 8, "cache_write_cost_per_1m": 4, "cache_write_1h_cost_per_1m": 5},
+                                                                              "five minutes before any"),
+    ("text", {},
+     {"input_mtok": steps(2, (9, 3)), "output_mtok": steps(8, (9, 9)), "cache_write_mtok": steps(3, (9, 4))},
+     {"input_cost_per_1m": 2, "output_cost_per_1m": 8, "cache_write_cost_per_1m": 3, "long_context_above": 9,
+      "long_context_input_cost_per_1m": 3, "long_context_output_cost_per_1m": 9}, "a second step"),
+    ("text", {}, {"input_mtok": steps(2, (9, 3), (99, 4)), "output_mtok": 8},
+     "has prices in more than two steps",                                     "a third step"),
+    ("text", {}, {"input_mtok": steps(2, (9, 3)), "output_mtok": steps(8, (99, 9))},
+     "has prices whose steps begin at different lengths",                     "steps apart"),
+    ("text", {}, {"audio_hours": 1, "input_audio_mtok": 3}, "is published without rates by the token", "none of ours"),
+    ("image", {}, {"input_mtok": 5, "output_mtok": 10, "output_image_mtok": 32, "input_image_mtok": 8},
+     {"input_cost_per_1m": 5, "output_cost_per_1m": 32, "image_input_cost_per_1m": 8}, "images by the plain rate"),
+    ("image", {"image_output_cost_per_1m": Decimal(1)}, {"input_mtok": 5, "output_mtok": 10, "output_image_mtok": 32},
+     {"input_cost_per_1m": 5, "output_cost_per_1m": 10, "image_output_cost_per_1m": 32}, "images by their own rate"),
+    ("image", {}, {"input_mtok": 5, "output_mtok": 40},
+     {"input_cost_per_1m": 5, "output_cost_per_1m": 40},                      "one rate of output"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "row", "prices", "rates", "rule"), SOURCES, ids=[each[-1] for each in SOURCES])
+def test_published_prices_belong_into_our_fields(kind, row, prices, rates, rule):
+    model = AIModelConfig(model_type=kind, **row)
+
+    found = price_sync.rates_of(model, prices)
+
+    assert found == rates, rule
