@@ -51,6 +51,8 @@ class GlobalIntegrationSettings(Base):
     image_quality: Mapped[str] = mapped_column(Text, server_default="standard")
     image_style: Mapped[str] = mapped_column(Text, server_default="photorealistic")
     max_in_article_images: Mapped[int] = mapped_column(Integer, server_default="2")
+    # Whether the simulator stands in for the providers: it takes no model away.
+    simulated: Mapped[bool] = mapped_column(server_default=text("false"))
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
@@ -136,6 +138,13 @@ def forget_connection(session: Session, provider: str) -> None:
     row = platform_settings(session)
     setattr(row, f"{provider}_api_key", None)
     setattr(row, f"{provider}_base_url", None)
+
+
+def set_simulated(session: Session, simulated: bool) -> None:
+    """Say whether the simulator stands in for the providers."""
+    row = platform_settings(session)
+    if row.simulated is not simulated:
+        row.simulated = simulated
 
 
 def configured_providers(session: Session) -> dict[str, str | None]:

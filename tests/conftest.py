@@ -23,6 +23,7 @@ from config import database
 from config.secrets import new_secret_key, use_secret_keys
 from tests import rounds, schedule
 from tests.own_database import OwnDatabase
+from tests.removals import keep_models
 from workers.local.embedded.servers import Servers, embedded_servers
 
 SECRET_KEY = new_secret_key()
@@ -91,6 +92,7 @@ def template(servers: Servers) -> str:
     _administer(servers.database_url, f"CREATE DATABASE {name}")
     engine = database.make_engine(named(servers.database_url, name))
     migrating.migrate(engine)
+    keep_models(engine)
     engine.dispose()
     return name
 

@@ -24,7 +24,7 @@ _EVERYTHING = text(
         'defaults', (SELECT row_to_json(b) FROM billing_configuration b),
         'limit_types', (SELECT coalesce(json_agg(t.limit_type ORDER BY t.limit_type), '[]') FROM plan_limit_types t),
         'settings', (SELECT json_build_object('openai_max_tokens', g.openai_max_tokens,
-                                              'image_quality', g.image_quality)
+                                              'image_quality', g.image_quality, 'simulated', g.simulated)
                      FROM global_integration_settings g)
     )::text
     FROM catalog_version

@@ -60,19 +60,20 @@ def _at(session: Session, version: str, *, changed_here: bool) -> Catalog:
 def _built(version: str, body: str) -> Catalog:
     # Decimals are read from the text itself: a float would round them.
     rows = json.loads(body, parse_float=Decimal)
-    defaults = rows["defaults"]
+    defaults, settings = rows["defaults"], rows["settings"]
     return Catalog(
         version=version,
-        models={row["model_name"]: _model(row) for row in rows["models"]},
+        models={row["model_name"]: _model(row, taken_away=not settings["simulated"]) for row in rows["models"]},
         operations={row["operation_type"]: _operation(row, defaults) for row in rows["operations"]},
         image_prices={(row["model_name"], row["size"], row["quality"]): _image(row) for row in rows["image_prices"]},
-        defaults=_defaults(defaults, rows["settings"]),
+        defaults=_defaults(defaults, settings),
         limit_types=tuple(rows["limit_types"]),
     )
 
 
-def _model(row: dict[str, Any]) -> Model:
-    gone = row["deprecation_date"]
+def _model(row: dict[str, Any], *, taken_away: bool) -> Model:
+    # A simulated provider takes no model away.
+    gone = row["deprecation_date"] if taken_away else None
     derived: dict[str, Any] = {
         "rates": token_rates(row),
         "bills_images": row["model_type"] == "image" and row["output_cost_per_1m"] is None,

@@ -30,6 +30,7 @@ from config.logging import configure_logging
 from tests.chaos import chaotic
 from tests.chaos.proxy import HOST, Proxy, Target
 from tests.conftest import SECRET_KEY
+from tests.removals import keep_models
 from tests.system import forget_broker, wait_until
 from workers import bootstrap
 from workers.local import machine, supervisor
@@ -154,6 +155,7 @@ def running_world(home: Path, seed: int, *, rates: dict[str, float] | None = Non
         direct = database.make_engine(postgres.url, application="onlooker", pool_size=2)
         stack.callback(direct.dispose)
         migrating.migrate(direct)
+        keep_models(direct)
         port = machine.free_port()
         environment = _environment(home, seed, to_postgres, to_valkey, valkey)
         stack.callback(_restore, before, pause)

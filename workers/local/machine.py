@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from billing import migrating
 from config import database
 from config.database import transaction
-from config.integrations import configured_providers, connection_for, forget_connection, set_connection
+from config.integrations import configured_providers, connection_for, forget_connection, set_connection, set_simulated
 from config.providers import KnownProvider
 from config.settings import Settings, cores
 from workers import bootstrap, processes
@@ -75,6 +75,7 @@ def prepare() -> Settings:
 def point_to_simulator(port: int) -> None:
     """Point the adapters to the simulator on this port; raises ClickException rather than replace a real key."""
     with transaction() as session:
+        set_simulated(session, True)
         current = configured_providers(session)
         for provider in SIMULATED:
             if provider in current and not _is_simulated(session, provider):
@@ -90,6 +91,7 @@ def point_to_simulator(port: int) -> None:
 def forget_simulator() -> None:
     """Remove the connections to an earlier run's simulator: nothing answers there any more."""
     with transaction() as session:
+        set_simulated(session, False)
         for provider in SIMULATED:
             if provider in configured_providers(session) and _is_simulated(session, provider):
                 forget_connection(session, provider)

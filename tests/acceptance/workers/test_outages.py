@@ -24,6 +24,7 @@ from tasks import pipeline
 from tasks.app import app
 from tests.acceptance.envelopes import QUEUES, unacknowledged, waiting
 from tests.factories import an_account, rows, the_account
+from tests.removals import keep_models
 from tests.system import System, running_system, wait_until
 from workers.local.embedded.postgres import Postgres
 from workers.local.embedded.valkey import Valkey
@@ -62,6 +63,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         database_url = postgres.create_database("outages")
         engine = database.make_engine(database_url)
         migrating.migrate(engine)
+        keep_models(engine)
         engine.dispose()
         home = tmp_path_factory.mktemp("outages")
         system = stack.enter_context(
