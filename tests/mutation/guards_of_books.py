@@ -110,7 +110,8 @@ OF_ACCOUNTS = [
     guard(
         "top-ups of one account wait for each other",
         calls("ledger.accounts.top_up", "find_many", instead_of="posting.lock"),
-        "test_one_top_up_sent_by_many_at_once_is_added_once_and_answered_alike",
+        "test_a_top_up_continues_the_balance_that_another_one_left_while_it_waited",
+        "test_a_top_up_that_waited_for_the_same_one_adds_nothing_and_answers_alike",
     ),
     guard(
         "no top-up takes the key of a grant",
