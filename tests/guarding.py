@@ -1,4 +1,4 @@
-"""What the tests of single guards share: calls in some order, a call's ends, damage by hand, what a database refuses."""
+"""What the tests of single guards share: calls in some order, how calls end, damage, what a database refuses."""
 
 from __future__ import annotations
 
