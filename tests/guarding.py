@@ -1,4 +1,4 @@
-"""What the tests of single guards share: calls at once, a call's ends, damage by hand, and what a database refuses."""
+"""What the tests of single guards share: calls in some order, how calls end, damage, what a database refuses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from billing.jobs.states import State
 from billing.reports import audit
 from config.database import transaction
 from tests.catalogue import sql
-from tests.factories import MINUTE, NOON, a_delivery
+from tests.factories import MINUTE, NOON, a_delivery, rows
+from tests.system import wait_until
 
 BUDGET = RetryBudget(attempts=4, wait_max=MINUTE)
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 def at_once(*calls):
@@ -32,6 +34,21 @@ def at_once(*calls):
 
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(run, calls))
+
+
+def meanwhile(change, act):
+    """What `act` answers that begins while a transaction with this change is open, which commits when `act` waits."""
+
+    def run():
+        with transaction() as session:
+            return act(session)
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction() as session:
+            change(session)
+            later = pool.submit(run)
+            wait_until(lambda: rows(WAITING) != [(0,)] or later.done(), what="the wait for the lock")
+        return later.result()
 
 
 def findings():

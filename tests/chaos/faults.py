@@ -43,8 +43,10 @@ LEASE_S = 14
 LOOKS, LOOK_EVERY_S = 300, 0.01
 
 PROVIDER_FAULTS = (
-    *("rate_limit", "overloaded", "server_error", "hang_before_accept", "hang_after_accept", "reset_before_accept"),
-    *("reset_mid_body", "malformed_body", "missing_usage", "content_policy", "insufficient_quota", "slow"),
+    *("rate_limit", "rate_limit_window", "overloaded", "overloaded_until", "too_early", "server_error"),
+    *("hang_before_accept", "hang_after_accept", "reset_before_accept", "reset_mid_body", "drip", "bad_gateway"),
+    *("gateway_timeout", "malformed_body", "missing_usage", "model_refusal", "error_in_answer", "content_policy"),
+    *("insufficient_quota", "slow"),
 )
 
 NOT_NOW = (redis.RedisError, DBAPIError, psycopg2.Error, URLError, ConnectionError, psutil.NoSuchProcess)

@@ -75,6 +75,7 @@ class Report:
     last_mb: dict[str, float] = field(default_factory=dict)
     states: Counter[str] = field(default_factory=Counter)
     stories: list[str] = field(default_factory=list)
+    provider_faults: set[str] = field(default_factory=set)
     dead: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     # How long the slowest job took, in seconds, and how often the unluckiest one was published again in one state.
     longest_s: float = 0.0
@@ -234,7 +235,7 @@ def _conclude(world: World, watch: Watch, report: Report) -> None:
     left = Left.read(world)
     report.verdict = judge(left, report.ledger)
     report.states = Counter(f"{job['state']} {job['error_code'] or ''}".strip() for job in left.jobs.values())
-    report.dead = left.dead
+    report.dead, report.provider_faults = left.dead, left.provider_faults()
     lives = [job["finished_at"] - job["created_at"] for job in left.jobs.values() if job["finished_at"]]
     report.longest_s = max((life.total_seconds() for life in lives), default=0.0)
     report.most_republished = max((job["republished"] for job in left.jobs.values()), default=0)

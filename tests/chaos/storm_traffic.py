@@ -27,7 +27,7 @@ from billing.jobs import requests
 from billing.ledger import accounts
 from config.database import DatabaseAway, transaction, utc_now
 from tasks import pipeline
-from tests.chaos.storm_world import World
+from tests.chaos.storm_world import RATES, World
 
 SUBMITTERS = 4
 SEND_AGAIN_AFTER_S, SEND_AGAIN_MAX_S = 6.0, 30.0
@@ -35,6 +35,9 @@ NOT_LEARNED = (DBAPIError, PoolTimeout, BrokerTrouble, RedisError, OSError)
 """What an app meets while something is away: whether its request was taken in, it does not know."""
 
 RICH, POOR = 1_000_000, 40
+OPENING = (RICH, RICH, RICH, POOR, POOR, POOR * 5)
+WISHES = 2
+"""How many requests ask the provider for each of its faults: rates alone would leave one out now and then."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Ledger:
 def open_accounts() -> dict[int, int]:
     """Several accounts, some of which soon run out of credits; returns what each was given."""
     opening = {}
-    for number, credits in enumerate([RICH, RICH, RICH, POOR, POOR, POOR * 5]):
+    for number, credits in enumerate(OPENING):
         with transaction() as session:
             account = accounts.create(session, f"Account {number}")
             accounts.top_up(
@@ -81,12 +84,12 @@ def open_accounts() -> dict[int, int]:
 
 def orders(account_ids: Sequence[int], jobs: int, chance: Random) -> Iterator[Order]:
     """Orders for this many jobs: text and images, single and in batches, from Python and by message."""
-    made = 0
+    made, wished = 0, dict(zip(chance.sample(range(jobs), WISHES * len(RATES)), [*RATES] * WISHES, strict=True))
     while made < jobs:
         size = min(chance.choice([1, 1, 1, 1, 1, 1, 2, 5]), jobs - made)
         by_message = chance.random() < 0.25
         yield Order(
-            [_request(account_ids, made + number, chance) for number in range(size)],
+            [_request(account_ids, number, wished.get(number), chance) for number in range(made, made + size)],
             by_message=by_message,
             repeated=chance.random() < 0.1,
             names_job=chance.random() < 0.5,
@@ -94,13 +97,16 @@ def orders(account_ids: Sequence[int], jobs: int, chance: Random) -> Iterator[Or
         made += size
 
 
-def _request(account_ids: Sequence[int], number: int, chance: Random) -> dict[str, Any]:
+def _request(account_ids: Sequence[int], number: int, wish: str | None, chance: Random) -> dict[str, Any]:
     weights = [4, 4, 4, 1, 1, 1]
-    if chance.random() < 0.25:
-        operation, params = "image_generation", {"prompt": f"Bread, number {number}.", "n": chance.choice([1, 1, 2, 4])}
+    prompt = f"Bread, number {number}."
+    if wish is not None:
+        # Of an account that can pay: the request must come to the provider.
+        weights, prompt = [1, 1, 1, 0, 0, 0], f"{prompt} [[simulate: {wish} x1]]"
+    if wish == "fewer_images" or (wish is None and chance.random() < 0.25):
+        operation, params = "image_generation", {"prompt": prompt, "n": chance.choice([1, 1, 2, 4])}
     else:
-        operation = "clustering"
-        params = {"prompt": f"Bread, number {number}.", "max_output_tokens": chance.choice([64, 256, 600])}
+        operation, params = "clustering", {"prompt": prompt, "max_output_tokens": chance.choice([64, 256, 600])}
     return {
         "account_id": chance.choices(account_ids, weights)[0],
         "operation": operation,

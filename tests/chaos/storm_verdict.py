@@ -80,6 +80,15 @@ class Left:
         """The times that the provider did billable work for this job."""
         return [entry for entry in self.journal.get(f"{KEY}{job_id}", []) if entry.event == "executed"]
 
+    def declined(self, job_id: UUID) -> bool:
+        """Whether the provider's work for this job was the model's refusal: the platform pays for it."""
+        done = self.executions(job_id)
+        return self.jobs[job_id]["kind"] == "text" and any(entry.fault == "model_refusal" for entry in done)
+
+    def provider_faults(self) -> set[str]:
+        """The faults with which the provider met requests."""
+        return {entry.fault for entries in self.journal.values() for entry in entries if entry.fault}
+
 
 @dataclass
 class Verdict:
@@ -121,25 +130,32 @@ def _judge_jobs(left: Left, ledger: Ledger, verdict: Verdict) -> None:
     known = set(ledger.acknowledged.values())
     for job_id, job in left.jobs.items():
         times = len(left.executions(job_id))
-        exposed = any(call["exposure"] for call in left.calls[job_id])
-        charged = job["state"] == "settled"
-        problems = []
+        problems = [(verdict.wrongly_charged, problem) for problem in _who_pays_wrongly(left, job_id)]
         if times > 1:
             problems.append((verdict.duplicated, f"executed {times} times"))
         if job_id not in known:
             problems.append((verdict.duplicated, "nobody knows of it"))
-        if charged and not times:
-            problems.append((verdict.wrongly_charged, "charged and not executed"))
-        if times and not charged and not exposed:
-            problems.append((verdict.wrongly_charged, "executed, and neither charged nor our exposure"))
-        if (job["credits_charged"] or 0) > job["credits_reserved"]:
-            problems.append((verdict.wrongly_charged, "charged more than was reserved"))
         for where, problem in problems:
             where.append(f"job {job_id} ({job['state']}): {problem}")
             verdict.suspects.add(job_id)
     for key in left.journal:
         if key and UUID(key.removeprefix(KEY)) not in left.jobs:
             verdict.duplicated.append(f"the provider was called for {key}, which is no job")
+
+
+def _who_pays_wrongly(left: Left, job_id: UUID) -> list[str]:
+    """What is wrong with who pays for this job: the customer, the platform, or nobody although work was done."""
+    job, executed, declined = left.jobs[job_id], bool(left.executions(job_id)), left.declined(job_id)
+    charged = job["state"] == "settled"
+    exposed = any(call["exposure"] for call in left.calls[job_id])
+    rules = (
+        (charged and not executed, "charged and not executed"),
+        (charged and declined, "charged for the model's refusal"),
+        (executed and not (charged or exposed or declined), "executed, and neither charged nor our exposure"),
+        (declined and not (exposed or job["cost_usd"]), "refused by the model, and what that cost is not kept"),
+        ((job["credits_charged"] or 0) > job["credits_reserved"], "charged more than was reserved"),
+    )
+    return [problem for broken, problem in rules if broken]
 
 
 def _is_explained(code: str, task: str, reason: str) -> bool:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.chaos.conftest import Scale
 from tests.chaos.storm import HEAL_S, Plan, Report, kinds, ride_out, show
+from workers.simulator.faults import FAULTS
 
 BOUND_MB = 350
 
@@ -29,6 +30,8 @@ def test_every_kind_of_fault_happened(storm):
     assert storm.broken == []
     assert set(storm.counts()) == set(kinds())
     assert len(storm.injected) >= storm.plan.faults
+    # Whatever the provider can do wrong, it did.
+    assert storm.provider_faults == set(FAULTS)
 
 
 def test_every_acknowledged_request_comes_to_its_end(storm):

@@ -110,7 +110,8 @@ OF_ACCOUNTS = [
     guard(
         "top-ups of one account wait for each other",
         calls("ledger.accounts.top_up", "find_many", instead_of="posting.lock"),
-        "test_one_top_up_sent_by_many_at_once_is_added_once_and_answered_alike",
+        "test_a_top_up_continues_the_balance_that_another_one_left_while_it_waited",
+        "test_a_top_up_that_waited_for_the_same_one_adds_nothing_and_answers_alike",
     ),
     guard(
         "no top-up takes the key of a grant",
@@ -127,6 +128,16 @@ OF_SUBSCRIPTIONS = [
         "test_a_period_grants_what_its_days_were_not_granted_before",
     ),
     guard(
+        "a period that granted nothing takes nothing from a later one",
+        drops_clause("subscription_queries.granted", "credits"),
+        "test_no_sequence_of_changes_is_granted_more_than_the_best_plan_of_each_day",
+    ),
+    guard(
+        "no period begins before one that its account has had",
+        drops("subscriptions._begin", "_refuse_overlap"),
+        "test_no_sequence_of_changes_is_granted_more_than_the_best_plan_of_each_day",
+    ),
+    guard(
         "a second trial needs a flag",
         drops("plans.subscriptions.subscribe", "_refuse_trial"),
         "test_a_second_trial_is_given_only_to_whom_it_is_meant_for",
@@ -134,7 +145,7 @@ OF_SUBSCRIPTIONS = [
     guard(
         "an account is subscribed once, however many try",
         drops("subscriptions._bring_up_to_date", "posting.lock"),
-        "test_an_account_that_is_subscribed_by_many_at_once_has_one_subscription",
+        "test_two_changes_at_once_grant_what_they_grant_one_after_the_other",
     ),
     guard(
         "a renewal waits for whoever holds the account",

@@ -80,6 +80,12 @@ OF_COMMITS = [
         "test_recovery_commits_before_it_publishes_again",
     ),
     guard(
+        "whatever publishing raises is the broker's trouble",
+        calls("Mill.send_task", "lambda _: error", instead_of="OperationalError"),
+        "test_a_stored_request_is_reported_as_stored_whatever_publishing_raises",
+        "test_a_step_is_done_whatever_publishing_the_next_one_raises",
+    ),
+    guard(
         "one tick of a task works at a time",
         never("in_batches", "try_lock"),
         "test_whoever_finds_another_at_work_ends_at_once_and_takes_nothing_for_blocked",

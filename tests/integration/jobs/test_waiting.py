@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from decimal import Decimal
 
@@ -36,26 +35,9 @@ from tests.factories import (
     the_account,
     the_job,
 )
-from tests.guarding import BUDGET, fail, findings
-from tests.system import wait_until
+from tests.guarding import BUDGET, fail, findings, meanwhile
 
 pytestmark = pytest.mark.usefixtures("db")
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-
-
-def meanwhile(change, act):
-    """What `act` answers that begins while a transaction with this change is open, which commits when `act` waits."""
-
-    def run():
-        with transaction() as session:
-            return act(session)
-
-    with ThreadPoolExecutor(1) as pool:
-        with transaction() as session:
-            change(session)
-            later = pool.submit(run)
-            wait_until(lambda: rows(WAITING) != [(0,)] or later.done(), what="the wait for the lock")
-        return later.result()
 
 
 def test_a_reservation_sees_the_units_that_were_held_while_it_waited_for_the_account():

@@ -7,8 +7,8 @@ import pytest
 from billing.ledger import account_queries, accounts
 from config.database import transaction
 from tests.catalogue import sql
-from tests.factories import NOON, an_account, the_account
-from tests.guarding import assert_refused, at_once, read_rows_as_they_lie
+from tests.factories import NOON, an_account, rows, the_account
+from tests.guarding import assert_refused, meanwhile, read_rows_as_they_lie
 
 pytestmark = pytest.mark.usefixtures("db")
 
@@ -70,12 +70,29 @@ def test_accounts_are_locked_in_the_order_of_their_ids():
         assert list(account_queries.lock(session, accounts_made)) == accounts_made
 
 
-def test_one_top_up_sent_by_many_at_once_is_added_once_and_answered_alike():
+def top_up(account_id, key):
+    """What makes a top-up of 50 credits in a transaction, and answers with its row's id."""
+
+    def add(session):
+        return accounts.top_up(session, account_id, 50, idempotency_key=key, description="", now=NOON).id
+
+    return add
+
+
+def test_a_top_up_continues_the_balance_that_another_one_left_while_it_waited():
     account_id = an_account(0)
 
-    def top_up(session):
-        return accounts.top_up(session, account_id, 50, idempotency_key="order-1", description="", now=NOON).id
+    meanwhile(top_up(account_id, "order-1"), top_up(account_id, "order-2"))
 
-    added = at_once(*[top_up] * 8)
+    assert rows("SELECT amount, balance_after FROM credit_transactions ORDER BY id") == [(50, 50), (50, 100)]
+    assert the_account(account_id).balance == 100
 
-    assert (len(set(added)), the_account(account_id).balance) == (1, 50)
+
+def test_a_top_up_that_waited_for_the_same_one_adds_nothing_and_answers_alike():
+    account_id = an_account(0)
+    first = []
+
+    second = meanwhile(lambda s: first.append(top_up(account_id, "order-1")(s)), top_up(account_id, "order-1"))
+
+    assert [second] == first
+    assert the_account(account_id).balance == 50

@@ -11,11 +11,15 @@ from typing import Any
 
 
 class FakeProvider:
-    """What the server answers next, each answer once and the last one for ever; and the bodies that it was sent."""
+    """What the server answers next, each answer once and the last one for ever; and the bodies that it was sent.
+
+    A body with one of the parameters that it refuses is answered with 400, as servers do that do not know it.
+    """
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, Any, dict[str, str]]] = []
         self.asked: list[Any] = []
+        self.refuses: set[str] = set()
         self.url = ""
 
     def answers_with(self, *bodies: Any, status: int = 200, **headers: str) -> None:
@@ -26,6 +30,9 @@ class FakeProvider:
     def next_answer(self, asked: Any) -> tuple[int, Any, dict[str, str]]:
         """Keep what was asked, and take the next answer."""
         self.asked.append(asked)
+        if unknown := sorted(self.refuses & asked.keys()):
+            said = f"Unsupported parameter: {unknown[0]}."
+            return 400, {"error": {"message": said, "type": "invalid_request_error", "param": unknown[0]}}, {}
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from decimal import Decimal
 
 import pytest
@@ -200,13 +202,56 @@ def test_images_whose_usage_has_the_names_of_chat_are_billed_by_it(provider):
     assert (billed.state, billed.cost_usd) == ("settled", Decimal("0.05499"))
 
 
-def test_embeddings_without_usage_are_billed_by_count(provider):
+def embed(provider, *vectors, usage=None, **model):
+    """Bill embeddings of two texts by a model with these fields, which are answered with these vectors."""
     embedding = {"model_type": "embedding", "provider": "openai", "api": "embeddings", "input_cost_per_1m": "0.3"}
-    change("add_model", "embedding-test", **embedding, context_window=8000, tokenizer="o200k_base")
-    change("add_operation", "embed", model_type="embedding", tokens_per_credit=100)
-    provider.answers_with({"data": [{"index": 0, "embedding": [0.5]}]})
+    change("add_model", "embedding-test", **embedding, context_window=8000, tokenizer="o200k_base", **model)
+    change("add_operation", "embed", model_type="embedding", tokens_per_credit=4)
+    data = [{"index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+    provider.answers_with({"data": data} if usage is None else {"data": data, "usage": usage})
+    return bill(provider, "embed", model="embedding-test", params={"input": ["A red fox."] * len(vectors)})
 
-    billed = bill(provider, "embed", model="embedding-test", params={"input": ["A red fox."]})
+
+def test_embeddings_without_usage_are_billed_by_count(provider):
+    billed = embed(provider, [0.5])
 
     assert (billed.state, billed.credits, billed.cost_usd) == ("settled", 1, Decimal("0.0000012"))
     assert billed.note == "input_counted"
+
+
+def test_a_server_that_refuses_encoding_format_is_never_sent_it_unless_its_model_takes_it(provider):
+    provider.refuses = {"encoding_format"}
+
+    billed = embed(provider, [0.5, -0.25], [1.0, 2], usage={"prompt_tokens": 8, "total_tokens": 8})
+
+    assert provider.asked == [{"model": "embedding-test", "input": ["A red fox."] * 2}]
+    assert (billed.state, billed.content) == ("settled", {"embeddings": [[0.5, -0.25], [1.0, 2]]})
+    assert (billed.credits, billed.cost_usd, billed.note, billed.calls) == (2, Decimal("0.0000024"), None, 1)
+
+
+def test_a_model_that_is_said_to_take_what_its_server_refuses_costs_nobody_anything(provider):
+    provider.refuses = {"encoding_format"}
+
+    billed = embed(provider, [0.5], encoding_format="float")
+
+    assert [asked["encoding_format"] for asked in provider.asked] == ["float"]
+    assert (billed.state, billed.code, billed.credits, billed.calls) == ("refunded", "bad_request", None, 1)
+    assert billed.cost_usd == 0
+
+
+def test_embeddings_in_base64_are_read_although_nobody_asked_for_it(provider):
+    packed = base64.b64encode(struct.pack("<3f", 0.5, -0.25, 1e-3)).decode()
+
+    billed = embed(provider, packed, [0.5], usage={"prompt_tokens": 8, "total_tokens": 8})
+
+    assert "encoding_format" not in provider.asked[0]
+    first, second = billed.content["embeddings"]
+    assert (first, second) == (pytest.approx([0.5, -0.25, 1e-3]), [0.5])
+    assert (billed.state, billed.credits, billed.cost_usd) == ("settled", 2, Decimal("0.0000024"))
+
+
+@pytest.mark.parametrize("vector", ["", "not base64", "AAAA", [], [None], ["0.5"], None, "AADAfw=="])
+def test_a_vector_that_cannot_be_read_is_not_charged(provider, vector):
+    billed = embed(provider, vector, usage={"prompt_tokens": 8, "total_tokens": 8})
+
+    assert (billed.state, billed.credits, billed.calls) == ("unknown", None, 1)
