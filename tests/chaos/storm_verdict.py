@@ -21,6 +21,7 @@ from tests.chaos.storm_world import World
 from workers.simulator.journal import Entry, read_journal
 
 KEY = "creditmill-"
+KEY_LENGTH = len(KEY) + 36
 DATABASE_AWAY = ("OperationalError", "InterfaceError", "TimeoutError")
 """What a step ends with after its last retry while the database is away."""
 
@@ -66,7 +67,8 @@ class Left:
             by_job[call["job_id"]].append(call)
         journal: dict[str, list[Entry]] = defaultdict(list)
         for entry in read_journal(world.journal):
-            journal[entry.idempotency_key or ""].append(entry)
+            # The key of a job's further part has the part's number behind it.
+            journal[(entry.idempotency_key or "")[:KEY_LENGTH]].append(entry)
         return cls(
             jobs={job["id"]: job for job in jobs},
             calls=by_job,
@@ -129,7 +131,8 @@ def judge(left: Left, ledger: Ledger) -> Verdict:
 def _judge_jobs(left: Left, ledger: Ledger, verdict: Verdict) -> None:
     known = set(ledger.acknowledged.values())
     for job_id, job in left.jobs.items():
-        times = len(left.executions(job_id))
+        # A job in parts has a key for each.
+        times = max(Counter(entry.idempotency_key for entry in left.executions(job_id)).values(), default=0)
         problems = [(verdict.wrongly_charged, problem) for problem in _who_pays_wrongly(left, job_id)]
         if times > 1:
             problems.append((verdict.duplicated, f"executed {times} times"))
@@ -148,10 +151,12 @@ def _who_pays_wrongly(left: Left, job_id: UUID) -> list[str]:
     job, executed, declined = left.jobs[job_id], bool(left.executions(job_id)), left.declined(job_id)
     charged = job["state"] == "settled"
     exposed = any(call["exposure"] for call in left.calls[job_id])
+    paid = [call for call in left.calls[job_id] if call["exposure"] or call["outcome"] == "succeeded"]
     rules = (
         (charged and not executed, "charged and not executed"),
         (charged and declined, "charged for the model's refusal"),
         (executed and not (charged or exposed or declined), "executed, and neither charged nor our exposure"),
+        (job["kind"] == "image" and len(left.executions(job_id)) > len(paid), "executed for more images than are paid"),
         (declined and not (exposed or job["cost_usd"]), "refused by the model, and what that cost is not kept"),
         ((job["credits_charged"] or 0) > job["credits_reserved"], "charged more than was reserved"),
     )
