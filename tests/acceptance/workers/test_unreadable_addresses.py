@@ -1,7 +1,7 @@
 """An address that cannot be read: whatever starts with it says so in one sentence, exits with 2, and tells no secret.
 
-Each command runs in a process of its own here; every address before every command, in one process, is in
-tests/integration/commands/test_unreadable_addresses.py, and every part of an address in tests/unit/config/test_addresses.py.
+Each command runs in a process of its own here. Every address before every command is tested in
+tests/integration/commands/test_unreadable_addresses.py, and every part of one in tests/unit/config/test_addresses.py.
 """
 
 from __future__ import annotations
