@@ -33,6 +33,7 @@ _TOLERANT = re.compile(
 )
 _HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(?:\.(?!$)|\.?$))+")
 _VERSION_6 = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?)\]")
+_WITH_PORT = re.compile(r"[A-Za-z0-9.-]*:\d*", re.ASCII)
 _ESCAPE = "must be percent-encoded (/ as %2F, ? as %3F, # as %23, @ as %40)"
 
 
@@ -92,9 +93,6 @@ def read_address(setting: str, url: str, form: Form) -> Address:
         raise AddressError(setting, problem or "", form.example)
     host, port = _place(raw.place)
     path = unquote(raw.path) if raw.scheme == SOCKET else unquote(raw.path).removeprefix("/")
-    options: dict[str, tuple[str, ...]] = {}
-    for name, value in parse_qsl(raw.query or ""):
-        options[name] = (*options.get(name, ()), value)
     return Address(
         scheme=raw.scheme,
         user=unquote(raw.user) if raw.user else None,
@@ -102,8 +100,15 @@ def read_address(setting: str, url: str, form: Form) -> Address:
         host=host.strip("[]") or None,
         port=int(port) if port else None,
         path=path,
-        options=options,
+        options=_options(raw.query),
     )
+
+
+def _options(query: str | None) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for name, value in parse_qsl(query or ""):
+        found[name] = (*found.get(name, ()), value)
+    return found
 
 
 def _problems(raw: _Raw, form: Form) -> Iterator[str]:
@@ -115,7 +120,7 @@ def _problems(raw: _Raw, form: Form) -> Iterator[str]:
             yield f"its {part} holds a character that is no text, such as the end of a line"
     yield from form.problems(raw)
     host, port = _place(raw.place)
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= LARGEST_PORT):
+    if not _is_port(port):
         yield f"its port is not a number from 1 to {LARGEST_PORT:,}"
     if not (_is_host(host) or ("," in host and all(map(_is_name, host.split(","))))):
         yield "its host is not a name in ASCII letters, nor an IP address (version 6 in brackets)"
@@ -128,6 +133,8 @@ def _of_database(raw: _Raw) -> Iterator[str]:
         yield f"its password holds a character that {_ESCAPE}"
     if not all(_is_option_of_postgres(name) for name, _ in parse_qsl(raw.query or "", keep_blank_values=True)):
         yield "PostgreSQL does not know one of its options"
+    if not _places_fit(_options(raw.query)):
+        yield "the hosts and ports in its options do not fit"
 
 
 def _of_broker(raw: _Raw) -> Iterator[str]:
@@ -204,6 +211,24 @@ def _is_host(text: str) -> bool:
 
 def _is_name(text: str) -> bool:
     return len(text) <= LONGEST_HOST and _HOST.fullmatch(text) is not None
+
+
+def _places_fit(options: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether hosts and ports in the options are in one of SQLAlchemy's two forms.
+
+    `host=a:1&host=b:2`, or `host=a,b&port=1,2` with a port for each host, or with one of each.
+    """
+    hosts, ports = options.get("host", ()), options.get("port", ())
+    if len(hosts) > 1 or (hosts and _WITH_PORT.fullmatch(hosts[0])):
+        return not ports and all(host.count(":") < 2 and _is_port(host.partition(":")[2]) for host in hosts)
+    names = hosts[0].split(",") if hosts else [""]
+    numbers = [number for port in ports for number in (port.split(",") if len(ports) == 1 else [port])]
+    return all(map(_is_port, numbers)) and (not numbers or len(numbers) == len(names))
+
+
+def _is_port(text: str) -> bool:
+    """Whether this is a port, or nothing in the place of one."""
+    return not text or (text.isascii() and text.isdigit() and 0 < int(text[:6]) <= LARGEST_PORT)
 
 
 def _is_option_of_postgres(name: str) -> bool:

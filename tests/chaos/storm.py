@@ -24,6 +24,9 @@ from workers.local.embedded.server import EmbeddedServerError
 
 HANDS = 5
 """Faults that may go on at once."""
+IN_VAIN = 5
+"""After so many faults in turn that found nothing to harm, others come too: the queues of an idle system are empty, and
+it gets no more work before a fault happens."""
 
 HEAL_S = 60
 LONGEST_WATCH_S = 240
@@ -154,6 +157,7 @@ class _Storm:
         self._lock = threading.Lock()
         self._began = 0.0
         self._deck: list[Fault] = []
+        self._in_vain = 0
 
     def blow(self) -> None:
         """Go on until enough faults have happened."""
@@ -162,7 +166,7 @@ class _Storm:
         with ThreadPoolExecutor(HANDS) as hands:
             while not self._is_over():
                 time.sleep(min(self._chance.expovariate(1 / self._plan.every_s), 3 * self._plan.every_s))
-                self._deck = self._deck or self._shuffled()
+                self._deal()
                 fault = self._take()
                 if fault is not None:
                     running.append(hands.submit(self._inject, fault, Random(self._chance.getrandbits(64))))
@@ -175,6 +179,12 @@ class _Storm:
         enough = len(self._report.injected) >= self._plan.faults and set(self._report.counts()) == set(kinds())
         too_long = time.monotonic() - self._began > 3 * self._plan.every_s * self._plan.faults
         return enough or too_long or bool(self._report.broken)
+
+    def _deal(self) -> None:
+        with self._lock:
+            if not self._deck or self._in_vain >= IN_VAIN:
+                self._deck += self._shuffled()
+                self._in_vain = 0
 
     def _shuffled(self) -> list[Fault]:
         cards = [fault for fault in FAULTS for _ in range(fault.weight if self._plan.weighted else 1)]
@@ -198,10 +208,12 @@ class _Storm:
             # Its turn comes again.
             with self._lock:
                 self._deck.append(fault)
+                self._in_vain += 1
         except (EmbeddedServerError, AssertionError, OSError) as error:
             self._report.broken.append(f"{fault.name}: {type(error).__name__}: {error}")
         else:
             self._report.injected.append(Injected(at - self._began, time.monotonic() - at, fault.name, what))
+            self._in_vain = 0
         finally:
             with self._lock:
                 self._busy.discard(fault.alone_with)
