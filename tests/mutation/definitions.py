@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 ROOT = Path(__file__).parents[2]
+_one_at_a_time = Lock()
 PRODUCT = ("billing", "tasks", "config", "workers", "celeryconfig.py")
 
 
@@ -49,7 +51,9 @@ def ids_of(name: str, root: Path = ROOT) -> list[str]:
 
 def parsed(path: Path) -> ast.Module:
     """The syntax tree of a file, for the caller alone."""
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    # CPython 3.11 keeps one depth for the trees of all threads, and raises SystemError when two are made at a time.
+    with _one_at_a_time:
+        return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
 def named(module: ast.Module, path: Path) -> Iterator[tuple[str, ast.AST]]:
