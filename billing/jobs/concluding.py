@@ -8,7 +8,8 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing.jobs import call_queries, job_queries, settling
+from billing.catalog.pricing import Work
+from billing.jobs import call_queries, job_queries, parts, settling
 from billing.jobs.settling import Release
 from billing.jobs.states import Event
 from billing.jobs.tables import GenerationJob
@@ -35,7 +36,7 @@ def conclude(
         {
             "id": job.id,
             "error_code": reasons[job.id].code,
-            "error_message": reasons[job.id].message,
+            "error_message": f"{_told(job)} {reasons[job.id].message}",
             "lease_until": None,
             "generated_at": now,
             "next_at": now,
@@ -46,6 +47,11 @@ def conclude(
     concluded = sorted(job_queries.move(session, Event.CONCLUDE, rows))
     call_queries.cut_short(session, concluded)
     return concluded
+
+
+def _told(job: GenerationJob) -> str:
+    whole = parts.count(Work(**job.work))
+    return f"{job.parts_delivered} of {whole} calls delivered their part, and these are charged."
 
 
 def write_off(session: Session, jobs: Sequence[GenerationJob]) -> None:

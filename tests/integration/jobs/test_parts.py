@@ -178,7 +178,7 @@ def test_when_a_later_part_is_tried_in_vain_its_own_tries_are_told(job_id):
 
     assert fail(a_claim(job_id, again=2), Failure.OVERLOADED) is Verdict.CONCLUDE
 
-    told = "The provider is overloaded. It was tried 2 times."
+    told = "1 of 3 calls delivered their part, and these are charged. The provider is overloaded. It was tried 2 times."
     assert (the_job(job_id).error_code, the_job(job_id).error_message) == ("retries_exhausted", told)
 
 
