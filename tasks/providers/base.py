@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Protocol
 
@@ -53,9 +54,11 @@ def clean_text(text: str) -> str:
 
 
 def clean_json(value: Any) -> Any:
-    """The same for everything in a JSON value."""
+    """The same for everything in a JSON value; NaN and infinity, which Python reads and no JSON has, become text."""
     if isinstance(value, str):
         return clean_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, dict):
         return {clean_text(str(name)): clean_json(item) for name, item in value.items()}
     return [clean_json(item) for item in value] if isinstance(value, list) else value

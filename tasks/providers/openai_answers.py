@@ -30,6 +30,7 @@ from tasks.providers.openai_texts import Spoken, of_chat, of_response
 from tasks.providers.openai_usages import raw_usage, reported_cost, tells_usage, usage_of, uses_nothing
 from tasks.providers.waits import retry_after
 
+DIGITS_MAX = 100
 REASON_MAX = 500
 """Characters of a model's refusal that are kept as the reason of a job."""
 
@@ -83,7 +84,7 @@ class _Answer:
 
 def read(answer: httpx2.Response, claim: Claim) -> Delivery:
     """Read the answer to a call; raises ProviderError for a failure that it tells, ValueError when it is unreadable."""
-    body = json.loads(answer.content)
+    body = json.loads(answer.content, parse_int=_whole)
     if not isinstance(body, dict):
         raise ValueError("the answer is no object")
     told = _Answer(body, answer.headers, claim)
@@ -202,6 +203,11 @@ def _vector(value: Any) -> list[float]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number; one of more digits than any count has is as good as infinite, and no reason to stop."""
+    return int(digits) if len(digits) <= DIGITS_MAX else math.inf
 
 
 def _is_image(item: Mapping[str, Any]) -> bool:

@@ -37,6 +37,10 @@ _FAMILIES: tuple[tuple[re.Pattern[str], Failure], ...] = tuple(
 )
 """Families of codes, in the order in which they are tried: those of OpenAI's ResponseError, and of gateways."""
 
+_RESULTS = ("choices", "output", "output_text", "data", "status", "usage")
+"""What an answer with a result, or on its way to one, has at least one of."""
+_WORDS = ("detail", "message", "msg", "error_message", "error_msg")
+
 FINISHES: Mapping[str, Failure] = {
     "error": Failure.SERVER_ERROR,
     "network_error": Failure.SERVER_ERROR,
@@ -78,9 +82,16 @@ def _errors(answer: Mapping[str, Any]) -> list[Any]:
     listed = answer.get("errors")
     places = [answer.get("error"), first.get("error"), *(listed if isinstance(listed, list) else [])]
     found = [error for error in places if isinstance(error, str | dict) and error]
-    if not found and (answer.get("object") == "error" or answer.get("type") == "error"):
+    if not found and (answer.get("object") == "error" or answer.get("type") == "error" or _only_says(answer)):
         found = [dict(answer)]
     return found
+
+
+def _only_says(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer has words for us in the place of any result, or says that it had no success."""
+    if answer.get("success") is False:
+        return True
+    return not any(name in answer for name in _RESULTS) and any(isinstance(answer.get(name), str) for name in _WORDS)
 
 
 def _failure_of_error(error: Any) -> tuple[Failure, str | None]:

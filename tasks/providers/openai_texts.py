@@ -31,7 +31,8 @@ def of_chat(body: Mapping[str, Any]) -> Spoken | None:
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
         return None
-    message = choice.get("message")
+    # Some servers answer in the form of a stream's one piece.
+    message = choice.get("message", choice.get("delta"))
     if message is None and isinstance(choice.get("text"), str):
         # The form of the older completions.
         message = {"content": choice["text"]}

@@ -72,6 +72,8 @@ DELIVERED = [
     ({"prompt_tokens": 1000, "cached_tokens": 900, "completion_tokens": 10},
                                                  11,      "0.0001025",   None),
     (counts(100, 9_000, 9_100),                  21,      "0.00453",     None),
+    (counts(float("nan"), 400, float("inf")),    5,       "0.0002015",   "input_counted"),
+    (counts(100, 10**200, None),                 2,       "0.0000325",   "output_counted"),
 ]
 # fmt: on
 
@@ -116,6 +118,10 @@ FAILED = [
     (chat(None, None, "content_filter"),                             "content_policy",    "0",         1),
     (chat(counts(100, 50), finish="content_filter"),                 "content_policy",    "0.000055",  1),
     (refusal(SAID),                                                  "content_policy",    "0.0000081", 1),
+    ({"detail": "Too many tokens."},                                 "retries_exhausted", "0",         2),
+    ({"message": "Slow down.", "type": "rate_limit"},                "retries_exhausted", "0",         2),
+    ({"success": False, "data": None},                               "retries_exhausted", "0",         2),
+    ({"code": "invalid_prompt", "msg": "No."},                       "bad_request",       "0",         1),
 ]
 # fmt: on
 
