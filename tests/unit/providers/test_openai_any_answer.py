@@ -97,6 +97,7 @@ def test_readable_content_is_delivered_whatever_stands_beside_it(api, usage, res
 
     assert delivery.content == CONTENTS[api]
     assert (delivery.raw_usage is None) == (usage is None and api != "images")
+    json.dumps([delivery.content, delivery.raw_usage], ensure_ascii=False, allow_nan=False).encode()
     assert pricing.cost(delivery.usage, PRICE) >= 0
     assert 0 <= pricing.charge(delivery.usage, PRICE, held=21).credits <= 21
     assert delivery.reported_cost_usd is None or delivery.reported_cost_usd >= 0
