@@ -223,4 +223,6 @@ def _with_count(delivery: Delivery, images: int) -> Delivery:
 
 
 def _objects(items: Any) -> list[Mapping[str, Any]]:
+    # Of one thing, some servers answer with no list.
+    items = [items] if isinstance(items, dict) else items
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []

@@ -196,6 +196,33 @@ def test_a_long_request_costs_the_higher_rates(provider, prompt, cost):
     assert bill(provider, **REQUEST).cost_usd == Decimal(cost)
 
 
+# Forms in which servers answer: the model's interface, what stands in the answer, and what is delivered.
+FORMS = [
+    ("chat_completions", {"choices": [{"index": 0, "delta": {"content": TEXT}}]}, {"text": TEXT}),
+    ("chat_completions", {"choices": [{"index": 0, "text": TEXT}]},               {"text": TEXT}),
+    ("responses",        {"output_text": TEXT},                                   {"text": TEXT}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("api", "answer", "content"), FORMS)
+def test_a_text_in_another_form_is_read(provider, api, answer, content):
+    change("add_model", "other-form", **CHAT | {"api": api})
+    provider.answers_with({**answer, "usage": counts(12, 1)})
+
+    billed = bill(provider, **REQUEST | {"model": "other-form"})
+
+    assert (billed.state, billed.content, billed.credits) == ("settled", content, 1)
+
+
+def test_one_image_without_a_list_is_delivered(provider):
+    provider.answers_with({"created": 1, "data": {"url": "https://images.example/1.png"}})
+
+    billed = bill(provider, "image_generation", params={"prompt": "A red fox."})
+
+    assert (billed.state, billed.cost_usd) == ("settled", Decimal("0.04"))
+    assert billed.content == {"images": [{"url": "https://images.example/1.png"}]}
+
+
 def test_images_whose_usage_has_the_names_of_chat_are_billed_by_it(provider):
     rates = {"input_cost_per_1m": "5", "output_cost_per_1m": "40", "max_output_tokens": 6240}
     image = {"model_type": "image", "provider": "openai", "api": "images", "valid_sizes": "1024x1024"}
