@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from billing.catalog import changing
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs import settling
 from config.database import transaction
 from tests.factories import NOON, a_generated_job, rows

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from billing.catalog import current
-from billing.catalog.pricing import Usage, Work
 from billing.catalog.snapshot import Moment
+from billing.catalog.usage import Usage, Work
 from billing.jobs import calling, parts, requests, reserving, submitting
 from billing.jobs.calling import Claim, Delivery
 from billing.jobs.states import State

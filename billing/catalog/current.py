@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from billing.catalog import catalog_queries
-from billing.catalog.pricing import ImagePrice, token_rates
+from billing.catalog.pricing import ImagePrice
+from billing.catalog.rates import token_rates
 from billing.catalog.snapshot import Catalog, Defaults, Model, Moment, Operation
 from billing.money import Rounding
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from billing.catalog.price_rules import CHANGE_MAX, PER_1M, PER_CREDIT, PER_IMAGE, ImplausiblePrice, Unit, price
-from billing.catalog.pricing import RATE_COLUMNS
+from billing.catalog.rates import RATE_COLUMNS
 from billing.errors import InvalidRequest
 from billing.money import Rounding
 from config.database import Base

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from billing.catalog import pricing
-from billing.catalog.pricing import ANY, RATES_OF, USAGE_MAX, ImagePrice, Price, Usage
+from billing.catalog.pricing import ANY, ImagePrice, Price
+from billing.catalog.rates import RATES_OF
 from billing.catalog.snapshot import Catalog, Model, Operation
+from billing.catalog.usage import USAGE_MAX, Usage, used_by
 
 WHOLE = 1_000_000
 """A number of tokens so large that neither the minimum nor rounding shows in the margin."""
@@ -70,7 +72,7 @@ def _worst_of_tokens(operation: Operation, price: Price, model: Model, floor: in
     """The worse of two usages, both in the dearest bucket: as many tokens as the least charge buys, or very many."""
     assert price.rates is not None
     rates = price.rates
-    dearest = max(pricing.used_by(price.kind, RATES_OF), key=rates.of)
+    dearest = max(used_by(price.kind, RATES_OF), key=rates.of)
     images = 1 if price.kind == "image" else 0
     margins = [
         _margin(

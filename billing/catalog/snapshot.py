@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 
-from billing.catalog.pricing import ANY, ImagePrice, Price, TokenRates
+from billing.catalog.pricing import ANY, ImagePrice, Price
+from billing.catalog.rates import TokenRates
 from billing.errors import InvalidRequest, PriceNotConfigured, UnknownThing
 from billing.money import Rounding
 

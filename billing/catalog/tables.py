@@ -25,8 +25,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
-from billing.catalog import pricing
-from billing.catalog.pricing import ANY, RATE_COLUMNS, TokenRates, Usage
+from billing.catalog.pricing import ANY
+from billing.catalog.rates import RATE_COLUMNS, TokenRates, cost_of_tokens, token_rates
+from billing.catalog.usage import Usage
 from billing.sql import in_list
 from config.database import Base
 from config.providers import KnownProvider
@@ -211,7 +212,7 @@ class AIModelConfig(Base):
     @property
     def rates(self) -> TokenRates | None:
         """The token rates, or None for a model without any."""
-        return pricing.token_rates({column.name: getattr(self, column.name) for column in self.__table__.columns})
+        return token_rates({column.name: getattr(self, column.name) for column in self.__table__.columns})
 
     @property
     def bills_images(self) -> bool:
@@ -222,7 +223,7 @@ class AIModelConfig(Base):
         """What the provider is paid for these tokens, in USD; raises ValueError for a model without token rates."""
         if self.rates is None:
             raise ValueError(f"{self.model_name} has no token rates")
-        return pricing.cost_of_tokens(Usage(input_tokens=input_tokens, output_tokens=output_tokens), self.rates)
+        return cost_of_tokens(Usage(input_tokens=input_tokens, output_tokens=output_tokens), self.rates)
 
     def get_cost_for_images(self, num_images: int) -> Decimal:
         """What the provider is paid for images of any size, in USD; raises ValueError without such a price."""

@@ -16,8 +16,9 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from billing.catalog import pricing
-from billing.catalog.pricing import Price, Usage, Work
+from billing.catalog.pricing import Price
 from billing.catalog.snapshot import Catalog, Moment
+from billing.catalog.usage import Usage, Work
 from billing.jobs import call_queries, claim_queries, concluding, job_queries, locking_queries, parts, policy
 from billing.jobs.locking_queries import Called, Made
 from billing.jobs.policy import Failure, RetryBudget, Verdict

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing.catalog.pricing import Work
+from billing.catalog.usage import Work
 from billing.jobs import call_queries, job_queries, parts, settling
 from billing.jobs.settling import Release
 from billing.jobs.states import Event

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from billing.catalog.pricing import Price, Work, estimate
+from billing.catalog.pricing import Price, estimate
+from billing.catalog.usage import Work
 from billing.errors import AccountFrozen, BillingError, InsufficientCredits, PlanLimitReached
 from billing.plans.units import LimitUnit, estimate_units
 

@@ -10,8 +10,9 @@ from datetime import date
 from typing import Any
 
 from billing.catalog import tokens
-from billing.catalog.pricing import Price, Work, estimate
+from billing.catalog.pricing import Price, estimate
 from billing.catalog.snapshot import Catalog, Model, Operation
+from billing.catalog.usage import Work
 from billing.errors import InvalidRequest
 from billing.jobs import parts
 from billing.jobs.requests import EmbeddingParams, ImageParams, Submission, TextParams, validated

@@ -14,7 +14,7 @@ from enum import StrEnum
 from itertools import product
 from typing import Any
 
-from billing.catalog.pricing import USAGE_MAX, Usage
+from billing.catalog.usage import USAGE_MAX, Usage
 
 
 class Note(StrEnum):

@@ -5,7 +5,7 @@ Each part is billed as delivered: the job is settled once, for all of them toget
 
 from __future__ import annotations
 
-from billing.catalog.pricing import Work
+from billing.catalog.usage import Work
 
 
 def count(work: Work) -> int:

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from billing.catalog import pricing
 from billing.catalog.fields import Name, OperationName
-from billing.catalog.pricing import USAGE_MAX, Price, Usage
+from billing.catalog.pricing import Price
 from billing.catalog.snapshot import Catalog, Moment
+from billing.catalog.usage import USAGE_MAX, Usage
 from billing.errors import BillingError, InvalidRequest
 from billing.jobs import submitting, usage_queries
 from billing.jobs.decisions import Funds, Limit, decide

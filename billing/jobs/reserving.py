@@ -14,8 +14,8 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing.catalog.pricing import Work
 from billing.catalog.snapshot import Moment
+from billing.catalog.usage import Work
 from billing.errors import BillingError, PriceNotConfigured
 from billing.jobs import job_queries, locking_queries
 from billing.jobs.decisions import Funds, Limit, Reservation, decide

@@ -15,7 +15,8 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from billing.catalog import pricing
-from billing.catalog.pricing import Price, Usage
+from billing.catalog.pricing import Price
+from billing.catalog.usage import Usage
 from billing.jobs import call_queries, job_queries, locking_queries, usage_queries
 from billing.jobs.locking_queries import Generated
 from billing.jobs.mending import is_by_count

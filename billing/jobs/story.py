@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.errors import UnknownThing
 from billing.jobs import call_queries, job_queries, mending
 from billing.jobs.states import State

@@ -15,7 +15,8 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from billing.catalog import current, pricing
-from billing.catalog.pricing import Price, Usage, Work
+from billing.catalog.pricing import Price
+from billing.catalog.usage import Usage, Work
 from billing.errors import InvalidRequest, UnknownThing
 from billing.jobs import call_queries, calling, concluding, job_queries, parts, policy, story
 from billing.jobs.calling import Attempt, Claim, Delivery, Refusal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from billing.catalog.pricing import Usage, Work
+from billing.catalog.usage import Usage, Work
 from billing.money import Rounding, divide
 
 

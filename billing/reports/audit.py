@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from billing.catalog.pricing import INPUT_BUCKETS, OUTPUT_BUCKETS
+from billing.catalog.usage import INPUT_BUCKETS, OUTPUT_BUCKETS
 from billing.jobs.states import OPEN
 from billing.ledger import accounts
 from billing.reports import audit_queries

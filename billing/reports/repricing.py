@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from billing.catalog import changing, current, pricing
 from billing.catalog.fields import DefaultsFields, Fields, ImagePriceFields, ModelFields, OperationFields
-from billing.catalog.pricing import ANY, INPUT_BUCKETS, OUTPUT_BUCKETS, SPECIAL_BUCKETS, Price, Usage, Work
+from billing.catalog.pricing import ANY, Price
+from billing.catalog.usage import INPUT_BUCKETS, OUTPUT_BUCKETS, SPECIAL_BUCKETS, Usage, Work
 from billing.errors import InvalidRequest
 from billing.jobs.tables import CreditUsageLog, GenerationJob
 from billing.reports import repricing_queries

@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx2
 
-from billing.catalog.pricing import Usage
 from billing.catalog.tokens import count_text
+from billing.catalog.usage import Usage
 from billing.jobs.calling import Claim, Delivery, Refusal
 from billing.jobs.mending import Mended, Text
 from billing.jobs.policy import Failure

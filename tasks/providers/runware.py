@@ -17,7 +17,7 @@ from uuid import UUID
 
 import httpx2
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs.calling import Attempt, Claim, Delivery, Refusal
 from billing.jobs.policy import VERDICTS, Failure, Means, Verdict
 from billing.jobs.requests import ImageParams, read_params

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-from billing.catalog import pricing
+from billing.catalog.usage import Usage
 from billing.jobs.calling import Claim, Delivery, Refusal
 from billing.jobs.policy import Failure
 from tests.chaos.model import FOR_GOOD, TRY_AGAIN
@@ -93,8 +93,8 @@ def request(wanted: Wanted) -> dict[str, Any]:
     }
 
 
-def usage(used: Used | None) -> pricing.Usage | None:
-    return None if used is None else pricing.Usage(*used)
+def usage(used: Used | None) -> Usage | None:
+    return None if used is None else Usage(*used)
 
 
 def delivery(deed: Deed, body: Body) -> Delivery:

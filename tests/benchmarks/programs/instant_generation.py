@@ -5,7 +5,7 @@ Run by its path, with the Python of whichever version is measured.
 
 from __future__ import annotations
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs.calling import Claim, Delivery
 from billing.jobs.policy import Means
 from config.providers import Connection

@@ -9,7 +9,9 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from billing.catalog import catalog_queries, current
-from billing.catalog.pricing import ImagePrice, TokenRates, Usage
+from billing.catalog.pricing import ImagePrice
+from billing.catalog.rates import TokenRates
+from billing.catalog.usage import Usage
 from billing.errors import InvalidRequest, PriceNotConfigured
 from billing.jobs import quotes, requests, reserving
 from billing.jobs.examining import examine

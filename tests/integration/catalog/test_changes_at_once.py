@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from billing.catalog import changing
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.errors import BillingError
 from billing.jobs import calling, job_queries, reserving
 from billing.jobs.calling import Refusal

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event, text
 
 from billing.catalog import catalog_queries, changing, current
-from billing.catalog.pricing import TokenRates
+from billing.catalog.rates import TokenRates
 from billing.jobs import reserving
 from config import database
 from config.database import transaction

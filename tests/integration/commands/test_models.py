@@ -14,7 +14,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from tests.catalogue import a_settled_job, everything, sql
 from tests.factories import an_account, rows
 from tests.integration.commands.told import lines, one

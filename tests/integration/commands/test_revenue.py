@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 from PIL import Image
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.ledger import accounts
 from billing.reports import revenue_reports
 from billing.reports.figures import By, Figures

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from config.database import transaction
 from tasks import periodic
 from tasks.messages import setting_aside

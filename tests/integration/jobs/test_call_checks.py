@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs import call_checks, calling, settling
 from billing.jobs.call_checks import CostDifference
 from billing.jobs.mending import Note

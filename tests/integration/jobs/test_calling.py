@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs import calling, settling, unknown_calls
 from billing.jobs.policy import Failure, Verdict
 from config.database import transaction

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.errors import InvalidRequest
 from billing.jobs import call_queries, calling, job_queries, policy, settling, unknown_calls
 from billing.jobs.calling import Refusal

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs import calling, recovery, settling, unknown_calls
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure, Means, Outcome, RetryBudget, Verdict

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, text
 
 from billing.catalog import current
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs import bounds, calling, recovery, requests, reserving, settling, submitting, taking
 from billing.jobs.calling import KINDS, Delivery, Wanted
 from billing.jobs.recovery import Patience, Recovered

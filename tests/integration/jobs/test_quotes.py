@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 from sqlalchemy import text
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.errors import BillingError
 from billing.jobs import quotes, requests, reserving, settling
 from config.database import transaction

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.errors import BillingError
 from billing.jobs import calling, recovery, settling, unknown_calls
 from billing.jobs.calling import Refusal

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import text
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs import calling, concluding, job_queries, reserving, settling
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from billing.catalog import changing
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.errors import BillingError
 from billing.jobs import calling, settling
 from billing.jobs.calling import Refusal

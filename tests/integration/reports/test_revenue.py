@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs import calling, reserving, unknown_calls
 from billing.jobs.policy import Outcome
 from billing.jobs.unknown_calls import Resolution

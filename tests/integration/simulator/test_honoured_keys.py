@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs.calling import Claim
 from billing.jobs.policy import VERDICTS, Failure, Verdict
 from tests.integration.simulator.callers import LOST, Caller, openai, work

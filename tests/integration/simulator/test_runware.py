@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs.policy import VERDICTS, Failure, Verdict
 from tasks.providers.base import ProviderError
 from tasks.providers.runware import task_id

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs.policy import VERDICTS, Failure, Verdict
 from tasks.providers.base import ProviderError
 from tasks.providers.runware import task_id

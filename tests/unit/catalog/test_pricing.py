@@ -13,7 +13,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from billing.catalog import pricing
-from billing.catalog.pricing import COUNTS, Charge, ImagePrice, Price, TokenRates, Usage, Work
+from billing.catalog.pricing import Charge, ImagePrice, Price
+from billing.catalog.rates import TokenRates
+from billing.catalog.usage import COUNTS, Usage, Work
 from billing.money import Rounding
 from tests.rounds import rounds
 

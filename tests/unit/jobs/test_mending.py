@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.catalog.pricing import USAGE_MAX, Usage
+from billing.catalog.usage import USAGE_MAX, Usage
 from billing.jobs.mending import SENTENCES, Note, Reported, Text, is_by_count, mend, sentences
 from tests.rounds import rounds
 

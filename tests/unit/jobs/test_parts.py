@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.catalog.pricing import USAGE_MAX, Usage, Work
+from billing.catalog.usage import USAGE_MAX, Usage, Work
 from billing.jobs import parts
 
 # The work of a job: input, output, images, images a call. Its parts: input, output and images of each.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.catalog.pricing import Usage, Work
+from billing.catalog.usage import Usage, Work
 from billing.plans.units import LimitUnit, estimate_units, used_units
 
 

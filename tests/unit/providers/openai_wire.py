@@ -12,7 +12,7 @@ import httpx2
 import openai
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs.calling import Claim, Delivery, Refusal
 from config.providers import Connection
 from tasks.providers.base import ProviderError

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.catalog import pricing
-from billing.catalog.pricing import Price, TokenRates
+from billing.catalog.pricing import Price
+from billing.catalog.rates import TokenRates
 from billing.money import Rounding
 from tasks.providers.base import ProviderError
 from tests.rounds import rounds

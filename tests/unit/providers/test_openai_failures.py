@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import VERDICTS, Failure, Verdict
 from tests.unit.providers.openai_wire import ANSWERS, DISJOINT, SPOKEN, Wire, a_completion, a_response, answering

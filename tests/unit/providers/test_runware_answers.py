@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs.calling import Delivery
 from billing.jobs.policy import VERDICTS, Failure, Verdict
 from tests.unit.providers.runware_wire import (

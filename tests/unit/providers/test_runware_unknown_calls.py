@@ -10,7 +10,7 @@ import json
 import httpx2
 import pytest
 
-from billing.catalog.pricing import Usage
+from billing.catalog.usage import Usage
 from billing.jobs.calling import Refusal
 from billing.jobs.policy import Failure, Means
 from config.providers import Connection
