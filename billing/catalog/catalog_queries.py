@@ -7,7 +7,14 @@ from datetime import UTC, datetime
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow, PlanLimitType
+from billing.catalog.tables import (
+    AIModelConfig,
+    BillingConfiguration,
+    CreditCostConfig,
+    CreditCostOverride,
+    ImagePriceRow,
+    PlanLimitType,
+)
 
 # The setting lives as long as the transaction whose change set it.
 _CLOCK_AND_VERSION = text(
@@ -20,6 +27,7 @@ _EVERYTHING = text(
         'models', (SELECT coalesce(json_agg(m ORDER BY m.model_type, m.sort_order, m.model_name), '[]')
                    FROM ai_model_config m),
         'operations', (SELECT coalesce(json_agg(o ORDER BY o.operation_type), '[]') FROM credit_cost_config o),
+        'overrides', (SELECT coalesce(json_agg(o), '[]') FROM credit_cost_overrides o),
         'image_prices', (SELECT coalesce(json_agg(p), '[]') FROM image_prices p),
         'defaults', (SELECT row_to_json(b) FROM billing_configuration b),
         'limit_types', (SELECT coalesce(json_agg(t.limit_type ORDER BY t.limit_type), '[]') FROM plan_limit_types t),
@@ -66,6 +74,19 @@ def operation(session: Session, operation_type: str) -> CreditCostConfig | None:
 def operations(session: Session) -> list[CreditCostConfig]:
     """Every operation, by name."""
     return list(session.scalars(select(CreditCostConfig).order_by(CreditCostConfig.operation_type)))
+
+
+def override(session: Session, operation_type: str, model_name: str) -> CreditCostOverride | None:
+    """The row of this operation on this model."""
+    return session.get(CreditCostOverride, (operation_type, model_name), populate_existing=True)
+
+
+def overrides(session: Session, operation_type: str | None = None) -> list[CreditCostOverride]:
+    """Every row of an operation on a model, or those of one operation, by name."""
+    statement = select(CreditCostOverride).order_by(CreditCostOverride.operation_type, CreditCostOverride.model_name)
+    if operation_type is not None:
+        statement = statement.where(CreditCostOverride.operation_type == operation_type)
+    return list(session.scalars(statement))
 
 
 def exact_image_price(session: Session, model_name: str, size: str, quality: str) -> ImagePriceRow | None:

@@ -22,17 +22,24 @@ from billing.catalog.fields import (
     OperationFields,
     OperationName,
     QualityOrAny,
+    RuleFields,
     SizeOrAny,
     is_text,
     one_of,
     read,
 )
 from billing.catalog.pricing import ANY
-from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig, ImagePriceRow
+from billing.catalog.tables import (
+    AIModelConfig,
+    BillingConfiguration,
+    CreditCostConfig,
+    CreditCostOverride,
+    ImagePriceRow,
+)
 from billing.catalog.tokens import TOKENIZERS
 from billing.errors import InvalidRequest, PriceNotConfigured, UnknownThing
 
-Row = TypeVar("Row", AIModelConfig, ImagePriceRow, CreditCostConfig, BillingConfiguration)
+Row = TypeVar("Row", AIModelConfig, ImagePriceRow, CreditCostConfig, CreditCostOverride, BillingConfiguration)
 
 REFUSALS: Mapping[str, str] = {
     "ck_ai_model_config_text_has_rates_and_limits": "A text model needs input_cost_per_1m, output_cost_per_1m, "
@@ -44,6 +51,12 @@ REFUSALS: Mapping[str, str] = {
     "ck_ai_model_config_api_fits_type": "A text model speaks responses or chat_completions, an image model images, an "
     "embedding model embeddings.",
     "ck_credit_cost_config_limit_unit_fits_type": "Words are counted of texts, images of images, requests of anything.",
+    "ck_credit_cost_config_cost_has_markup": "An operation that is priced by cost needs markup_percent.",
+    "ck_credit_cost_overrides_cost_has_markup": "An operation that is priced by cost needs markup_percent.",
+    "ck_credit_cost_config_output_weight": "output_weight is more than 0 and 1,000 at most.",
+    "ck_credit_cost_overrides_output_weight": "output_weight is more than 0 and 1,000 at most.",
+    "ck_credit_cost_config_markup_percent": "markup_percent is 100,000 at most.",
+    "ck_credit_cost_overrides_markup_percent": "markup_percent is 100,000 at most.",
     "ck_ai_model_config_long_context_is_whole": "Rates for long requests need all of long_context_above, "
     "long_context_input_cost_per_1m and long_context_output_cost_per_1m.",
     "ck_ai_model_config_parameters_fit_type": "Qualities, styles and response_format are of image models, "
@@ -173,6 +186,44 @@ def set_operation(
         "price_per_credit_usd": defaults.default_credit_price_usd,
     }
     return _save(session, row, read(OperationFields, fields, row, force=force, usual=usual))
+
+
+def set_override(
+    session: Session, operation_type: str, model_name: str, fields: Mapping[str, Any], *, force: bool = False
+) -> CreditCostOverride:
+    """Change how an operation is charged on one model; what is not given stays as it is charged now.
+
+    Raises a BillingError and then changes nothing.
+    """
+    catalog_queries.lock(session)
+    operation, model = operation_named(session, operation_type), model_named(session, model_name)
+    if operation.model_type != model.model_type:
+        raise InvalidRequest(
+            f"{operation_type} needs a model for {operation.model_type}; {model_name} is for {model.model_type}.",
+            code="model_type_mismatch",
+        )
+    row = catalog_queries.override(session, operation_type, model_name)
+    if row is None:
+        usual = catalog_queries.defaults(session).default_tokens_per_credit
+        row = CreditCostOverride(
+            operation_type=operation_type,
+            model_name=model_name,
+            **{name: getattr(operation, name) for name in RuleFields.model_fields if name != "tokens_per_credit"},
+            tokens_per_credit=operation.tokens_per_credit or usual,
+        )
+    return _save(session, row, read(RuleFields, fields, row, force=force))
+
+
+def remove_override(session: Session, operation_type: str, model_name: str) -> None:
+    """Let an operation be charged on this model by its own rule again; raises PriceNotConfigured when it is already."""
+    catalog_queries.lock(session)
+    operation_named(session, operation_type)
+    model_named(session, model_name)
+    row = catalog_queries.override(session, operation_type, model_name)
+    if row is None:
+        raise PriceNotConfigured(f"{operation_type} has no rule of its own on {model_name}.")
+    session.delete(row)
+    session.flush()
 
 
 def set_defaults(session: Session, fields: Mapping[str, Any], *, force: bool = False) -> BillingConfiguration:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from billing.catalog import catalog_queries
-from billing.catalog.pricing import ImagePrice
+from billing.catalog.pricing import ANY, ImagePrice, PricedBy, Rule
 from billing.catalog.rates import token_rates
 from billing.catalog.snapshot import Catalog, Defaults, Model, Moment, Operation
 from billing.money import Rounding
@@ -66,6 +66,10 @@ def _built(version: str, body: str) -> Catalog:
         version=version,
         models={row["model_name"]: _model(row, taken_away=not settings["simulated"]) for row in rows["models"]},
         operations={row["operation_type"]: _operation(row, defaults) for row in rows["operations"]},
+        rules={
+            **{(row["operation_type"], ANY): _rule(row, defaults) for row in rows["operations"]},
+            **{(row["operation_type"], row["model_name"]): _rule(row, defaults) for row in rows["overrides"]},
+        },
         image_prices={(row["model_name"], row["size"], row["quality"]): _image(row) for row in rows["image_prices"]},
         defaults=_defaults(defaults, settings),
         limit_types=tuple(rows["limit_types"]),
@@ -87,11 +91,25 @@ def _model(row: dict[str, Any], *, taken_away: bool) -> Model:
 
 def _operation(row: dict[str, Any], defaults: dict[str, Any]) -> Operation:
     whole = Operation(**{field.name: row[field.name] for field in fields(Operation)})
-    return replace(
-        whole,
-        tokens_per_credit=whole.tokens_per_credit or defaults["default_tokens_per_credit"],
-        price_per_credit_usd=whole.price_per_credit_usd or defaults["default_credit_price_usd"],
+    return replace(whole, price_per_credit_usd=whole.price_per_credit_usd or defaults["default_credit_price_usd"])
+
+
+def _rule(row: dict[str, Any], defaults: dict[str, Any]) -> Rule:
+    model = row.get("model_name")
+    markup = row["markup_percent"]
+    return Rule(
+        row=row["operation_type"] + (f" on {model}" if model else ""),
+        priced_by=PricedBy(row["priced_by"]),
+        tokens_per_credit=row["tokens_per_credit"] or defaults["default_tokens_per_credit"],
+        min_credits=row["min_credits"],
+        output_weight=_short(row["output_weight"]),
+        markup_percent=None if markup is None else _short(markup),
     )
+
+
+def _short(number: Decimal | int) -> Decimal:
+    # The column has ten decimals; 150 is stored on a job as 150.
+    return Decimal(format(Decimal(number).normalize(), "f"))
 
 
 def _image(row: dict[str, Any]) -> ImagePrice:

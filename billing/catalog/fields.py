@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from billing.catalog.price_rules import CHANGE_MAX, PER_1M, PER_CREDIT, PER_IMAGE, ImplausiblePrice, Unit, price
+from billing.catalog.pricing import PricedBy
 from billing.catalog.rates import RATE_COLUMNS
 from billing.errors import InvalidRequest
 from billing.money import Rounding
@@ -48,6 +49,9 @@ TierFactors = Annotated[
 Words = Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}(,[a-z]{1,20})*$")]
 QualityOrAny = Annotated[str, StringConstraints(pattern=r"^([a-z]{1,20}|\*)$")]
 
+Number = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,6}(\.[0-9]{1,4})?$")]
+"""A number that is no price, with four decimals at most."""
+
 UNITS: Mapping[str, Unit] = {
     "input_cost_per_1m": PER_1M,
     "cached_input_cost_per_1m": PER_1M,
@@ -59,11 +63,15 @@ UNITS: Mapping[str, Unit] = {
     "default_credit_price_usd": PER_CREDIT,
 }
 """The fields that are prices, each with its unit."""
-RATIOS = ("tokens_per_credit", "default_tokens_per_credit", "credits_per_image")
+RATIOS = (*("tokens_per_credit", "default_tokens_per_credit", "credits_per_image", "output_weight", "markup_percent"),)
 """The fields that decide how many credits are charged."""
+NUMBERS = ("output_weight", "markup_percent")
+"""The fields that are numbers, and no prices."""
 LISTS = ("valid_sizes", "valid_qualities", "valid_styles")
 """The fields that are typed with commas and kept as lists."""
 MIN_CREDITS_DOUBTED = 1_000
+MARKUP_LOW, MARKUP_HIGH = 5, 1_000
+"""A markup outside of this, in percent, is more likely a slip: 1.5 for 150, or 15000."""
 FEW = 12
 """As many names can be read in one sentence."""
 
@@ -131,13 +139,21 @@ class ImagePriceFields(Fields):
     credits_per_image: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
-class OperationFields(Fields):
+class RuleFields(Fields):
+    """What can be changed of the rule by which usage becomes credits."""
+
+    priced_by: PricedBy | None = None
+    tokens_per_credit: Count | None = None
+    output_weight: Number | None = None
+    markup_percent: Number | None = None
+    min_credits: Annotated[int, Field(ge=0, le=100_000)] | None = None
+
+
+class OperationFields(RuleFields):
     """What can be changed of an operation."""
 
     display_name: Shown | None = None
     description: Prose | None = None
-    tokens_per_credit: Count | None = None
-    min_credits: Annotated[int, Field(ge=0, le=100_000)] | None = None
     price_per_credit_usd: Any = None
     limit_type: Name | None = None
     limit_unit: Literal["requests", "words", "images"] | None = None
@@ -160,6 +176,7 @@ class DefaultsFields(Fields):
     words_per_100_tokens: Annotated[int, Field(ge=1, le=1_000)] | None = None
     typical_output_percent: Annotated[int, Field(ge=1, le=100)] | None = None
     min_margin_percent: Annotated[int, Field(ge=0, le=99)] | None = None
+    wanted_markup_percent: Annotated[int, Field(ge=0, le=100_000)] | None = None
     deprecation_notice_days: Annotated[int, Field(ge=0, le=3_650)] | None = None
     past_due_grace_days: Annotated[int, Field(ge=0, le=366)] | None = None
     max_open_jobs_per_account: Count | None = None
@@ -189,6 +206,7 @@ def read(
     for name, unit in UNITS.items():
         if values.get(name) is not None:
             values[name] = price(name, values[name], unit, current=_current(row, name, usual), force=force)
+    values |= {name: Decimal(values[name]) for name in NUMBERS if values.get(name) is not None}
     values |= {name: values[name].split(",") for name in LISTS if values.get(name) is not None}
     if values.get("service_tier_factors") is not None:
         values["service_tier_factors"] = _factors(values["service_tier_factors"])
@@ -255,13 +273,27 @@ def _check_ratios(values: Mapping[str, Any], row: Base | None, usual: Mapping[st
             f"min_credits is {values['min_credits']:,}: the smallest job would cost as much. "
             "If it is right all the same, use --force."
         )
+    _check_markup(values.get("markup_percent"))
     for name in RATIOS:
         new, current = values.get(name), _current(row, name, usual)
         if new and current and not current / CHANGE_MAX < new < current * CHANGE_MAX:
             raise ImplausiblePrice(
-                f"{name} is {new:,} and was {current:,}: a change of {CHANGE_MAX} times or more. "
+                f"{name} is {new:,} and was {_short(current)}: a change of {CHANGE_MAX} times or more. "
                 "If it is right all the same, use --force."
             )
+
+
+def _check_markup(markup: Decimal | None) -> None:
+    if markup is not None and not MARKUP_LOW <= markup <= MARKUP_HIGH:
+        meant = f" Was {_short(markup * 100)} meant?" if 0 < markup < MARKUP_LOW else ""
+        raise ImplausiblePrice(
+            f"markup_percent is {_short(markup)}, in percent: expected {MARKUP_LOW} to {MARKUP_HIGH:,}.{meant} "
+            "If it is right all the same, use --force."
+        )
+
+
+def _short(number: Decimal | int) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number.normalize():,f}"
 
 
 def check_cached_is_cheaper(values: Mapping[str, Any], row: Base | None) -> None:

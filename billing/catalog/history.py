@@ -17,7 +17,7 @@ from billing.paging import Listing, Page
 CHANGES = Listing("changes", (int,))
 """Changed rows, the newest first, in the order in which they were changed."""
 MODEL = ("ai_model_config", "image_prices")
-OPERATION = ("credit_cost_config",)
+OPERATION = ("credit_cost_config", "credit_cost_overrides")
 DEFAULTS = ("billing_configuration",)
 PLAN = ("plans",)
 UNTOLD = frozenset({"id", "created_at", "updated_at", "updated_by", "previous_tokens_per_credit"})
@@ -80,4 +80,6 @@ def _exact(value: Any) -> Any:
 
 def _label(row: ChangeHistory) -> str:
     whole = row.new or row.old or {}
+    if row.table_name == "credit_cost_overrides":
+        return f"{row.row_name} on {whole['model_name']}"
     return f"{row.row_name} {whole['size']} {whole['quality']}" if row.table_name == "image_prices" else row.row_name

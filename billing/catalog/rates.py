@@ -57,6 +57,11 @@ class TokenRates:
         """By how much this service tier multiplies every rate; 1 for a tier without a factor."""
         return Fraction(dict(self.tiers).get(service_tier, Decimal(1)))
 
+    @property
+    def dearest_factor(self) -> Fraction:
+        """The highest factor of any service tier, the usual one among them."""
+        return max([Fraction(1), *(Fraction(factor) for _, factor in self.tiers)])
+
     def dearest(self, buckets: Iterable[str], *, long: bool = False) -> Fraction:
         """The highest rate of these buckets."""
         return max(self.of(bucket, long=long) for bucket in buckets)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 
-from billing.catalog.pricing import ANY, ImagePrice, Price
+from billing.catalog.pricing import ANY, ImagePrice, Price, Rule
 from billing.catalog.rates import TokenRates
 from billing.errors import InvalidRequest, PriceNotConfigured, UnknownThing
 from billing.money import Rounding
@@ -52,12 +52,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Operation:
-    """What an app asks for: how its credits are counted, and the plan limit that it uses."""
+    """What an app asks for: what a credit of it is worth, and the plan limit that it uses."""
 
     operation_type: str
     model_type: str
-    tokens_per_credit: int
-    min_credits: int
     price_per_credit_usd: Decimal
     limit_type: str | None
     limit_unit: str
@@ -73,6 +71,7 @@ class Defaults:
     words_per_100_tokens: int
     typical_output_percent: int
     min_margin_percent: int
+    wanted_markup_percent: int
     deprecation_notice_days: int
     past_due_grace_days: int
     max_open_jobs: int
@@ -86,12 +85,14 @@ class Defaults:
 class Catalog:
     """Everything that operators set about models and prices, as it was at one version.
 
-    Models stand in the order in which they are offered, operations by name, image prices by (model, size, quality).
+    Models stand in the order in which they are offered, operations by name, image prices by (model, size, quality),
+    rules by (operation, model), where the model is `*` for the operation's own.
     """
 
     version: str
     models: Mapping[str, Model]
     operations: Mapping[str, Operation]
+    rules: Mapping[tuple[str, str], Rule]
     image_prices: Mapping[tuple[str, str, str], ImagePrice]
     defaults: Defaults
     limit_types: tuple[str, ...]
@@ -156,17 +157,22 @@ class Catalog:
         return self.price_at(operation, model, image)
 
     def price_at(self, operation: Operation, model: Model, image: ImagePrice | None) -> Price:
-        """The price made of these: the image's price or the model's token rates, and the operation's credits."""
+        """The price made of these: the image's price or the model's token rates, and the rule for credits."""
+        rule = self.rule_of(operation.operation_type, model.model_name)
         return Price(
             model_name=model.model_name,
             kind=model.model_type,
-            tokens_per_credit=operation.tokens_per_credit,
-            min_credits=operation.min_credits,
             rounding=self.defaults.credit_rounding_mode,
             price_per_credit_usd=operation.price_per_credit_usd,
             rates=model.rates if image is None else None,
             image=image,
+            **vars(rule),
         )
+
+    def rule_of(self, operation_type: str, model_name: str) -> Rule:
+        """The rule by which this operation on this model is charged: that of the two, else the operation's own."""
+        own = self.rules[operation_type, ANY]
+        return self.rules.get((operation_type, model_name), own)
 
     def price_of_past(self, operation_type: str, model_name: str, size: str, quality: str) -> Price | None:
         """The price of past usage, even if its operation or model is inactive by now; None when it has no price."""

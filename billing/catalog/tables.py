@@ -44,6 +44,16 @@ def priced(column: str) -> str:
     return f"{column} >= 0.0001 AND {column} < 10000 AND scale(trim_scale({column})) <= 6"
 
 
+def _rule_checks() -> tuple[CheckConstraint, ...]:
+    """The CHECKs of a rule for credits: by tokens, where an output token may weigh more, or by cost and markup."""
+    return (
+        CheckConstraint("priced_by IN ('tokens', 'cost')", name="priced_by"),
+        CheckConstraint("output_weight > 0 AND output_weight <= 1000", name="output_weight"),
+        CheckConstraint("markup_percent >= 0 AND markup_percent <= 100000", name="markup_percent"),
+        CheckConstraint("priced_by <> 'cost' OR markup_percent IS NOT NULL", name="cost_has_markup"),
+    )
+
+
 class PlanLimitType(Base):
     """A kind of allowance that plans may limit; an operation or a model names the one that it consumes."""
 
@@ -137,12 +147,7 @@ class AIModelConfig(Base):
             "model_type <> 'embedding' OR (input_cost_per_1m IS NOT NULL AND context_window IS NOT NULL)",
             name="embedding_has_rate_and_limit",
         ),
-        Index(
-            "uq_ai_model_config_one_default_a_type",
-            "model_type",
-            unique=True,
-            postgresql_where=text("is_default"),
-        ),
+        Index("uq_ai_model_config_one_default_a_type", "model_type", unique=True, postgresql_where=text("is_default")),
         Index("ix_ai_model_config_model_type_is_active", "model_type", "is_active"),
         Index("ix_ai_model_config_provider_is_active", "provider", "is_active"),
     )
@@ -260,6 +265,7 @@ class CreditCostConfig(Base):
         CheckConstraint("tokens_per_credit >= 1", name="tokens_per_credit"),
         CheckConstraint("min_credits >= 0", name="min_credits"),
         CheckConstraint(priced("price_per_credit_usd"), name="price_per_credit"),
+        *_rule_checks(),
         CheckConstraint("model_type IN ('text', 'image', 'embedding')", name="model_type"),
         CheckConstraint("limit_unit IN ('requests', 'words', 'images')", name="limit_unit"),
         # A unit that the operation's requests never use would switch its limit off.
@@ -276,6 +282,9 @@ class CreditCostConfig(Base):
     # NULL takes the platform's default from billing_configuration.
     tokens_per_credit: Mapped[int | None] = mapped_column(Integer)
     min_credits: Mapped[int] = mapped_column(Integer, server_default="1")
+    priced_by: Mapped[str] = mapped_column(server_default="tokens")
+    output_weight: Mapped[Decimal] = mapped_column(server_default="1")
+    markup_percent: Mapped[Decimal | None]
     price_per_credit_usd: Mapped[Decimal | None]
     limit_type: Mapped[str | None] = mapped_column(ForeignKey("plan_limit_types.limit_type"))
     limit_unit: Mapped[str] = mapped_column(server_default="requests")
@@ -286,6 +295,27 @@ class CreditCostConfig(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
     updated_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+
+
+class CreditCostOverride(Base):
+    """How an operation is charged on one model: it takes the place of the operation's own rule, as a whole."""
+
+    __tablename__ = "credit_cost_overrides"
+    __table_args__ = (
+        CheckConstraint("tokens_per_credit >= 1", name="tokens_per_credit"),
+        CheckConstraint("min_credits >= 0", name="min_credits"),
+        *_rule_checks(),
+    )
+
+    operation_type: Mapped[str] = mapped_column(ForeignKey("credit_cost_config.operation_type"), primary_key=True)
+    model_name: Mapped[str] = mapped_column(ForeignKey("ai_model_config.model_name"), primary_key=True)
+    priced_by: Mapped[str]
+    tokens_per_credit: Mapped[int] = mapped_column(Integer)
+    output_weight: Mapped[Decimal]
+    markup_percent: Mapped[Decimal | None]
+    min_credits: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
 class BillingConfiguration(Base):
@@ -300,6 +330,7 @@ class BillingConfiguration(Base):
         CheckConstraint("words_per_100_tokens >= 1", name="words_per_100_tokens"),
         CheckConstraint("typical_output_percent BETWEEN 1 AND 100", name="typical_output_percent"),
         CheckConstraint("min_margin_percent BETWEEN 0 AND 99", name="min_margin_percent"),
+        CheckConstraint("wanted_markup_percent BETWEEN 0 AND 100000", name="wanted_markup_percent"),
         CheckConstraint("deprecation_notice_days >= 0", name="deprecation_notice_days"),
         CheckConstraint("past_due_grace_days BETWEEN 0 AND 366", name="past_due_grace_days"),
         CheckConstraint("max_open_jobs >= 1", name="max_open_jobs"),
@@ -317,6 +348,8 @@ class BillingConfiguration(Base):
     typical_output_percent: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     # `creditmill models check` reports a price that earns less than this share of what the customer pays.
     min_margin_percent: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
+    # A price that adds less than this to what it costs us is a warning there (the specification: about 150 %).
+    wanted_markup_percent: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     # How long before its deprecation date a model begins to warn.
     deprecation_notice_days: Mapped[int] = mapped_column(Integer, server_default=SEEDED)
     # How long an account is served after its payment failed.

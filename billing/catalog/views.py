@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from billing.catalog import catalog_queries, changing, current
 from billing.catalog.snapshot import Catalog
-from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig
+from billing.catalog.tables import AIModelConfig, BillingConfiguration, CreditCostConfig, CreditCostOverride
 from config.database import Base
 
 Facts = dict[str, Any]
@@ -29,17 +30,30 @@ def model(session: Session, name: str, *, today: date) -> Facts:
 
 def operations(session: Session) -> list[Facts]:
     """Every operation, by name."""
-    return [_columns(row, CreditCostConfig, "id", "updated_by") for row in catalog_queries.operations(session)]
+    overrides = catalog_queries.overrides(session)
+    return [
+        _operation(row, [each for each in overrides if each.operation_type == row.operation_type])
+        for row in catalog_queries.operations(session)
+    ]
 
 
 def operation(session: Session, operation_type: str) -> Facts:
     """Everything about one operation; raises UnknownThing when there is none of that name."""
-    return _columns(changing.operation_named(session, operation_type), CreditCostConfig, "id", "updated_by")
+    row = changing.operation_named(session, operation_type)
+    return _operation(row, catalog_queries.overrides(session, operation_type))
 
 
 def defaults(session: Session) -> Facts:
     """The platform's billing defaults."""
     return _columns(catalog_queries.defaults(session), BillingConfiguration, "id", "updated_by")
+
+
+def _operation(row: CreditCostConfig, overrides: Sequence[CreditCostOverride]) -> Facts:
+    """An operation, with the rules that it has of its own on some models."""
+    return {
+        **_columns(row, CreditCostConfig, "id", "updated_by"),
+        "on_models": [_columns(each, CreditCostOverride, "operation_type") for each in overrides],
+    }
 
 
 def _model(session: Session, row: AIModelConfig, catalog: Catalog, today: date) -> Facts:

@@ -16,7 +16,6 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from billing.catalog import pricing
-from billing.catalog.pricing import Price
 from billing.catalog.snapshot import Catalog, Moment
 from billing.catalog.usage import Usage, Work
 from billing.jobs import call_queries, claim_queries, concluding, job_queries, locking_queries, parts, policy
@@ -164,7 +163,7 @@ def _claim(row: Mapping[str, Any], catalog: Catalog) -> Claim:
         max_output_tokens=work.max_output_tokens,
         images=work.images,
         idempotency_key=row["idempotency_key"],
-        bills_tokens=Price.from_json(row["price"] or {}).rates is not None,
+        bills_tokens=pricing.Price.from_json(row["price"] or {}).rates is not None,
         tokenizer=None if model is None else model.tokenizer,
     )
 
@@ -221,7 +220,7 @@ class _Deliveries:
         """Add one delivery; returns the state that it leads to, None when it did not come to the job's latest call."""
         in_time = State(job.state) in leaving(Event.GENERATE) and job.attempts == call.attempt
         # The cost of the usage replaces the one assumed for an unknown outcome.
-        cost = pricing.cost(delivery.usage, Price.from_json(job.price or {}))
+        cost = pricing.cost(delivery.usage, pricing.Price.from_json(job.price or {}))
         costs = {"id": job.id, "cost_usd": cost + job.cost_of_others(call)}
         self._calls.append(self._ended(call, delivery, cost, exposure=not in_time))
         if not in_time:
@@ -375,7 +374,7 @@ def _count_cost(session: Session, job: GenerationJob, claim: Claim, refusal: Ref
         session,
         claim.call_id,
         {
-            "cost_usd": Decimal(0) if usage is None else pricing.cost(usage, Price.from_json(job.price or {})),
+            "cost_usd": Decimal(0) if usage is None else pricing.cost(usage, pricing.Price.from_json(job.price or {})),
             "usage": None if usage is None else usage.to_json(),
             "raw_usage": refusal.raw_usage,
             "usage_note": refusal.usage_note,

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -50,9 +51,10 @@ def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime | None = 
     settled_at = now or clock
     books, moves, ledger, log = _Books(), [], [], []
     for job in jobs:
-        usage = _usage(job)
-        price = Price.from_json(job.price)
-        charge = pricing.charge(usage, price, held=job.credits_reserved)
+        calls = _usages(job)
+        usage, price = Usage.total(calls), Price.from_json(job.price)
+        delivered_usd = sum((pricing.cost(each, price) for each in calls), Decimal(0))
+        charge = pricing.charge(usage, price, held=job.credits_reserved, cost_usd=delivered_usd)
         balances[job.account_id] -= charge.credits
         books.changes[job.account_id].balance -= charge.credits
         books.changes[job.account_id].reserved -= job.credits_reserved
@@ -142,9 +144,10 @@ class _Books:
         return limits.counted(self.units)
 
 
-def _usage(job: Generated) -> Usage:
+def _usages(job: Generated) -> list[Usage]:
+    """What each call that delivered used."""
     assert job.usages, "a generated job has a call that succeeded"
-    return Usage.total([Usage.from_json(each) for each in job.usages])
+    return [Usage.from_json(each) for each in job.usages]
 
 
 def _limit_used(job: Generated, usage: Usage) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from billing.catalog import changing, current, pricing
-from billing.catalog.fields import DefaultsFields, Fields, ImagePriceFields, ModelFields, OperationFields
+from billing.catalog.fields import DefaultsFields, Fields, ImagePriceFields, ModelFields, OperationFields, RuleFields
 from billing.catalog.pricing import ANY, Price
 from billing.catalog.usage import INPUT_BUCKETS, OUTPUT_BUCKETS, SPECIAL_BUCKETS, Usage, Work
 from billing.errors import InvalidRequest
@@ -160,7 +160,10 @@ def _proposed_prices(
 def _propose(session: Session, proposal: Proposal, *, force: bool) -> None:
     """Make the proposal's changes, each field where it belongs."""
     for shape, fields in _sorted_out(proposal).items():
-        if shape is OperationFields:
+        if shape is RuleFields:
+            operation, model = _named(proposal, "operation"), _named(proposal, "model")
+            changing.set_override(session, operation, model, fields, force=force)
+        elif shape is OperationFields:
             changing.set_operation(session, _named(proposal, "operation"), fields, force=force)
         elif shape is ModelFields:
             changing.set_model(session, _named(proposal, "model"), fields, force=force)
@@ -176,6 +179,9 @@ def _sorted_out(proposal: Proposal) -> dict[type[Fields], dict[str, Any]]:
     shapes: list[type[Fields]] = [ModelFields, OperationFields, ImagePriceFields, DefaultsFields]
     if proposal.operation is not None:
         shapes[:2] = [OperationFields, ModelFields]
+    if proposal.operation is not None and proposal.model is not None:
+        # The usage that is shown is that of the operation on the model.
+        shapes.insert(0, RuleFields)
     found: dict[type[Fields], dict[str, Any]] = {}
     for name, value in proposal.fields.items():
         shape = next((shape for shape in shapes if name in shape.model_fields), None)

@@ -26,8 +26,18 @@ OF_PRICES = [
     ),
     guard(
         "an estimate counts the longest output, so that no charge needs more",
-        returns("pricing.estimate", "_for_tokens(work.input_tokens, price)", instead_of="_for_tokens"),
+        returns("pricing.estimate", "_for_tokens(work.input_tokens, 0, price)", instead_of="_for_tokens"),
         "test_text_is_reserved_for_its_input_and_its_longest_output",
+    ),
+    guard(
+        "what is priced by cost is held at the dearest service tier",
+        returns("pricing._dearest_cost", "worst"),
+        "test_what_is_priced_by_cost_is_held_at_the_dearest_that_it_can_meet",
+    ),
+    guard(
+        "an operation on a model with a rule of its own is charged by that",
+        returns("Catalog.rule_of", "own"),
+        "test_the_most_specific_row_decides",
     ),
     guard(
         "a fraction of a credit is rounded up where the platform says so",

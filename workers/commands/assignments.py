@@ -85,18 +85,20 @@ def _told(value: Any) -> str:
 
 
 def poor_margins(session: Session, *, model: str | None = None, operation: str | None = None) -> list[Margin]:
-    """The margins of this model or operation, or of all, that are too small after a change."""
+    """The margins of this model or operation, or of all, that are too small after a change, or less than wanted."""
     from billing.catalog import current, margins
 
     return [
         margin
         for margin in margins.check(current.read(session))
-        if margin.problem and model in (None, margin.model) and operation in (None, margin.operation)
+        if (margin.problem or margin.warning)
+        and model in (None, margin.model)
+        and operation in (None, margin.operation)
     ]
 
 
 def warn_of(poor: list[Margin]) -> None:
-    """Say on stderr which prices lose money or earn too little."""
+    """Say on stderr which prices lose money, earn too little, or are marked up by less than is wanted."""
     for margin in poor:
-        told = f"{margin.operation} on {margin.model} {margin.problem} ({margin.worst})"
+        told = f"{margin.operation} on {margin.model} {margin.problem or margin.warning} ({margin.worst})"
         click.echo(f"creditmill: {told}. [poor_margin]", err=True)

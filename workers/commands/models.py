@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,15 +11,12 @@ import click
 from billing.catalog.pricing import ANY
 from billing.errors import InvalidRequest
 from workers.commands.assignments import acting, fields_argument, force_option, poor_margins, show_changes, warn_of
+from workers.commands.model_tables import compared_facts, differences, margins_table, show_comparison
 from workers.commands.output import as_json, console, plain, print_json, table, usd
 from workers.commands.pages import in_pages
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
-
-    from billing.catalog.margins import Margin
-    from billing.catalog.price_sync import Comparison
-    from billing.jobs.call_checks import CostDifference
 
 
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -170,6 +166,7 @@ def price(name: str, size: str, quality: str, remove: bool, fields: dict[str, st
 def check(floor: int | None, all_: bool, as_json: bool) -> None:
     """Find every price that loses money or earns too little, for each operation at its worst; exits with 1 if any.
 
+    A price that marks its cost up by less than is wanted is shown, and is no failure.
     Models whose provider reported another cost than ours in the last 30 days are found, too.
 
     \b
@@ -186,17 +183,22 @@ def check(floor: int | None, all_: bool, as_json: bool) -> None:
         found = margins.check(at.catalog, floor_percent=floor)
         differing = call_checks.cost_differences(session, now=at.now)
     poor = [margin for margin in found if margin.problem]
+    shown = [margin for margin in found if all_ or margin.problem or margin.warning]
     if as_json:
-        for margin in found if all_ else poor:
+        for margin in shown:
             print_json(vars(margin))
         for difference in differing:
             print_json({**vars(difference), "percent": difference.percent, "problem": "reported cost differs"})
-    elif poor or all_:
-        console().print(_margins("Margins", found if all_ else poor))
+    elif shown:
+        console().print(margins_table("Margins", shown))
     if not as_json:
         if differing:
-            console().print(_differences(differing))
-        click.echo(f"{len(found)} prices checked, {len(poor)} earn too little.")
+            console().print(differences(differing))
+        warned = sum(margin.warning is not None for margin in found)
+        click.echo(
+            f"{len(found)} prices checked, {len(poor)} earn too little"
+            f"{f', {warned} are marked up by less than is wanted' if warned else ''}."
+        )
     if poor or differing:
         raise click.exceptions.Exit(1)
 
@@ -285,14 +287,14 @@ def sync(yes: bool, force: bool, as_json: bool) -> None:
         compared = price_sync.compare(session, now=database_now(session))
     wanted = [change for change in compared.changes if force or change.objection is None]
     if not as_json:
-        _show_comparison(compared)
+        show_comparison(compared)
     # No transaction is open while a person thinks.
     write = bool(wanted) and (yes or (not as_json and _confirmed(len(wanted))))
     if write:
         with acting() as session:
             price_sync.apply(session, wanted, force=force)
     if as_json:
-        print_json({"source": compared.source, **_compared(compared), "written": len(wanted) if write else 0})
+        print_json({"source": compared.source, **compared_facts(compared), "written": len(wanted) if write else 0})
     elif compared.changes:
         click.echo(f"{len(wanted)} rates were changed." if write else "Nothing was changed.")
     if len(compared.changes) > (len(wanted) if write else 0):
@@ -337,53 +339,6 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
     if facts["image_prices"]:
         rows = [tuple(price.values()) for price in facts["image_prices"]]
         console().print(table("Image prices", ["size", "quality", "USD to the provider", "credits"], rows, left=2))
-
-
-def _differences(found: list[CostDifference]) -> Any:
-    rows = [(each.model, each.calls, usd(each.ours_usd), usd(each.reported_usd), each.percent) for each in found]
-    columns = ["model", "calls", "our cost", "reported", "difference %"]
-    return table("Costs that the provider reports as others, last 30 days", columns, rows)
-
-
-def _margins(title: str, found: list[Margin]) -> Any:
-    rows = [
-        (
-            *(margin.operation, margin.model, margin.worst, margin.credits),
-            *(usd(amount) for amount in (margin.revenue_usd, margin.cost_usd, margin.margin_usd)),
-            "–" if margin.margin_percent is None else f"{margin.margin_percent} %",
-            margin.problem or "",
-        )
-        for margin in found
-    ]
-    columns = ["operation", "model", "at its worst", "credits", "revenue", "cost", "margin", "share", "problem"]
-    return table(title, columns, rows, left=3)
-
-
-def _compared(compared: Comparison) -> dict[str, Any]:
-    return {
-        "changes": [vars(change) for change in compared.changes],
-        "agreeing": list(compared.agreeing),
-        "left_out": compared.left_out,
-    }
-
-
-def _show_comparison(compared: Comparison) -> None:
-    click.echo(f"Compared with {compared.source}: {len(compared.agreeing)} models agree.")
-    for model, reason in compared.left_out.items():
-        click.echo(f"  left out: {model} {reason}")
-    if compared.changes:
-        rows = [
-            (change.model, change.field, _rate(change.current), _rate(change.published), change.objection or "")
-            for change in compared.changes
-        ]
-        title = "Published otherwise (USD per 1,000,000 tokens)"
-        console().print(table(title, ["model", "rate", "ours", "published", "needs --force"], rows, left=5))
-
-
-def _rate(amount: Decimal | int | None) -> str:
-    if isinstance(amount, Decimal):
-        return format(amount.normalize(), "f")
-    return "–" if amount is None else f"{amount:,}"
 
 
 def _confirmed(changes: int) -> bool:

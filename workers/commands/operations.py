@@ -38,10 +38,16 @@ def list_(as_json: bool) -> None:
         for facts in found:
             print_json(facts)
         return
-    columns = ["operation", "type", "limit", "unit", "tokens a credit", "least credits", "USD a credit", "active"]
-    names = ("operation_type", "model_type", "limit_type", "limit_unit", "tokens_per_credit", "min_credits")
-    rows = [(*(facts[name] for name in names), facts["price_per_credit_usd"], facts["is_active"]) for facts in found]
-    console().print(table("Operations", columns, rows, left=4))
+    columns = ["operation", "type", "limit", "unit", "priced by", "least credits", "USD a credit", "active"]
+    names = ("operation_type", "model_type", "limit_type", "limit_unit")
+    rows = []
+    for facts in found:
+        own = (_rule(facts), facts["min_credits"], facts["price_per_credit_usd"], facts["is_active"])
+        rows.append((*(facts[name] for name in names), *own))
+        rows += [
+            (f"  on {each['model_name']}", *("",) * 3, _rule(each), each["min_credits"]) for each in facts["on_models"]
+        ]
+    console().print(table("Operations", columns, [(*row, *("",) * (len(columns) - len(row))) for row in rows], left=5))
 
 
 @operations.command()
@@ -87,6 +93,37 @@ def set_(name: str, fields: dict[str, str], force: bool, as_json: bool) -> None:
         changing.set_operation(session, name, fields, force=force)
         facts = views.operation(session, name)
         poor = poor_margins(session, operation=name)
+    _show(facts, as_json)
+    warn_of(poor)
+
+
+@operations.command()
+@click.argument("name")
+@click.argument("model")
+@click.option("--remove", is_flag=True, help="Charge the operation on this model by its own rule again.")
+@fields_argument(required=False)
+@force_option
+@as_json
+def price(name: str, model: str, remove: bool, fields: dict[str, str], force: bool, as_json: bool) -> None:
+    """Charge an operation otherwise on one model: by other tokens, or by cost with a markup.
+
+    \b
+    Example:  creditmill operations price clustering gpt-4o priced_by=cost markup_percent=150
+              creditmill operations price clustering gpt-4o --remove
+    """
+    from billing.catalog import changing, views
+    from workers import bootstrap
+
+    if remove == bool(fields):
+        raise click.UsageError("Give either fields or --remove.")
+    bootstrap.connect("operations")
+    with acting() as session:
+        if remove:
+            changing.remove_override(session, name, model)
+        else:
+            changing.set_override(session, name, model, fields, force=force)
+        facts = views.operation(session, name)
+        poor = poor_margins(session, operation=name, model=model)
     _show(facts, as_json)
     warn_of(poor)
 
@@ -143,5 +180,17 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
         print_json(facts)
         return
     for name, value in facts.items():
-        if value not in (None, ""):
+        if value not in (None, "") and name != "on_models":
             click.echo(f"{name:<28} {plain(value)}")
+    for each in facts.get("on_models", []):
+        click.echo(f"{'on ' + each['model_name']:<28} {_rule(each)}, at least {each['min_credits']}")
+
+
+def _rule(facts: dict[str, Any]) -> str:
+    """How usage becomes credits, in a few words."""
+    if facts["priced_by"] == "cost":
+        return f"cost + {facts['markup_percent'].normalize():f} %"
+    weight = facts["output_weight"].normalize()
+    weighted = f", output x {weight:f}" if weight != 1 else ""
+    tokens = facts["tokens_per_credit"]
+    return f"{'the usual' if tokens is None else tokens} tokens{weighted}"

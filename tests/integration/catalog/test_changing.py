@@ -149,6 +149,22 @@ def test_a_bad_change_of_a_model_is_one_sentence_and_changes_nothing(fields, cod
         ("set_operation", ["clustering"], {"tokens_per_credit": "0"},    "invalid_field",   "tokens_per_credit: "),
         ("set_operation", ["clustering"], {"min_credits": "none"},          "invalid_field",      "cannot be empty"),
         ("set_operation", ["clustering"], {"price_per_credit_usd": "0.1"},  "implausible_price",  "and was 0.01"),
+        ("set_operation", ["clustering"], {"priced_by": "words"},           "invalid_field",      "priced_by: "),
+        ("set_operation", ["clustering"], {"priced_by": "cost"},            "invalid_field",      "markup_percent."),
+        ("set_operation", ["clustering"], {"output_weight": "0"},           "invalid_field",      "is more than 0"),
+        ("set_operation", ["clustering"], {"output_weight": "40"},          "implausible_price",  "was 1"),
+        ("set_operation", ["clustering"], {"output_weight": "-4"},          "invalid_field",      "output_weight: "),
+        ("set_operation", ["clustering"], {"markup_percent": "1.5"},        "implausible_price",  "Was 150 meant?"),
+        ("set_operation", ["clustering"], {"markup_percent": "0"},          "implausible_price",  "expected 5 to"),
+        ("set_operation", ["clustering"], {"markup_percent": "1001"},       "implausible_price",  "expected 5 to"),
+        ("set_operation", ["clustering"], {"markup_percent": "1e2"},        "invalid_field",      "markup_percent: "),
+        ("set_operation", ["clustering"], {"markup_percent": "١٥٠"},        "invalid_field",      "markup_percent: "),
+        ("set_override", ["juggling", "gpt-4o"],     {"min_credits": "1"},  "unknown_operation",  "Known: "),
+        ("set_override", ["clustering", "gpt-9"],    {"min_credits": "1"},  "unknown_model",      "no model 'gpt-9'"),
+        ("set_override", ["clustering", "dall-e-3"], {"min_credits": "1"},  "model_type_mismatch", "is for image"),
+        ("set_override", ["clustering", "gpt-4o"],   {"priced_by": "cost"}, "invalid_field",      "markup_percent."),
+        ("set_override", ["clustering", "gpt-4o"],   {"tokens_per_credit": "5"}, "implausible_price", "was 100"),
+        ("set_override", ["clustering", "gpt-4o"],   {"display_name": "x"}, "unknown_field",      "'display_name'"),
         ("set_operation", ["clustering"], {"limit_unit": "pages"},          "invalid_field",      "limit_unit: "),
         ("set_operation", ["clustering"], {"limit_type": "pages"},          "unknown_plan_limit", "limit 'pages'"),
         ("add_operation", ["clustering"], {"model_type": "text"},           "operation_exists",   "clustering already"),
@@ -337,6 +353,27 @@ def test_a_price_that_was_taken_away_is_told_with_what_it_was():
         changing.remove_image_price(session, "dall-e-3", "1024x1024", "hd")
 
     assert ("dall-e-3 1024x1024 hd", "delete", "credits_per_image", 10, None) in told(history.MODEL, "dall-e-3")
+
+
+def test_a_rule_of_an_operation_on_a_model_begins_as_the_operations_own():
+    change("set_operation", "clustering", min_credits="3", tokens_per_credit="none")
+    change("set_override", "clustering", "gpt-4o", priced_by="cost", markup_percent="150")
+
+    assert the_row("credit_cost_overrides").items() >= {
+        ("operation_type", "clustering"), ("model_name", "gpt-4o"), ("priced_by", "cost"), ("markup_percent", 150),
+        ("min_credits", 3), ("tokens_per_credit", 100), ("output_weight", 1),
+    }  # fmt: skip
+    assert ("clustering on gpt-4o", "insert", "priced_by", None, "cost") in told(history.OPERATION, "clustering")
+
+
+def test_a_rule_of_an_operation_on_a_model_is_removed():
+    change("set_override", "clustering", "gpt-4o", min_credits="3")
+    with transaction() as session:
+        changing.remove_override(session, "clustering", "gpt-4o")
+
+    assert rows("SELECT count(*) FROM credit_cost_overrides") == [(0,)]
+    with transaction() as session, pytest.raises(BillingError, match="has no rule of its own on gpt-4o"):
+        changing.remove_override(session, "clustering", "gpt-4o")
 
 
 def test_each_model_of_a_moved_default_tells_its_own_change():

@@ -23,6 +23,8 @@ CHANGES = {
     "ai_model_config": "UPDATE ai_model_config SET sort_order = sort_order + 1 WHERE model_name = 'gpt-4o'",
     "image_prices": "DELETE FROM image_prices WHERE model_name = 'dall-e-3' AND size <> '*'",
     "credit_cost_config": "UPDATE credit_cost_config SET min_credits = 3 WHERE operation_type = 'clustering'",
+    "credit_cost_overrides": "INSERT INTO credit_cost_overrides (operation_type, model_name, priced_by, "
+    "tokens_per_credit, min_credits, output_weight) VALUES ('clustering', 'gpt-4o', 'tokens', 9, 1, 1)",
     "billing_configuration": "UPDATE billing_configuration SET words_per_100_tokens = 80",
     "plan_limit_types": "INSERT INTO plan_limit_types VALUES ('sites', 'Sites')",
     "global_integration_settings": "UPDATE global_integration_settings SET openai_max_tokens = 4096",

@@ -11,6 +11,10 @@ from tests.guarding import assert_refused
 
 pytestmark = pytest.mark.usefixtures("db")
 
+OVERRIDE = (
+    "INSERT INTO credit_cost_overrides (operation_type, model_name, priced_by, tokens_per_credit, min_credits, "
+    "output_weight, markup_percent) VALUES ('clustering', 'gpt-4o',"
+)
 REFUSED = [
     ("UPDATE billing_configuration SET past_due_grace_days = -1",   "ck_billing_configuration_past_due_grace_days"),
     ("UPDATE ai_model_config SET model_name = 'gpt-4o' WHERE model_name = 'gpt-4o-mini'",
@@ -36,6 +40,21 @@ REFUSED = [
     ("UPDATE credit_cost_config SET model_type = 'video', limit_unit = 'requests'", "ck_credit_cost_config_model_type"),
     ("UPDATE credit_cost_config SET limit_unit = 'images' WHERE model_type = 'text'",
                                                                          "ck_credit_cost_config_limit_unit_fits_type"),
+    ("UPDATE credit_cost_config SET priced_by = 'words'",                "ck_credit_cost_config_priced_by"),
+    ("UPDATE credit_cost_config SET priced_by = 'cost'",                 "ck_credit_cost_config_cost_has_markup"),
+    ("UPDATE credit_cost_config SET output_weight = 0",                  "ck_credit_cost_config_output_weight"),
+    ("UPDATE credit_cost_config SET output_weight = 'NaN'",              "ck_credit_cost_config_output_weight"),
+    ("UPDATE credit_cost_config SET markup_percent = -1",                "ck_credit_cost_config_markup_percent"),
+    ("UPDATE credit_cost_config SET markup_percent = 'NaN'",             "ck_credit_cost_config_markup_percent"),
+    (f"{OVERRIDE} 'words', 1, 1, 1, NULL)",                              "ck_credit_cost_overrides_priced_by"),
+    (f"{OVERRIDE} 'cost', 1, 1, 1, NULL)",                               "ck_credit_cost_overrides_cost_has_markup"),
+    (f"{OVERRIDE} 'tokens', 1, 1, 1001, NULL)",                          "ck_credit_cost_overrides_output_weight"),
+    (f"{OVERRIDE} 'cost', 1, 1, 1, 100001)",                             "ck_credit_cost_overrides_markup_percent"),
+    (f"{OVERRIDE} 'tokens', 0, 1, 1, NULL)",                             "ck_credit_cost_overrides_tokens_per_credit"),
+    (f"{OVERRIDE} 'tokens', 1, -1, 1, NULL)",                            "ck_credit_cost_overrides_min_credits"),
+    (f"{OVERRIDE} 'tokens', 1, 1, 1, NULL), ('clustering', 'gpt-4o', 'tokens', 1, 1, 1, NULL)",
+                                                                         "pk_credit_cost_overrides"),
+    ("UPDATE billing_configuration SET wanted_markup_percent = -1", "ck_billing_configuration_wanted_markup_percent"),
     ("UPDATE billing_configuration SET default_tokens_per_credit = 0",   "ck_billing_configuration_tokens_per_credit"),
     ("UPDATE billing_configuration SET credit_rounding_mode = 'bankers'", "ck_billing_configuration_rounding"),
     ("UPDATE billing_configuration SET max_open_jobs = 0",               "ck_billing_configuration_max_open_jobs"),

@@ -131,6 +131,40 @@ def test_the_floor_is_compared_exactly(cost, problem, rule):
 
 
 @pytest.mark.parametrize(
+    ("cost", "warning", "rule"),
+    [
+        ("0.04",     None,                                               "150 % are as much as is wanted"),
+        ("0.040001", "marks its cost up by 150.0 %; 150 % is wanted",    "a crumb less"),
+        ("0.06",     "marks its cost up by 66.7 %; 150 % is wanted",     "less"),
+        ("0.1",      None,                                               "nothing is a problem, and no warning"),
+    ],
+)  # fmt: skip
+def test_a_price_below_the_wanted_markup_is_a_warning(cost, warning, rule):
+    change("set_image_price", "dall-e-3", "1024x1024", "standard", cost_per_image_usd=cost)
+
+    assert the("image_generation", "dall-e-3", "1024x1024 standard").warning == warning, rule
+
+
+@pytest.mark.parametrize(
+    ("markup", "rounding", "warned"), [("150", "up", False), ("150", "down", True), ("100", "up", True)]
+)
+def test_a_price_by_cost_earns_its_markup(markup, rounding, warned):
+    change("set_defaults", credit_rounding_mode=rounding)
+    change("set_operation", "clustering", priced_by="cost", markup_percent=markup)
+
+    margin = the("clustering", "gpt-5.1")
+
+    assert (margin.warning is not None) == warned
+    assert margin.markup_percent <= Decimal(markup) if warned else margin.markup_percent == Decimal(markup)
+
+
+def test_an_output_token_that_weighs_more_is_not_the_dearest_any_more():
+    change("set_operation", "clustering", output_weight="9")
+
+    assert "input" in the("clustering", "gpt-5.1").worst or "cached" in the("clustering", "gpt-5.1").worst
+
+
+@pytest.mark.parametrize(
     ("rounding", "worst", "cost"),
     [
         ("down",    "99 output tokens", "0.00099"),

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import pytest
 
-from tests.catalogue import sql
+from tests.catalogue import change, sql
 from tests.factories import a_claim, a_reserved_job, an_account, rows
 from tests.mutation.guards_of_schema import triggers
 
 pytestmark = pytest.mark.usefixtures("db")
+KEPT = {
+    "ai_model_config": "sort_order = sort_order + 1",
+    "image_prices": "credits_per_image = credits_per_image + 1",
+    "credit_cost_config": "min_credits = min_credits + 1",
+    "credit_cost_overrides": "min_credits = min_credits + 1",
+    "billing_configuration": "default_tokens_per_credit = default_tokens_per_credit + 1",
+    "plans": "included_credits = included_credits + 1",
+    "subscriptions": "status = 'past_due', grace_until = '2026-12-24'",
+}
 
 
 @pytest.mark.usefixtures("books")
-@pytest.mark.parametrize(
-    "table",
-    ["ai_model_config", "image_prices", "credit_cost_config", "billing_configuration", "plans", "subscriptions"],
-)
+@pytest.mark.parametrize("table", KEPT)
 def test_no_change_escapes_the_history(table):
-    column = {
-        "ai_model_config": "sort_order = sort_order + 1",
-        "image_prices": "credits_per_image = credits_per_image + 1",
-        "credit_cost_config": "min_credits = min_credits + 1",
-        "billing_configuration": "default_tokens_per_credit = default_tokens_per_credit + 1",
-        "plans": "included_credits = included_credits + 1",
-        "subscriptions": "status = 'past_due', grace_until = '2026-12-24'",
-    }[table]
+    change("set_override", "clustering", "gpt-4o", min_credits="2")
     kept = "SELECT count(*) FROM change_history WHERE table_name = :table AND action = 'update'"
     before = rows(kept, table=table)[0][0]
 
-    sql(f"UPDATE {table} SET {column}")
+    sql(f"UPDATE {table} SET {KEPT[table]}")
 
     assert rows(kept, table=table)[0][0] - before == rows(f"SELECT count(*) FROM {table}")[0][0] > 0
 
 
 @pytest.mark.usefixtures("books")
-@pytest.mark.parametrize(
-    "table",
-    ["ai_model_config", "image_prices", "credit_cost_config", "billing_configuration", "plans", "subscriptions"],
-)
+@pytest.mark.parametrize("table", KEPT)
 def test_nothing_whose_history_is_kept_is_emptied_past_it(table):
     with pytest.raises(Exception, match=f"{table} keeps the history of its rows"):
         sql(f"TRUNCATE {table} CASCADE")

@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from billing.jobs import reserving
 from config.database import transaction
+from tests.catalogue import change
 from tests.factories import MINUTE, NOON, a_queued_job, a_subscription, an_account, moment, rows, the_job
 from tests.integration.jobs.charging import books, reserve
 
@@ -23,6 +24,20 @@ def test_a_reservation_holds_the_estimate():
     # "bread" and its framing are 25 tokens at most; with 1,000 of output that is 11 credits of 100 tokens.
     assert (job.state, job.credits_reserved, job.credits_estimated) == ("reserved", 11, 11)
     assert books(account_id) == (1000, 11)
+
+
+def test_the_most_specific_row_decides():
+    change("set_operation", "clustering", tokens_per_credit="50")
+    change("set_override", "clustering", "gpt-4o", tokens_per_credit="200")
+    change("set_override", "clustering", "gpt-5.1", priced_by="cost", markup_percent="150", min_credits="0")
+    account_id = an_account(1000)
+    jobs = [a_queued_job(account_id, model=model) for model in ("gpt-4o", "gpt-4o-mini", "gpt-5.1")]
+
+    reserve(*jobs)
+
+    told = [(the_job(job).credits_reserved, the_job(job).price.get("row")) for job in jobs]
+    # 1,025 tokens at 200 and at 50 a credit; and 25 x $1.25 and 1,000 x $10 a million, times 2.5, at $0.01 a credit.
+    assert told == [(6, "clustering on gpt-4o"), (21, "clustering"), (3, "clustering on gpt-5.1")]
 
 
 def test_reserving_twice_holds_once_and_passes_the_job_on_again():

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from billing.catalog import pricing
-from billing.catalog.pricing import Charge, ImagePrice, Price
+from billing.catalog.pricing import Charge, ImagePrice, Price, PricedBy
 from billing.catalog.rates import TokenRates
 from billing.catalog.usage import COUNTS, Usage, Work
 from billing.money import Rounding
@@ -40,6 +40,7 @@ IMAGE = replace(
     min_credits=1,
     image=ImagePrice("1024x1024", "standard", cost_usd=Decimal("0.04"), credits=5),
 )
+BY_COST = replace(TEXT, priced_by=PricedBy.COST, markup_percent=Decimal(150))
 TOKEN_IMAGE = replace(TEXT, kind="image", min_credits=5, tokens_per_credit=50)
 
 tokens = st.integers(min_value=0, max_value=2_000_000)
@@ -58,10 +59,15 @@ def prices(rate: st.SearchStrategy[Decimal] = rates) -> st.SearchStrategy[Price]
         "min_credits": st.integers(min_value=0, max_value=50),
         "rounding": st.sampled_from(Rounding),
         "price_per_credit_usd": st.decimals(min_value="0.0001", max_value=10, places=6),
+        "priced_by": st.sampled_from(PricedBy),
+        "output_weight": st.decimals(min_value="0.0001", max_value=1_000, places=4),
+        "markup_percent": st.decimals(min_value=0, max_value=100_000, places=4),
+        "row": st.sampled_from(["", "clustering on gpt-4o"]),
     }
     each = st.integers(min_value=1, max_value=500)
     image = st.builds(ImagePrice, st.just("1024x1024"), st.sampled_from(["standard", "hd"]), rate, each)
-    tokens = st.builds(TokenRates, rate, rate, rate, rate)
+    tiers = st.dictionaries(st.sampled_from(["flex", "priority"]), st.decimals(min_value="0.1", max_value=3, places=2))
+    tokens = st.builds(TokenRates, rate, rate, rate, rate, tiers=tiers.map(lambda each: tuple(sorted(each.items()))))
     by_token = st.builds(Price, **plain, kind=st.sampled_from(["text", "image", "embedding"]), rates=tokens)
     return by_token | st.builds(Price, **plain, kind=st.just("image"), image=image)
 
@@ -165,6 +171,84 @@ def test_text_is_reserved_for_its_input_and_its_longest_output(input, output, ro
     price = replace(TEXT, rounding=rounding, min_credits=minimum)
 
     assert estimated == pricing.estimate(Work(input_tokens=input, max_output_tokens=output), price), rule
+
+
+@pytest.mark.parametrize(
+    ("model", "input", "output", "cost_usd", "charged", "by_tokens"),
+    [
+        ("gpt-5.1",     "1.25", "10",  "0.0225", 6, 110),
+        ("gpt-4o-mini", "0.15", "0.6", "0.0021", 1, 110),
+    ],
+)  # fmt: skip
+def test_by_cost_a_question_is_charged_what_its_model_costs(model, input, output, cost_usd, charged, by_tokens):
+    rates = TokenRates(*(Decimal(rate) for rate in (input, input, output, output)))
+    usage = Usage(input_tokens=10_000, output_tokens=1_000)
+    price = replace(BY_COST, model_name=model, rates=rates)
+
+    assert pricing.cost(usage, price) == Decimal(cost_usd)
+    assert pricing.charge(usage, price, held=1000) == Charge(charged, 0)
+    assert pricing.charge(usage, replace(price, priced_by=PricedBy.TOKENS), held=1000) == Charge(by_tokens, 0)
+
+
+@pytest.mark.parametrize(
+    ("cost_usd", "markup", "each_usd", "minimum", "rounding", "charged", "rule"),
+    [
+        ("0.04",  150,   "0.02", 0, Rounding.UP,      5, "the specification: $0.04 cost, $0.10 charged"),
+        ("0.04",  0,     "0.02", 0, Rounding.UP,      2, "at cost"),
+        ("0.04",  "0.1", "0.02", 0, Rounding.UP,      3, "a tenth of a percent more"),
+        ("0.04",  24,    "0.02", 0, Rounding.NEAREST, 2, "2.48 credits"),
+        ("0.04",  25,    "0.02", 0, Rounding.NEAREST, 3, "2.5 credits"),
+        ("0.04",  49,    "0.02", 0, Rounding.DOWN,    2, "2.98 credits"),
+        ("0.04",  150,   "0.02", 7, Rounding.UP,      7, "never under the minimum"),
+    ],
+)  # fmt: skip
+def test_by_cost_the_customer_pays_the_cost_and_its_markup(
+    cost_usd, markup, each_usd, minimum, rounding, charged, rule
+):
+    price = replace(
+        IMAGE,
+        priced_by=PricedBy.COST,
+        markup_percent=Decimal(markup),
+        price_per_credit_usd=Decimal(each_usd),
+        min_credits=minimum,
+        rounding=rounding,
+        image=replace(IMAGE.image, cost_usd=Decimal(cost_usd), credits=99),
+    )
+
+    assert pricing.charge(Usage(images=1), price, held=1000) == Charge(charged, 0), rule
+    assert pricing.estimate(Work(images=1), price) == charged
+    assert pricing.charge(Usage(), price, held=1000) == Charge(0, 0), "nothing delivered, nothing charged"
+
+
+def test_by_cost_calls_of_one_job_cost_what_each_of_them_cost():
+    rates = replace(RATES, tiers=(("priority", Decimal(2)),))
+    price = replace(BY_COST, rates=rates)
+    calls = [Usage(output_tokens=1_000, service_tier="priority"), Usage(output_tokens=1_000)]
+    each = [pricing.cost(call, price) for call in calls]
+
+    assert each == [Decimal("0.016"), Decimal("0.008")]
+    assert pricing.charge(Usage.total(calls), price, held=1000, cost_usd=sum(each)) == Charge(6, 0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "input", "output", "charged"),
+    [("1", 100, 100, 2), ("4", 100, 100, 5), ("0.5", 100, 100, 2), ("0.5", 100, 201, 3), ("4", 0, 26, 2)],
+)
+def test_by_tokens_an_output_token_may_weigh_more(weight, input, output, charged):
+    price = replace(TEXT, output_weight=Decimal(weight))
+
+    assert pricing.charge(Usage(input_tokens=input, reasoning_tokens=output), price, held=1000) == Charge(charged, 0)
+    assert pricing.estimate(Work(input_tokens=input, max_output_tokens=output), price) == charged
+
+
+def test_what_is_priced_by_cost_is_held_at_the_dearest_that_it_can_meet():
+    rates = replace(RATES, cache_write=Decimal(4), cache_write_1h=Decimal(6), tiers=(("priority", Decimal(2)),))
+    price = replace(BY_COST, rates=rates)
+    worst = Usage(cache_write_1h_tokens=10_000, reasoning_tokens=1_000, service_tier="priority")
+
+    assert pricing.cost(worst, price) == Decimal("0.14")
+    assert pricing.estimate(Work(10_000, 1_000), price) == 35 == pricing.charge(worst, price, held=1000).credits
+    assert pricing.estimate(Work(10_000, 1_000), replace(price, rates=replace(rates, tiers=()))) == 18
 
 
 @MANY
@@ -333,6 +417,22 @@ def test_a_price_is_stored_without_floats():
     }
 
 
+def test_a_price_tells_its_rule_where_that_is_not_the_usual_one():
+    price = replace(BY_COST, markup_percent=Decimal("150.5"), output_weight=Decimal(4), row="clustering on gpt-4o")
+
+    assert {name: price.to_json()[name] for name in price.to_json().keys() - TEXT.to_json().keys()} == {
+        "priced_by": "cost",
+        "markup_percent": "150.5",
+        "output_weight": "4",
+        "row": "clustering on gpt-4o",
+    }
+
+
+def test_a_price_by_cost_has_a_markup():
+    with pytest.raises(ValueError, match="has a markup"):
+        replace(TEXT, priced_by=PricedBy.COST)
+
+
 @pytest.mark.parametrize(("rates", "image"), [(None, None), (RATES, IMAGE.image)])
 def test_a_price_bills_by_the_token_or_by_the_image(rates, image):
     with pytest.raises(ValueError, match="either token rates or an image price"):
@@ -373,15 +473,23 @@ def test_a_price_and_a_usage_cannot_be_changed():
 def _due(usage: Usage, price: Price) -> int:
     if price.kind == "image" and usage.images == 0:
         return 0
+    if price.priced_by is PricedBy.COST:
+        due = Fraction(pricing.cost(usage, price)) * (1 + Fraction(price.markup_percent) / 100)
+        return max(price.min_credits, _rounded(due / Fraction(price.price_per_credit_usd), price))
     if price.image is not None:
         return max(price.min_credits, price.image.credits * usage.images)
-    whole, rest = divmod(sum(getattr(usage, bucket) for bucket in BUCKETS), price.tokens_per_credit)
-    one_more = {
-        Rounding.UP: rest > 0,
-        Rounding.DOWN: False,
-        Rounding.NEAREST: 2 * rest >= price.tokens_per_credit,
+    input, output = (sum(getattr(usage, bucket) for bucket in half) for half in (BUCKETS[:2], BUCKETS[2:]))
+    return max(
+        price.min_credits, _rounded((input + output * Fraction(price.output_weight)) / price.tokens_per_credit, price)
+    )
+
+
+def _rounded(credits: Fraction, price: Price) -> int:
+    return {
+        Rounding.UP: math.ceil(credits),
+        Rounding.DOWN: math.floor(credits),
+        Rounding.NEAREST: math.floor(credits + Fraction(1, 2)),
     }[price.rounding]
-    return max(price.min_credits, whole + one_more)
 
 
 def _cost(usage: Usage, price: Price) -> Fraction:
