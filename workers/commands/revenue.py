@@ -38,22 +38,31 @@ def group() -> None:
     show_default=True,
     help="What each row stands for.",
 )
+@click.option("--account", "account_id", type=int, help="Only this account's jobs.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with every decimal, for spreadsheets.")
 @click.option("--chart", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw a chart into this file.")
 @as_json
 def report(
-    first: datetime | None, last: datetime | None, by: str, as_csv: bool, chart: Path | None, as_json: bool
+    first: datetime | None,
+    last: datetime | None,
+    by: str,
+    account_id: int | None,
+    as_csv: bool,
+    chart: Path | None,
+    as_json: bool,
 ) -> None:
     """Report revenue, provider cost and margin of a span of days, by default of this month so far.
 
     A job counts on the day (UTC) on which it finished. Exposure is the part of the cost that no customer pays for.
-    Deferred credits are those that accounts had not spent by the end of the last day, at today's price of a credit.
+    Deferred credits are those that all accounts had not spent by the end of the last day, at today's price of a credit.
 
     \b
     Example:  creditmill revenue report
               creditmill revenue report --from 2026-10-01 --to 2026-10-31 --by account --csv > october.csv
               creditmill revenue report --by model --chart models.png
+              creditmill revenue report --account 7 --by operation
     """
+    from billing.ledger import accounts
     from billing.reports import revenue_reports
     from config.database import database_now, transaction
     from workers import bootstrap
@@ -67,7 +76,8 @@ def report(
         until = last.date() if last is not None else database_now(session).date()
         since = first.date() if first is not None else until.replace(day=1)
         _check_span(since, until)
-        found = revenue_reports.report(session, since, until, by=By(by))
+        asked = None if account_id is None else [accounts.get(session, account_id).id]
+        found = revenue_reports.report(session, since, until, by=By(by), account_ids=asked)
     if as_json:
         _print_json(found)
     elif as_csv:
@@ -161,13 +171,13 @@ def _key(by: By, row: Row) -> dict[str, Any]:
 
 
 def _print_csv(found: Report) -> None:
+    # No row of totals: a spreadsheet that sums a column would count everything twice.
     keys = ["account_id", "account"] if found.by is By.ACCOUNT else [str(found.by)]
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([*keys, *SHOWN])
     for row in found.rows:
         facts = [*_key(found.by, row).values(), *row.figures.facts().values()]
         writer.writerow([_cell(value) for value in facts])
-    writer.writerow(["total", *[""] * (len(keys) - 1), *(_cell(value) for value in found.total.facts().values())])
 
 
 def _cell(value: object) -> str:

@@ -192,25 +192,36 @@ def test_an_empty_span_says_so(run, account_id):
     said = "No job finished from 2020-02-01 to 2020-02-29. Deferred at the end of 2020-02-29: 0 unspent credits"
     assert run("revenue", "report", *given)[1].startswith(said)
     assert [line["jobs"] for line in lines(run("revenue", "report", *given, "--json")[1])] == [0]
-    assert [row[0] for row in table_of(run("revenue", "report", *given, "--csv")[1])] == ["day", "total"]
+    assert [row[0] for row in table_of(run("revenue", "report", *given, "--csv")[1])] == ["day"]
 
 
 def test_csv_has_every_decimal_and_its_header(run, account_id):
-    header, *found, total = table_of(run("revenue", "report", *NOVEMBER, "--csv")[1])
+    header, *found = table_of(run("revenue", "report", *NOVEMBER, "--csv")[1])
+    total = lines(run("revenue", "report", *NOVEMBER, "--json")[1])[-1]
 
     assert header[:6] == ["day", "jobs", "jobs_settled", "credits", "credits_overrun", "revenue_usd"]
     assert [row[0] for row in found] == ["2026-11-20", "2026-11-21"]
     assert found[0][header.index("cost_usd")] == "0.0400000000"
     for name in ("revenue_usd", "cost_usd", "exposure_usd", "margin_usd"):
         place = header.index(name)
-        assert sum(Decimal(row[place]) for row in found) == Decimal(total[place])
+        assert sum(Decimal(row[place]) for row in found) == Decimal(total[name])
+
+
+def test_a_report_is_of_one_account_where_that_is_asked(run, account_id):
+    other = an_account(10)
+    report = ("revenue", "report", *NOVEMBER, "--json")
+
+    assert run(*report, "--account", str(account_id)) == run(*report)
+    assert [line["jobs"] for line in lines(run(*report, "--account", str(other))[1])] == [0]
+    code, _, err = run("revenue", "report", "--account", "999")
+    assert (code, err) == (2, "creditmill: There is no account '999'. [unknown_account]\n")
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "  =1", "\t=1", "＝1"])
 def test_csv_runs_no_formula_of_a_customer(run, account_id, name):
     sql("UPDATE accounts SET name = :name", name=name)
 
-    (row,) = table_of(run("revenue", "report", *NOVEMBER, "--by", "account", "--csv")[1])[1:-1]
+    (row,) = table_of(run("revenue", "report", *NOVEMBER, "--by", "account", "--csv")[1])[1:]
 
     assert row[1].startswith("'") or not row[1].lstrip().startswith(tuple("=+-@＝＋－＠"))
     assert not any(cell.startswith("'") for cell in row[2:])
