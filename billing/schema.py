@@ -12,6 +12,7 @@ import billing.plans.tables
 import billing.reports.tables
 import billing.upkeep.tables
 import config.integrations
+import config.tiers.tables
 
 TABLES = (
     billing.catalog.tables,
@@ -21,5 +22,6 @@ TABLES = (
     billing.reports.tables,
     billing.upkeep.tables,
     config.integrations,
+    config.tiers.tables,
 )
 """The modules that define tables."""

@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Integer, Numeric, Text, func, select, text
+from sqlalchemy import CheckConstraint, FetchedValue, Integer, Numeric, Text, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -46,6 +46,12 @@ class GlobalIntegrationSettings(Base):
     google_base_url: Mapped[str | None] = mapped_column(Text)
     openai_max_tokens: Mapped[int] = mapped_column(Integer, server_default="8192")
     openai_temperature: Mapped[Decimal] = mapped_column(Numeric(3, 2), server_default="0.7")
+    anthropic_max_tokens: Mapped[int] = mapped_column(Integer, server_default="8192")
+    anthropic_temperature: Mapped[Decimal] = mapped_column(Numeric(3, 2), server_default="0.7")
+    google_max_tokens: Mapped[int] = mapped_column(Integer, server_default="8192")
+    google_temperature: Mapped[Decimal] = mapped_column(Numeric(3, 2), server_default="0.7")
+    dalle_size: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    runware_size: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
     default_text_provider: Mapped[str] = mapped_column(Text, server_default="openai")
     default_image_service: Mapped[str] = mapped_column(Text, server_default="openai")
     image_quality: Mapped[str] = mapped_column(Text, server_default="standard")

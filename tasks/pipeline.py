@@ -19,6 +19,7 @@ from billing.catalog import current
 from billing.jobs import recovery, requests, submitting
 from billing.jobs.requests import Submission
 from billing.jobs.submitting import Submitted
+from billing.settings import own
 from config.database import DATABASE_TROUBLE, DatabaseAway, single_statements, transaction, utc_now
 from config.logging import get_logger
 from tasks.app import app
@@ -100,9 +101,8 @@ def _store_at_once(named: Submission) -> Submitted | None:
 
 
 def _submit(session: Session, named: Sequence[Submission]) -> list[Submitted]:
-    return submitting.submit(
-        session, named, at=current.moment(session), deadline=runtime().deadline, publish_by=runtime().publish_by
-    )
+    at = own.moment(session, {(each.account_id, each.user_id) for each in named})
+    return submitting.submit(session, named, at=at, deadline=runtime().deadline, publish_by=runtime().publish_by)
 
 
 def start(job_ids: Sequence[UUID]) -> None:

@@ -34,6 +34,17 @@ EMBEDDING = {
 """text-embedding-3-small."""
 
 
+CLAUDE = {
+    "model_type": "text",
+    "provider": "anthropic",
+    "input_cost_per_1m": "3",
+    "output_cost_per_1m": "15",
+    "context_window": "200000",
+    "max_output_tokens": "8000",
+}
+"""A text model of another provider."""
+
+
 def change(what: str, *names: str, force: bool = False, **fields: Any) -> None:
     """One change of the catalogue, committed: `change("set_model", "gpt-4o", output_cost_per_1m="12")`."""
     with transaction() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -10,18 +11,19 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from billing.catalog import current
 from billing.catalog.snapshot import Moment
 from billing.catalog.usage import Usage, Work
 from billing.jobs import calling, parts, requests, reserving, submitting
 from billing.jobs.calling import Claim, Delivery
+from billing.jobs.requests import Submission
 from billing.jobs.states import State
 from billing.jobs.tables import GenerationJob
 from billing.ledger import accounts
-from billing.ledger.tables import Account
+from billing.ledger.tables import Account, User
 from billing.periods import starts_at
 from billing.plans import subscriptions
 from billing.plans.tables import Plan
+from billing.settings import own
 from config.database import transaction
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -29,9 +31,9 @@ HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 
 
-def moment(session: Session, now: datetime = NOON) -> Moment:
-    """This instant, and the catalogue as it is."""
-    return replace(current.moment(session), now=now)
+def moment(session: Session, now: datetime = NOON, *, of: Sequence[Submission] = ()) -> Moment:
+    """This instant, the catalogue as it is, and what the accounts and users of these requests have set themselves."""
+    return replace(own.moment(session, {(each.account_id, each.user_id) for each in of}), now=now)
 
 
 def an_account(credits: int = 1000, *, name: str = "Corner Bakery", time_zone: str = "UTC") -> int:
@@ -43,6 +45,15 @@ def an_account(credits: int = 1000, *, name: str = "Corner Bakery", time_zone: s
                 session, account.id, credits, idempotency_key="opening", description="Opening credits", now=NOON
             )
         return account.id
+
+
+def a_user(account_id: int, email: str = "a@example.com") -> int:
+    """A user of the account; returns the user's id."""
+    with transaction() as session:
+        user = User(account_id=account_id, email=email)
+        session.add(user)
+        session.flush()
+        return user.id
 
 
 def a_subscription(account_id: int, limits: dict[str, int], *, anchor: date = date(2026, 11, 1)) -> None:
@@ -61,10 +72,10 @@ def a_queued_job(account_id: int, operation: str = "clustering", *, now: datetim
         {"prompt": "Two dogs."} if operation == "image_generation" else {"prompt": "bread", "max_output_tokens": 1000}
     )
     data = {"account_id": account_id, "operation": operation, "params": given.pop("params", default), **given}
+    parsed = [requests.parse(data)]
     with transaction() as session:
-        submitted = submitting.submit(
-            session, [requests.parse(data)], at=moment(session, now), deadline=HOUR, publish_by=MINUTE
-        )
+        at = moment(session, now, of=parsed)
+        submitted = submitting.submit(session, parsed, at=at, deadline=HOUR, publish_by=MINUTE)
     return submitted[0].job_id
 
 

@@ -56,7 +56,7 @@ GROWN_BYTES = 16 * 2**20
 
 FILLED = "SELECT '{0}', count(*), max(xmin::text::bigint)::bigint FROM {0}"
 """Of a table with rows of its own: changes whenever a row was added, changed or removed."""
-EMPTY = "SELECT '{0}', count(*), NULL FROM (SELECT FROM {0} LIMIT 1) AS any_row"
+EMPTY = "SELECT '{0}', count(*), CAST(NULL AS bigint) FROM (SELECT FROM {0} LIMIT 1) AS any_row"
 COUNTER = "SELECT '{0}', last_value, is_called::int FROM {0}"
 
 

@@ -68,6 +68,10 @@ COMMANDS = {
     "revenue": Entry(
         "workers.commands.revenue:group", "Report what came in and what it cost, and compute the roll-ups anew."
     ),
+    "settings": Entry(
+        "workers.commands.settings:settings",
+        "Show and change the settings of the platform, an account or a user, and which tier set each.",
+    ),
     "simulator": Entry(
         "workers.commands.processes:simulator",
         "Run the simulated provider alone (see `creditmill simulator --help`).",

@@ -15,14 +15,17 @@ from billing.catalog.tables import (
     ImagePriceRow,
     PlanLimitType,
 )
+from config.tiers.naming import PLATFORM_COLUMNS
 
 # The setting lives as long as the transaction whose change set it.
 _CLOCK_AND_VERSION = text(
     "SELECT clock_timestamp(), version::text, coalesce(current_setting('creditmill.catalog_changed', true), '') <> '' "
     "FROM catalog_version"
 )
+# None of the columns that hold keys.
+_SETTINGS = ", ".join(f"'{column}', g.{column}" for column in ("simulated", *PLATFORM_COLUMNS.values()))
 _EVERYTHING = text(
-    """
+    f"""
     SELECT version::text, json_build_object(
         'models', (SELECT coalesce(json_agg(m ORDER BY m.model_type, m.sort_order, m.model_name), '[]')
                    FROM ai_model_config m),
@@ -31,12 +34,10 @@ _EVERYTHING = text(
         'image_prices', (SELECT coalesce(json_agg(p), '[]') FROM image_prices p),
         'defaults', (SELECT row_to_json(b) FROM billing_configuration b),
         'limit_types', (SELECT coalesce(json_agg(t.limit_type ORDER BY t.limit_type), '[]') FROM plan_limit_types t),
-        'settings', (SELECT json_build_object('openai_max_tokens', g.openai_max_tokens,
-                                              'image_quality', g.image_quality, 'simulated', g.simulated)
-                     FROM global_integration_settings g)
+        'settings', (SELECT json_build_object({_SETTINGS}) FROM global_integration_settings g)
     )::text
     FROM catalog_version
-    """
+    """  # noqa: S608 - names of our own columns
 )
 
 

@@ -17,8 +17,10 @@ from sqlalchemy.orm import Session
 from billing.catalog import catalog_queries
 from billing.catalog.pricing import ANY, ImagePrice, PricedBy, Rule
 from billing.catalog.rates import token_rates
-from billing.catalog.snapshot import Catalog, Defaults, Model, Moment, Operation
+from billing.catalog.snapshot import NO_SETTINGS, Catalog, Defaults, Model, Moment, Operation
 from billing.money import Rounding
+from config.tiers.merging import OwnSettings, Setting, Settings
+from config.tiers.naming import PLATFORM_COLUMNS
 
 _kept: Catalog | None = None
 
@@ -29,8 +31,18 @@ def moment(session: Session) -> Moment:
     A price that was changed a moment ago, by whatever means, is in it.
     """
     now, version, changed_here = catalog_queries.clock_and_version(session)
+    return moment_of(session, now, version, changed_here=changed_here)
+
+
+def moment_of(
+    session: Session, now: datetime, version: str, *, changed_here: bool, own: OwnSettings = NO_SETTINGS
+) -> Moment:
+    """The instant of a first statement that has read the clock, the catalogue's version, and whether it changed here.
+
+    `own` are the settings of accounts and users that it has read as well.
+    """
     catalog = _at(session, version, changed_here=changed_here)
-    return Moment(now, catalog, version=None if changed_here else version)
+    return Moment(now, catalog, version=None if changed_here else version, own=own)
 
 
 def kept(now: datetime) -> Moment | None:
@@ -71,7 +83,8 @@ def _built(version: str, body: str) -> Catalog:
             **{(row["operation_type"], row["model_name"]): _rule(row, defaults) for row in rows["overrides"]},
         },
         image_prices={(row["model_name"], row["size"], row["quality"]): _image(row) for row in rows["image_prices"]},
-        defaults=_defaults(defaults, settings),
+        defaults=_defaults(defaults),
+        settings=_settings(settings),
         limit_types=tuple(rows["limit_types"]),
     )
 
@@ -116,6 +129,14 @@ def _image(row: dict[str, Any]) -> ImagePrice:
     return ImagePrice(row["size"], row["quality"], cost_usd=row["cost_per_image_usd"], credits=row["credits_per_image"])
 
 
-def _defaults(row: dict[str, Any], settings: dict[str, Any]) -> Defaults:
-    found = {**row, **settings, "credit_rounding_mode": Rounding(row["credit_rounding_mode"])}
+def _defaults(row: dict[str, Any]) -> Defaults:
+    found = {**row, "credit_rounding_mode": Rounding(row["credit_rounding_mode"])}
     return Defaults(**{field.name: found[field.name] for field in fields(Defaults)})
+
+
+def _settings(row: dict[str, Any]) -> Settings:
+    # No price is among them, so a number with decimals is what JSON makes of it.
+    return {
+        name: Setting(float(value) if isinstance(value := row[column], Decimal) else value)
+        for name, column in PLATFORM_COLUMNS.items()
+    }

@@ -107,6 +107,7 @@ class ModelFields(Fields):
     valid_sizes: Sizes | None = None
     valid_qualities: Words | None = None
     valid_styles: Words | None = None
+    unknown_style: Literal["prompt", "refuse"] | None = None
     response_format: Literal["url", "b64_json"] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     max_images: Annotated[int, Field(ge=1, le=1_000)] | None = None

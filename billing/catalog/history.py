@@ -1,4 +1,4 @@
-"""Who changed what, when: the history of prices, operations, plans and defaults, as the database's triggers keep it."""
+"""Who changed what, when: the history of prices, operations, plans, defaults and settings, as triggers keep it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from billing.catalog import history_queries
 from billing.catalog.tables import ChangeHistory
 from billing.paging import Listing, Page
+from config.tiers.naming import PLATFORM_COLUMNS
 
 CHANGES = Listing("changes", (int,))
 """Changed rows, the newest first, in the order in which they were changed."""
@@ -20,6 +21,9 @@ MODEL = ("ai_model_config", "image_prices")
 OPERATION = ("credit_cost_config", "credit_cost_overrides")
 DEFAULTS = ("billing_configuration",)
 PLAN = ("plans",)
+PLATFORM_SETTINGS = ("global_integration_settings",)
+ACCOUNT_SETTINGS = ("account_settings", "integration_settings")
+USER_SETTINGS = ("user_settings",)
 UNTOLD = frozenset({"id", "created_at", "updated_at", "updated_by", "previous_tokens_per_credit"})
 """Columns that the history leaves out: another column's change already says the same."""
 
@@ -56,7 +60,7 @@ def changes(
 
 
 def _fields(row: ChangeHistory) -> list[FieldChange]:
-    old, new = row.old or {}, row.new or {}
+    old, new = (_told(row.table_name, whole or {}) for whole in (row.old, row.new))
     return [
         FieldChange(
             row.changed_at,
@@ -71,6 +75,18 @@ def _fields(row: ChangeHistory) -> list[FieldChange]:
         for name in {**old, **new}
         if name not in UNTOLD and old.get(name) != (value := new.get(name))
     ]
+
+
+def _told(table: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The row as it is told: settings by their names."""
+    if table in ("account_settings", "user_settings"):
+        return {row["key"]: row["value"]} if row else {}
+    if table == "integration_settings":
+        return {f"{row['integration_type']}.{name}": value for name, value in row["config"].items()} if row else {}
+    if table in PLATFORM_SETTINGS:
+        names = {column: name for name, column in PLATFORM_COLUMNS.items()}
+        return {names.get(column, column): value for column, value in row.items()}
+    return row
 
 
 def _exact(value: Any) -> Any:

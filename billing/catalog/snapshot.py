@@ -14,6 +14,11 @@ from billing.catalog.pricing import ANY, ImagePrice, Price, Rule
 from billing.catalog.rates import TokenRates
 from billing.errors import InvalidRequest, PriceNotConfigured, UnknownThing
 from billing.money import Rounding
+from config.tiers.merging import OwnSettings, Settings
+from config.tiers.naming import IMAGE_QUALITY
+
+NO_SETTINGS = OwnSettings()
+"""The settings of no account."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Model:
     # What an image request may name, the model's own default first; and what is asked for with every request.
     valid_qualities: tuple[str, ...]
     valid_styles: tuple[str, ...]
+    # What becomes of a style that is not among them: "prompt" or "refuse".
+    unknown_style: str
     response_format: str | None
     encoding_format: str | None
     max_images: int | None
@@ -64,7 +71,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Defaults:
-    """The platform's defaults and bounds, and the parameters of requests that leave them open."""
+    """The platform's defaults and bounds."""
 
     credit_rounding_mode: Rounding
     default_credit_price_usd: Decimal
@@ -76,9 +83,6 @@ class Defaults:
     past_due_grace_days: int
     max_open_jobs: int
     max_open_jobs_per_account: int
-    # Tokens of the longest answer, unless a request says.
-    openai_max_tokens: int
-    image_quality: str
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class Catalog:
     image_prices: Mapping[tuple[str, str, str], ImagePrice]
     defaults: Defaults
     limit_types: tuple[str, ...]
+    # The platform's settings, but for the models, which `default_model` and the order of the models say.
+    settings: Settings
 
     def operation_named(self, operation_type: str) -> Operation:
         """The active operation; raises UnknownThing when there is none of that name, InvalidRequest when it is off."""
@@ -190,21 +196,12 @@ class Catalog:
         The most specific price wins; an exact size counts for more than an exact quality. An image of no named quality
         has the price of the platform's quality.
         """
-        quality = quality or self.defaults.image_quality
+        quality = quality or self.settings[IMAGE_QUALITY].value
         for asked in ((size, quality), (size, ANY), (ANY, quality), (ANY, ANY)):
             found = self.image_prices.get((model.model_name, *asked))
             if found is not None:
                 return ImagePrice(size, quality, cost_usd=found.cost_usd, credits=found.credits)
         raise PriceNotConfigured(f"{model.model_name} has no price for images of {size} in {quality} quality.")
-
-    def image_defaults(self, model: Model) -> tuple[str | None, str | None]:
-        """The size and quality of an image that asks for neither; None where the model has no list of them.
-
-        The size is the model's first one. The quality is the platform's if the model takes it, else the model's first.
-        """
-        usual = self.defaults.image_quality
-        quality = usual if usual in model.valid_qualities else next(iter(model.valid_qualities), None)
-        return next(iter(model.valid_sizes), None), quality
 
     def deprecation_warning(self, model: Model, *, today: date) -> str | None:
         """One sentence when the model's deprecation date is near or past, else None."""
@@ -228,6 +225,11 @@ class Moment:
     now: datetime
     catalog: Catalog
     version: str | None = None
+    own: OwnSettings = NO_SETTINGS
+
+    def settings_of(self, account_id: int, user_id: int | None) -> Settings:
+        """The settings that hold for a user of an account, whose own were read at this instant."""
+        return self.own.over(self.catalog.settings, account_id, user_id)
 
     @property
     def today(self) -> date:

@@ -133,6 +133,7 @@ class AIModelConfig(Base):
             name="parameters_fit_type",
         ),
         CheckConstraint("images_per_call >= 1", name="images_per_call"),
+        CheckConstraint("unknown_style IN ('prompt', 'refuse')", name="unknown_style"),
         CheckConstraint(
             "model_type <> 'text' OR (input_cost_per_1m IS NOT NULL AND output_cost_per_1m IS NOT NULL "
             "AND context_window IS NOT NULL AND max_output_tokens IS NOT NULL)",
@@ -185,6 +186,8 @@ class AIModelConfig(Base):
     # What an image request may name, and what is asked for with every request; where this is NULL, nothing is sent.
     valid_qualities: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
     valid_styles: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # What becomes of a style that the model does not know: it goes into the prompt, or the request is refused.
+    unknown_style: Mapped[str] = mapped_column(server_default="prompt")
     response_format: Mapped[str | None]
     encoding_format: Mapped[str | None]
     max_images: Mapped[int | None] = mapped_column(Integer)

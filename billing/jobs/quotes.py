@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from billing.catalog import pricing
+from billing.catalog import choosing, pricing
 from billing.catalog.fields import Name, OperationName
 from billing.catalog.pricing import Price
 from billing.catalog.snapshot import Catalog, Moment
@@ -121,9 +121,13 @@ class _Priced(_Used):
 
 
 def quote(session: Session, submission: Submission, *, at: Moment) -> Quote:
-    """What this request would reserve and probably be charged; raises a BillingError when it cannot be done at all."""
+    """What this request would reserve and probably be charged; raises a BillingError when it cannot be done at all.
+
+    `at` holds what the account has set itself, as `billing.settings.own` reads it.
+    """
     submitting.check_payers(session, [submission])
-    examined = examine(at.catalog, submission, today=at.today)
+    settings = at.settings_of(submission.account_id, submission.user_id)
+    examined = examine(at.catalog, submission, settings, today=at.today)
     account = accounts.get(session, submission.account_id)
     need, limit = _limit(session, examined, account, at=at)
     words = at.catalog.defaults.words_per_100_tokens
@@ -153,8 +157,10 @@ def quote_usage(data: dict[str, Any], *, at: Moment) -> UsageQuote:
         raise InvalidRequest(f"{model.model_name} makes no images.", code="invalid_usage")
     size, quality = priced.size, priced.quality
     if model.bills_images:
-        usual_size, usual_quality = at.catalog.image_defaults(model)
-        size, quality = size or usual_size, quality or usual_quality
+        usual_size, usual_quality = (
+            choose(model, at.catalog.settings) for choose in (choosing.image_size, choosing.image_quality)
+        )
+        size, quality = size or (usual_size and usual_size.value), quality or (usual_quality and usual_quality.value)
     price = at.catalog.price_of(operation, model, size=size or "", quality=quality or "")
     return quote_at(priced.usage(), price)
 

@@ -77,9 +77,18 @@ class ImageParams(_Params):
 
 
 class WholeImageParams(ImageParams):
-    """The parameters of an image job: what the request left open is filled in, and the format that its model takes."""
+    """The parameters of an image job: what the request left open is filled in, and the format that its model takes.
+
+    `style_in_prompt` is a style that the model does not know: it is told in words.
+    """
 
     response_format: str | None = None
+    style_in_prompt: str | None = None
+
+    @property
+    def told(self) -> str:
+        """The prompt as the provider is sent it."""
+        return styled(self.prompt, self.style_in_prompt)
 
 
 class EmbeddingParams(_Params):
@@ -130,6 +139,11 @@ def parse(data: object) -> Submission:
         except ValueError:
             raise InvalidRequest("job_id must be a UUID.") from None
     return validated(Submission, given, "invalid_request")
+
+
+def styled(prompt: str, style: str | None) -> str:
+    """The prompt of an image, with a style that its model does not know told in words."""
+    return prompt if style is None else f"{prompt}\n\nStyle: {style}."
 
 
 def from_json(text: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
@@ -19,7 +19,7 @@ from billing.sql import as_json, recordset, type_of
 COLUMNS = (
     *("id", "account_id", "user_id", "operation_type", "model_name", "provider", "kind", "params"),
     *("idempotency_key", "request_hash", "related_object_type", "related_object_id"),
-    *("work", "credits_estimated", "limit_type", "limit_unit", "next_at", "deadline_at", "created_at"),
+    *("work", "settings_used", "credits_estimated", "limit_type", "limit_unit", "next_at", "deadline_at", "created_at"),
 )
 """What a new job is written with."""
 STATEMENT_BYTES = 8_000_000
@@ -34,7 +34,8 @@ _ADD = text(
     payable AS (
         SELECT v.* FROM v JOIN accounts a ON a.id = v.account_id
         LEFT JOIN users u ON u.id = v.user_id AND u.account_id = v.account_id
-        WHERE v.user_id IS NULL OR u.id IS NOT NULL
+        WHERE (v.user_id IS NULL OR u.id IS NOT NULL)
+          AND (NOT a.has_settings OR a.id = ANY(CAST(:settings_of AS bigint[])))
     ),
     added AS (
         INSERT INTO generation_jobs ({_LISTED})
@@ -83,7 +84,7 @@ def _add_at_once(*, of_account: bool, of_all: bool) -> TextClause:
           AND (open.of_all IS NULL OR open.of_all < :bound)
           AND (SELECT version FROM catalog_version) = CAST(:version AS uuid)
           AND CAST(clock.now AT TIME ZONE 'UTC' AS date) = :today
-          AND EXISTS (SELECT FROM accounts WHERE id = :account_id)
+          AND EXISTS (SELECT FROM accounts WHERE id = :account_id AND NOT has_settings)
           AND (:user_id IS NULL OR EXISTS (SELECT FROM users WHERE id = :user_id AND account_id = :account_id))
         ON CONFLICT DO NOTHING RETURNING (SELECT of_account FROM open), (SELECT of_all FROM open)
         """  # noqa: S608 - names of our own columns
@@ -120,12 +121,18 @@ class Added:
 
 
 def add(
-    session: Session, rows: Sequence[dict[str, Any]], *, counted: Sequence[int | None], account_bound: int, bound: int
+    session: Session,
+    rows: Sequence[dict[str, Any]],
+    *,
+    counted: Sequence[int | None],
+    account_bound: int,
+    bound: int,
+    settings_of: Collection[int],
 ) -> Added:
     """Insert new jobs, and count the unfinished jobs of these accounts (None: of all), each up to its bound.
 
     A repeated id or idempotency key inserts nothing. Nor does a row whose account does not exist, or whose user is not
-    the account's.
+    the account's, or whose account has settings that were not read (`settings_of` are the accounts whose were).
     """
     created: dict[Key, UUID] = {}
     open_jobs: dict[int | None, int] = {}
@@ -134,7 +141,7 @@ def add(
         accounts = [whose for whose in to_count if whose is not None]
         given = {"rows": chunk, "accounts": accounts, "all": None in to_count}
         added, left_out, of_accounts, of_all = session.execute(
-            _ADD, given | {"account_bound": account_bound, "bound": bound}
+            _ADD, given | {"account_bound": account_bound, "bound": bound, "settings_of": sorted(settings_of)}
         ).one()
         created |= {Key(account_id, key): UUID(job_id) for account_id, key, job_id in added}
         refused = refused or left_out
@@ -159,13 +166,13 @@ def add_at_once(
     deadline: timedelta,
 ) -> dict[int | None, int] | None:
     """Insert one new job by one statement, which sets its times, if all of this still holds: the catalogue's version,
-    the day in UTC, the account, its user, and the room for one more unfinished job.
+    the day in UTC, the account, which has no settings of its own, its user, and the room for one more unfinished job.
 
     Returns the unfinished jobs before that of whom they were to be `counted` (None: of all); None when nothing was
     inserted.
     """
     account_id: int = row["account_id"]
-    given = {**row, "params": json.dumps(row["params"]), "work": json.dumps(row["work"])}
+    given = row | {name: json.dumps(row[name]) for name in ("params", "work", "settings_used")}
     given |= {"account_bound": account_bound, "bound": bound, "version": version, "today": today}
     given |= {"publish_by": publish_by, "deadline": deadline}
     statement = _add_at_once(of_account=account_id in counted, of_all=None in counted)

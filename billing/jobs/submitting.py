@@ -42,7 +42,8 @@ def submit(
 ) -> list[Submitted]:
     """Turn requests into queued jobs, all or none; the same request again returns the same job.
 
-    `deadline` is how long a job may stay open, `publish_by` how long its message may take before it is sent again.
+    `at` holds what the accounts have set themselves, as `billing.settings.own` reads it. `deadline` is how long a job
+    may stay open, `publish_by` how long its message may take before it is sent again.
     Raises a BillingError for the first request that cannot be done, IdempotencyConflict among them, and TooManyOpenJobs
     when there is no room for all; the caller's transaction then undoes what was added.
     """
@@ -56,6 +57,7 @@ def submit(
         counted=bounds.to_count(asked, limits, now=at.now),
         account_bound=limits.max_open_jobs_per_account,
         bound=limits.max_open_jobs,
+        settings_of=at.own.read_of,
     )
     if added.refused:
         check_payers(session, submissions)
@@ -80,7 +82,8 @@ def submit_at_once(
     if at.version is None:
         return None
     try:
-        row = _row(examine(at.catalog, submission, today=at.today))
+        # An account that has settings of its own is not added so.
+        row = _row(examine(at.catalog, submission, at.catalog.settings, today=at.today))
     except BillingError:
         # The catalogue may have changed since.
         return None
@@ -125,7 +128,8 @@ def _examined(session: Session, submissions: Sequence[Submission], at: Moment) -
     found = []
     for number, each in enumerate(submissions):
         try:
-            found.append(examine(at.catalog, each, today=at.today))
+            settings = at.settings_of(each.account_id, each.user_id)
+            found.append(examine(at.catalog, each, settings, today=at.today))
         except BillingError:
             # An account that does not exist is the clearer answer, and so is an earlier request's.
             check_payers(session, submissions[: number + 1])
@@ -150,6 +154,7 @@ def _row(examined: Examined) -> dict[str, Any]:
         "related_object_type": submission.params.get("related_object_type"),
         "related_object_id": submission.params.get("related_object_id"),
         "work": vars(examined.work),
+        "settings_used": examined.settings_used,
         "credits_estimated": examined.credits_estimated,
         "limit_type": examined.limit_type,
         "limit_unit": examined.operation.limit_unit,

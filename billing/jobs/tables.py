@@ -101,6 +101,8 @@ class GenerationJob(Base):
 
     # What the request can use at most, and the prices that it was reserved at.
     work: Mapped[dict[str, Any]]
+    # The parameters that the request left open, each with the tier whose settings filled it in; NULL for older jobs.
+    settings_used: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     price: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     credits_estimated: Mapped[int | None]
     credits_reserved: Mapped[int] = mapped_column(server_default="0")

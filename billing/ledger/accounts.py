@@ -91,6 +91,14 @@ def check_user(session: Session, account_id: int, user_id: int | None) -> None:
             raise UnknownThing("user", user_id)
 
 
+def account_of(session: Session, user_id: int) -> int:
+    """The id of the account that a user belongs to; raises UnknownThing when there is no such user."""
+    user = account_queries.user(session, user_id) if 0 < user_id < 2**63 else None
+    if user is None:
+        raise UnknownThing("user", user_id)
+    return user.account_id
+
+
 def transactions_of_job(session: Session, job_id: UUID) -> list[CreditTransaction]:
     """The ledger rows of one job, oldest first."""
     return account_queries.transactions_of_job(session, job_id)

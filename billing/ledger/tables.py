@@ -40,6 +40,8 @@ class Account(Base):
     balance: Mapped[int] = mapped_column(server_default="0")
     reserved: Mapped[int] = mapped_column(server_default="0")
     frozen_reason: Mapped[str | None]
+    # Whether the account or one of its users has settings of its own: triggers keep it true.
+    has_settings: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
@@ -53,6 +55,8 @@ class User(Base):
     """A person who belongs to an account."""
 
     __tablename__ = "users"
+    # What belongs to a user of an account refers to both.
+    __table_args__ = (UniqueConstraint("id", "account_id"),)
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
     account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)

@@ -22,7 +22,7 @@ from billing.catalog.usage import Usage
 from billing.jobs.calling import Claim, Delivery, Refusal
 from billing.jobs.mending import Mended, Text
 from billing.jobs.policy import Failure
-from billing.jobs.requests import EmbeddingParams, ImageParams, TextParams, read_params
+from billing.jobs.requests import EmbeddingParams, TextParams, WholeImageParams, read_params
 from config.database import utc_now
 from tasks.providers.base import ProviderError, clean_json, clean_text, safe_code
 from tasks.providers.openai_failures import failure_inside, failure_of_finish
@@ -139,7 +139,7 @@ def _text(answer: _Answer, spoken: Spoken) -> Delivery:
 def _images(answer: _Answer) -> Delivery:
     claim = answer.claim
     params = read_params(claim.kind, claim.params)
-    assert isinstance(params, ImageParams)
+    assert isinstance(params, WholeImageParams)
     images = [_image(item) for item in _objects(answer.body.get("data")) if _is_image(item)]
     if not images:
         # Nothing was delivered, so nothing is charged; to ask again might be paid for again.
@@ -147,7 +147,7 @@ def _images(answer: _Answer) -> Delivery:
 
     def count() -> Text:
         most = claim.max_output_tokens * len(images) // claim.images
-        return Text(input=count_text([params.prompt], claim.tokenizer), output=most, assumed=True)
+        return Text(input=count_text([params.told], claim.tokenizer), output=most, assumed=True)
 
     mended = answer.usage(count, images=len(images)) if claim.bills_tokens else Mended(Usage(images=len(images)))
     delivery = answer.delivered(

@@ -53,7 +53,7 @@ def images(claim: Claim) -> dict[str, Any]:
     assert isinstance(params, WholeImageParams)
     body: dict[str, Any] = {
         "model": claim.model_name,
-        "prompt": params.prompt,
+        "prompt": params.told,
         "n": claim.images,
     }
     return body | _named(params, "size", "quality", "style", "response_format")

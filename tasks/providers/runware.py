@@ -20,7 +20,7 @@ import httpx2
 from billing.catalog.usage import Usage
 from billing.jobs.calling import Attempt, Claim, Delivery, Refusal
 from billing.jobs.policy import VERDICTS, Failure, Means, Verdict
-from billing.jobs.requests import ImageParams, read_params
+from billing.jobs.requests import WholeImageParams, read_params
 from config.database import utc_now
 from config.providers import Connection
 from tasks.providers.base import ProviderError, clean_text, safe_code
@@ -149,7 +149,7 @@ def _image_task(claim: Claim) -> dict[str, Any]:
         # Runware reports images and cost: a job that is priced by the token could never be charged.
         raise not_configured("no_token_usage")
     params = read_params(claim.kind, claim.params)
-    assert isinstance(params, ImageParams)
+    assert isinstance(params, WholeImageParams)
     if params.size is None:
         raise not_configured("no_size")
     width, _, height = params.size.partition("x")
@@ -157,7 +157,7 @@ def _image_task(claim: Claim) -> dict[str, Any]:
         "taskType": "imageInference",
         "taskUUID": str(task_id(claim)),
         "model": claim.model_name,
-        "positivePrompt": params.prompt,
+        "positivePrompt": params.told,
         "width": int(width),
         "height": int(height),
         "numberResults": claim.images,
@@ -198,7 +198,7 @@ def _delivery(told: _Told, claim: Claim) -> Delivery | None:
     if not made:
         return None
     params = read_params(claim.kind, claim.params)
-    assert isinstance(params, ImageParams)
+    assert isinstance(params, WholeImageParams)
     costs = [_amount(item.get("cost")) for item in made]
     return Delivery(
         content={"images": [{"url": clean_text(item["imageURL"])} for item in made]},

@@ -120,7 +120,8 @@ class Run:
             return
         with self.cell.transaction() as session:
             parsed = [requests.parse(request) for request in wanted]
-            submitting.submit(session, parsed, at=moment(session, utc_now()), deadline=HOUR, publish_by=HOUR)
+            at = moment(session, utc_now(), of=parsed)
+            submitting.submit(session, parsed, at=at, deadline=HOUR, publish_by=HOUR)
         if scenario.announced:
             self.cell.send("generation.check_balance", "billing", self.plan.jobs)
 

@@ -124,7 +124,7 @@ class Driver(RuleBasedStateMachine):
         def act(session: Session) -> list[tuple[UUID, bool]]:
             given = [requests.parse(each) for each in data]
             made = submitting.submit(
-                session, given, at=moment(session, self.now), deadline=DEADLINE_IN, publish_by=PUBLISH
+                session, given, at=moment(session, self.now, of=given), deadline=DEADLINE_IN, publish_by=PUBLISH
             )
             return [(each.job_id, each.created) for each in made]
 

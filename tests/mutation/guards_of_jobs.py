@@ -90,7 +90,7 @@ OF_SUBMISSIONS = [
     ),
     guard(
         "the platform's quality is sent only to a model that takes it",
-        assigns("image_defaults", "quality", "usual"),
+        drops_clause("choosing.image_quality", "valid_qualities"),
         "test_what_a_request_leaves_open_is_filled_in_with_what_the_model_takes",
     ),
     guard(
@@ -110,7 +110,7 @@ OF_SUBMISSIONS = [
     ),
     guard(
         "one statement submits for an account that there is",
-        says("_add_at_once", r"AND EXISTS \(SELECT FROM accounts WHERE id = :account_id\)"),
+        says("_add_at_once", r"AND EXISTS \(SELECT FROM accounts WHERE id = :account_id AND NOT has_settings\)"),
         "test_one_statement_leaves_whatever_needs_a_sentence_to_a_closer_look",
     ),
     guard(

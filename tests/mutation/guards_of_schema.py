@@ -26,6 +26,7 @@ FORM_ONLY = {
     "ck_billing_configuration_min_margin_percent": "only reports of margins compare with it",
     "ck_billing_configuration_deprecation_notice_days": "only warnings depend on it",
     "ck_change_history_action": "the trigger that writes the column knows three words",
+    "uq_users_id_account_id": "implied by the primary key: user_settings refers to it",
     "uq_users_email": "no job, price or account is looked up by it",
     "pk_billing_configuration": "its CHECK knows one number, and every reader fails on a second row",
     "pk_global_integration_settings": "its CHECK knows one number",
@@ -58,7 +59,7 @@ NOTICED_BY = {
 }
 """The constraints that another test than the direct one notices."""
 
-LATER = ("0002_catalog_version", "0011_pricing_rules")
+LATER = ("0002_catalog_version", "0011_pricing_rules", "0015_tiers")
 """The later migrations that make triggers."""
 CORRECTION = "test_a_correction_by_hand_is_counted"
 TRIGGERS_NOTICED_BY = {
@@ -66,6 +67,8 @@ TRIGGERS_NOTICED_BY = {
     "keep_history": "test_no_change_escapes_the_history[{table}]",
     "no_truncate": "test_nothing_whose_history_is_kept_is_emptied_past_it[{table}]",
     "keep_previous_ratio": "test_the_previous_ratio_is_kept_whoever_changes_it",
+    "note_settings": "test_an_accounts_row_says_whether_there_are_settings[{table}]",
+    "name_provider": "test_the_platforms_provider_is_that_of_the_default_model",
     "renew_version": "test_a_change_of_any_table_renews_the_version[{table}]",
     "count_new": CORRECTION,
     "count_changed": CORRECTION,

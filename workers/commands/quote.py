@@ -47,6 +47,7 @@ def quote(source: TextIO, account_id: int | None) -> None:
 def _quote(account_id: int | None, data: Any) -> dict[str, Any]:
     from billing.catalog import current
     from billing.jobs import quotes, requests
+    from billing.settings import own
     from config.database import transaction
 
     if not isinstance(data, dict):
@@ -57,4 +58,5 @@ def _quote(account_id: int | None, data: Any) -> dict[str, Any]:
         if account_id is None:
             raise InvalidRequest("A request is quoted for an account: give --account.", code="no_account")
         submission = requests.parse({**data, "account_id": account_id})
-        return quotes.quote(session, submission, at=current.moment(session)).facts()
+        at = own.moment(session, {(submission.account_id, submission.user_id)})
+        return quotes.quote(session, submission, at=at).facts()

@@ -97,23 +97,23 @@ def wait_for(
 
 def read_requests(source: TextIO, account_id: int) -> list[tuple[int, Submission]]:
     """Every request of a file with its line number, all checked; raises a BillingError that names the first bad."""
-    from billing.catalog import current
     from billing.jobs import requests, submitting
     from billing.jobs.examining import examine
+    from billing.settings import own
     from config.database import transaction
 
     checked = []
     warnings: dict[str, None] = {}
-    with transaction() as session:
-        at = current.moment(session)
     for number, data in json_lines(source):
         try:
             if not isinstance(data, dict):
                 raise InvalidRequest("A request must be a JSON object.")
             submission = requests.parse({**data, "account_id": account_id})
+            payer = (submission.account_id, submission.user_id)
             with transaction() as session:
+                at = own.moment(session, {payer})
                 submitting.check_payers(session, [submission])
-            examined = examine(at.catalog, submission, today=at.today)
+            examined = examine(at.catalog, submission, at.settings_of(*payer), today=at.today)
         except BillingError as error:
             error.message = f"line {number}: {error.message}"
             raise

@@ -70,7 +70,8 @@ def image_price(name, size, quality):
 def examined(**given):
     with transaction() as session:
         data = {"account_id": 1, "operation": "clustering", "params": {"prompt": "x"}, **given}
-        return examine(current.read(session), requests.parse(data), today=TODAY)
+        catalog = current.read(session)
+        return examine(catalog, requests.parse(data), catalog.settings, today=TODAY)
 
 
 # --- The price of an image ---
@@ -320,9 +321,9 @@ def test_an_image_model_that_bills_by_tokens_is_reserved_for_its_most_and_charge
     usage = Usage(input_tokens=20, output_tokens=2112, images=2)
     settled = the_job(a_settled_job(account_id, "image_generation", model="gpt-image-1", params=params, usage=usage))
 
-    # Without a tokenizer the prompt is counted by its bytes: 9 of them, and 24 of framing.
-    assert reserved.work == {"input_tokens": 33, "max_output_tokens": 2 * 6240, "images": 2, "images_per_call": 0}
-    # 12,513 tokens at 50 a credit.
+    # Without a tokenizer the prompt is counted by its bytes: 9 of them, 24 of the platform's style, and 24 of framing.
+    assert reserved.work == {"input_tokens": 57, "max_output_tokens": 2 * 6240, "images": 2, "images_per_call": 0}
+    # 12,537 tokens at 50 a credit.
     assert reserved.credits_reserved == 251
     # 2,132 tokens at 50 a credit; 20 x 5 + 2,112 x 40 dollars per million.
     assert (settled.credits_charged, settled.cost_usd) == (43, Decimal("0.08458"))
@@ -344,7 +345,7 @@ def test_an_embedding_model_and_its_operation_can_be_added_quoted_and_charged():
 
     quoted = requests.parse({"account_id": account_id, "operation": "indexing", "params": params})
     with transaction() as session:
-        assert quotes.quote(session, quoted, at=moment(session)).credits == 3
+        assert quotes.quote(session, quoted, at=moment(session, of=[quoted])).credits == 3
     # 2,000 bytes and 32 of framing, at 1,000 a credit.
     assert the_job(a_reserved_job(account_id, "indexing", params=params)).credits_reserved == 3
     settled = the_job(a_settled_job(account_id, "indexing", params=params, usage=Usage(input_tokens=500)))

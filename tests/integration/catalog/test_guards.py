@@ -23,6 +23,7 @@ REFUSED = [
                                                                          "uq_ai_model_config_one_default_a_type"),
     ("UPDATE ai_model_config SET max_images = 0 WHERE model_type = 'image'", "ck_ai_model_config_limits"),
     ("UPDATE ai_model_config SET images_per_call = 0",                       "ck_ai_model_config_images_per_call"),
+    ("UPDATE ai_model_config SET unknown_style = 'draw'",                    "ck_ai_model_config_unknown_style"),
     ("UPDATE ai_model_config SET api = 'images' WHERE model_type = 'text'",  "ck_ai_model_config_api_fits_type"),
     ("UPDATE ai_model_config SET cache_write_cost_per_1m = 'NaN'",       "ck_ai_model_config_further_rates"),
     ("UPDATE ai_model_config SET long_context_output_cost_per_1m = 0",   "ck_ai_model_config_further_rates"),

@@ -21,9 +21,8 @@ def bound(**fields):
 def submit(account_id, count):
     data = {"account_id": account_id, "operation": "clustering", "params": {"prompt": "bread", "max_output_tokens": 16}}
     with transaction() as session:
-        return submitting.submit(
-            session, [requests.parse(data)] * count, at=moment(session), deadline=HOUR, publish_by=MINUTE
-        )
+        parsed = [requests.parse(data)] * count
+        return submitting.submit(session, parsed, at=moment(session, of=parsed), deadline=HOUR, publish_by=MINUTE)
 
 
 def jobs():

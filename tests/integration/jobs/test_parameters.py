@@ -24,20 +24,28 @@ def refused(model: str, **params) -> BillingError:
     return caught.value
 
 
+TOLD = {"style_in_prompt": "photorealistic"}
+"""What becomes of the platform's style where the model does not know it."""
+
+
 @pytest.mark.parametrize(
     ("model", "params", "code", "message"),
     [
         ("dall-e-3", {"quality": "low"}, "invalid_quality", "dall-e-3 takes no quality low. Known: standard, hd."),
-        ("dall-e-3", {"style": "noir"}, "invalid_style", "dall-e-3 takes no style noir. Known: vivid, natural."),
+        ("strict", {"style": "noir"}, "invalid_style", "strict takes no style noir. Known: vivid, natural."),
+        (
+            "strict",
+            {},
+            "invalid_style",
+            "strict takes no style photorealistic (image_style of the platform). Known: vivid, natural.",
+        ),
         ("runware:97@1", {"quality": "standard"}, "invalid_quality", "runware:97@1 takes no quality."),
-        ("runware:97@1", {"style": "vivid"}, "invalid_style", "runware:97@1 takes no style."),
         (
             "gpt-image-1",
             {"quality": "standard"},
             "invalid_quality",
             "gpt-image-1 takes no quality standard. Known: auto, low, medium, high.",
         ),
-        ("gpt-image-1", {"style": "vivid"}, "invalid_style", "gpt-image-1 takes no style."),
         (
             "dall-e-3",
             {"response_format": "url"},
@@ -48,6 +56,7 @@ def refused(model: str, **params) -> BillingError:
 )
 def test_a_value_that_the_model_does_not_take_is_refused_with_those_that_it_takes(model, params, code, message):
     change("add_model", "gpt-image-1", **TOKEN_IMAGE, valid_qualities="auto,low,medium,high")
+    change("add_model", "strict", **BY_IMAGE, valid_styles="vivid,natural", unknown_style="refuse")
 
     error = refused(model, **params)
 
@@ -57,15 +66,15 @@ def test_a_value_that_the_model_does_not_take_is_refused_with_those_that_it_take
 @pytest.mark.parametrize(
     ("model", "given", "kept"),
     [
-        ("dall-e-3", {}, {"size": "1024x1024", "quality": "standard"}),
-        ("dall-e-3", {"quality": "hd"}, {"size": "1024x1024", "quality": "hd"}),
+        ("dall-e-3", {}, {"size": "1024x1024", "quality": "standard", **TOLD}),
+        ("dall-e-3", {"quality": "hd"}, {"size": "1024x1024", "quality": "hd", **TOLD}),
         ("dall-e-3", {"style": "natural"}, {"size": "1024x1024", "quality": "standard", "style": "natural"}),
-        ("runware:97@1", {}, {"size": "1024x1024"}),
-        ("runware:97@1", {"size": "832x1248"}, {"size": "832x1248"}),
+        ("runware:97@1", {}, {"size": "1024x1024", **TOLD}),
+        ("runware:97@1", {"size": "832x1248"}, {"size": "832x1248", **TOLD}),
         # The platform's quality is not among its own, so it gets its first one.
-        ("gpt-image-1", {}, {"size": "1024x1024", "quality": "auto"}),
-        ("gpt-image-1", {"quality": "low"}, {"size": "1024x1024", "quality": "low"}),
-        ("formatted", {}, {"size": "1024x1024", "response_format": "b64_json"}),
+        ("gpt-image-1", {}, {"size": "1024x1024", "quality": "auto", **TOLD}),
+        ("gpt-image-1", {"quality": "low"}, {"size": "1024x1024", "quality": "low", **TOLD}),
+        ("formatted", {}, {"size": "1024x1024", "response_format": "b64_json", **TOLD}),
     ],
 )
 def test_what_a_request_leaves_open_is_filled_in_with_what_the_model_takes(model, given, kept):

@@ -330,11 +330,12 @@ def test_an_image_model_that_bills_by_tokens_is_held_the_prompt_for_each_call(ac
     params = {"prompt": "Two dogs.", "n": 3}
     job_id = a_reserved_job(account_id, "image_generation", model="gpt-image-1", params=params)
 
-    # 33 tokens of the prompt for each of two calls, and 6,240 for each of three images, at 50 a credit.
+    # 57 tokens of the prompt and the platform's style for each of two calls, and 6,240 for each of three images, at 50
+    # a credit.
     assert the_job(job_id).work == {
-        "input_tokens": 66, "max_output_tokens": 18_720, "images": 3, "images_per_call": 2,
+        "input_tokens": 114, "max_output_tokens": 18_720, "images": 3, "images_per_call": 2,
     }  # fmt: skip
-    assert the_job(job_id).credits_reserved == 376
+    assert the_job(job_id).credits_reserved == 377
 
     first = a_claim(job_id)
     assert (first.images, first.max_output_tokens) == (2, 12_480)

@@ -14,6 +14,7 @@ from billing.catalog.usage import Usage
 from billing.jobs import bounds, calling, recovery, requests, reserving, settling, submitting, taking
 from billing.jobs.calling import KINDS, Delivery, Wanted
 from billing.jobs.recovery import Patience, Recovered
+from billing.settings import own
 from config import database
 from config.database import transaction
 from tests.factories import HOUR, MINUTE, a_subscription, an_account
@@ -61,9 +62,9 @@ def live(account_id: int, operation: str) -> None:
     """A job's whole life, step by step, and a look of recovery at what is open."""
     data = {"account_id": account_id, "operation": operation, "params": {"prompt": "bread", "max_output_tokens": 64}}
     with transaction() as session:
-        submitted = submitting.submit(
-            session, [requests.parse(data)], at=current.moment(session), deadline=HOUR, publish_by=MINUTE
-        )
+        parsed = [requests.parse(data)]
+        at = own.moment(session, {(account_id, None)})
+        submitted = submitting.submit(session, parsed, at=at, deadline=HOUR, publish_by=MINUTE)
     ids = [job.job_id for job in submitted]
     with transaction() as session:
         assert taking.take(session, hold=MINUTE).job_ids == ids

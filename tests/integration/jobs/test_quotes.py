@@ -35,7 +35,8 @@ STEP = Decimal("0.0000000001")
 def quote(account_id, operation="clustering", params=None, **given):
     data = {"account_id": account_id, "operation": operation, "params": params or PROMPT, **given}
     with transaction() as session:
-        return quotes.quote(session, requests.parse(data), at=moment(session)).facts()
+        submission = requests.parse(data)
+        return quotes.quote(session, submission, at=moment(session, of=[submission])).facts()
 
 
 def quote_usage(**data):

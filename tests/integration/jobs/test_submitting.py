@@ -21,6 +21,7 @@ from tests.factories import (
     NOON,
     a_queued_job,
     a_reserved_job,
+    a_user,
     an_account,
     moment,
     rows,
@@ -35,7 +36,7 @@ PLANTED = "planted-prompt"
 def submit(*data):
     with transaction() as session:
         parsed = [requests.parse(each) for each in data]
-        return submitting.submit(session, parsed, at=moment(session), deadline=HOUR, publish_by=MINUTE)
+        return submitting.submit(session, parsed, at=moment(session, of=parsed), deadline=HOUR, publish_by=MINUTE)
 
 
 def a_request(account_id, operation="clustering", **given):
@@ -249,12 +250,9 @@ def known(db):
 def submit_now(data):
     with transaction() as session:
         parsed = [requests.parse(data)]
-        return submitting.submit(session, parsed, at=current.moment(session), deadline=HOUR, publish_by=MINUTE)[0]
-
-
-def a_user(account_id):
-    sql("INSERT INTO users (account_id, email) VALUES (:account_id, 'a@example.com')", account_id=account_id)
-    return rows("SELECT id FROM users WHERE account_id = :account_id", account_id=account_id)[0][0]
+        return submitting.submit(
+            session, parsed, at=moment(session, utc_now(), of=parsed), deadline=HOUR, publish_by=MINUTE
+        )[0]
 
 
 @pytest.mark.usefixtures("known")

@@ -1,0 +1,1 @@
+"""Tests of settings against a real database."""
