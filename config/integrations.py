@@ -29,7 +29,24 @@ class GlobalIntegrationSettings(Base):
     """The singleton row of platform-wide keys and defaults; keys are encrypted at rest."""
 
     __tablename__ = "global_integration_settings"
-    __table_args__ = (CheckConstraint("id = 1", name="singleton"),)
+    __table_args__ = (
+        CheckConstraint("id = 1", name="singleton"),
+        *(
+            CheckConstraint(f"{name}_temperature BETWEEN 0 AND 2", name=f"{name}_temperature")
+            for name in ("openai", "anthropic", "google")
+        ),
+        *(
+            CheckConstraint(f"{name}_max_tokens BETWEEN 16 AND 10000000", name=f"{name}_max_tokens")
+            for name in ("openai", "anthropic", "google")
+        ),
+        *(
+            CheckConstraint(f"{name}_size ~ '^[0-9]{{2,5}}x[0-9]{{2,5}}$'", name=f"{name}_size")
+            for name in ("dalle", "runware")
+        ),
+        CheckConstraint("image_quality ~ '^[a-z]{1,20}$'", name="image_quality"),
+        CheckConstraint("image_style ~ '^[a-z]{1,20}$'", name="image_style"),
+        CheckConstraint("max_in_article_images BETWEEN 1 AND 1000", name="max_in_article_images"),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, default=SINGLETON)
     openai_api_key: Mapped[str | None] = mapped_column(EncryptedText)

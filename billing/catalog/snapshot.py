@@ -81,6 +81,7 @@ class Defaults:
     wanted_markup_percent: int
     deprecation_notice_days: int
     past_due_grace_days: int
+    enable_token_based_reporting: bool
     max_open_jobs: int
     max_open_jobs_per_account: int
 

@@ -52,7 +52,7 @@ _TO_SETTLE = text(
     f"""
     WITH jobs AS (
         SELECT id, account_id, operation_type, model_name, price, credits_reserved, cost_usd, limit_type, limit_unit,
-               limit_period_start, limit_reserved, related_object_type, related_object_id
+               limit_period_start, limit_reserved, related_object_type, related_object_id, label
         FROM generation_jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND state = 'generated' ORDER BY id FOR UPDATE
     ), {_OWNERS}, calls AS (
         SELECT job_id, usage, usage_note FROM provider_calls
@@ -138,6 +138,7 @@ class Generated:
     limit_reserved: int
     related_object_type: str | None
     related_object_id: int | None
+    label: str | None
     usages: list[dict[str, Any]] | None
     usage_note: str | None
     text: str | None

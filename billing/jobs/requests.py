@@ -21,6 +21,7 @@ IDS = ("job_id", "idempotency_key")
 _NOT_TEXT = re.compile(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000")
 
 Prompt = Annotated[str, StringConstraints(min_length=1)]
+Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,50}$")]
 RelatedId = Annotated[int, Field(ge=0, le=BIGINT_MAX)]
 Size = Annotated[str, StringConstraints(pattern=r"^[0-9]{2,5}x[0-9]{2,5}$")]
 Quality = Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}$")]
@@ -42,6 +43,8 @@ class Message(_Strict):
 class _Params(_Strict):
     related_object_type: Annotated[str, StringConstraints(min_length=1, max_length=50)] | None = None
     related_object_id: RelatedId | None = None
+    # Whose use of a plan's limits is told apart, such as a site of the account.
+    label: Label | None = None
 
 
 class TextParams(_Params):

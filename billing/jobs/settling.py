@@ -137,6 +137,8 @@ class _Books:
         if job.limit_type is not None and job.limit_period_start is not None:
             change = self.units[(job.account_id, job.limit_type, job.limit_period_start)]
             change.used += used
+            if job.label is not None and used:
+                change.labels[job.label] = change.labels.get(job.label, 0) + used
             change.reserved -= job.limit_reserved
 
     def counted(self) -> Part:

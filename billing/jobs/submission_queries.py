@@ -18,7 +18,7 @@ from billing.sql import as_json, recordset, type_of
 
 COLUMNS = (
     *("id", "account_id", "user_id", "operation_type", "model_name", "provider", "kind", "params"),
-    *("idempotency_key", "request_hash", "related_object_type", "related_object_id"),
+    *("idempotency_key", "request_hash", "related_object_type", "related_object_id", "label"),
     *("work", "settings_used", "credits_estimated", "limit_type", "limit_unit", "next_at", "deadline_at", "created_at"),
 )
 """What a new job is written with."""

@@ -153,6 +153,7 @@ def _row(examined: Examined) -> dict[str, Any]:
         "request_hash": _hash(submission),
         "related_object_type": submission.params.get("related_object_type"),
         "related_object_id": submission.params.get("related_object_id"),
+        "label": submission.params.get("label"),
         "work": vars(examined.work),
         "settings_used": examined.settings_used,
         "credits_estimated": examined.credits_estimated,

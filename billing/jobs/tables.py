@@ -98,6 +98,8 @@ class GenerationJob(Base):
     request_hash: Mapped[str]
     related_object_type: Mapped[str | None]
     related_object_id: Mapped[int | None]
+    # By what the use of a plan's limit is told apart, such as a site of the account.
+    label: Mapped[str | None]
 
     # What the request can use at most, and the prices that it was reserved at.
     work: Mapped[dict[str, Any]]

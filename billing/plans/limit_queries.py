@@ -16,17 +16,35 @@ from billing.sql import Part, as_json
 LimitKey = tuple[int, str, date]
 """Account id, limit type, first day of the period."""
 
+LABELS_MAX = 1_000
+"""How many labels of one limit in one period are told apart."""
+OTHER_LABELS = "(other)"
+"""What the further ones are counted together as."""
+
 # The CHECKs of accounts refuse what the balance does not cover; a plan's allowance is on another row, so the statement
 # itself compares with it.
-_COUNT = """
+_COUNT = f"""
     UPDATE plan_limit_usage u SET amount_used = u.amount_used + v.used,
-           amount_reserved = u.amount_reserved + v.reserved, updated_at = now()
+           amount_reserved = u.amount_reserved + v.reserved, updated_at = now(),
+           metadata = CASE WHEN v.labels = '{{}}' THEN u.metadata ELSE u.metadata || jsonb_build_object('by_label', (
+               SELECT jsonb_object_agg(label, used) FROM (
+                   SELECT label, sum(used) AS used FROM (
+                       SELECT key AS label, CAST(value AS bigint) AS used
+                       FROM jsonb_each_text(coalesce(u.metadata -> 'by_label', '{{}}'))
+                       UNION ALL
+                       SELECT CASE WHEN jsonb_exists(u.metadata -> 'by_label', key) OR {LABELS_MAX} > (
+                                  SELECT count(*) FROM jsonb_object_keys(coalesce(u.metadata -> 'by_label', '{{}}')))
+                              THEN key ELSE '{OTHER_LABELS}' END, CAST(value AS bigint)
+                       FROM jsonb_each_text(v.labels)
+                   ) each GROUP BY label
+               ) summed)) END
     FROM jsonb_to_recordset(CAST(:limits AS jsonb))
-         AS v(account_id bigint, limit_type text, period_start date, used bigint, reserved bigint, allowed bigint)
+         AS v(account_id bigint, limit_type text, period_start date, used bigint, reserved bigint, allowed bigint,
+              labels jsonb)
     WHERE u.account_id = v.account_id AND u.limit_type = v.limit_type AND u.period_start = v.period_start
       AND (v.allowed IS NULL OR u.amount_used + u.amount_reserved + v.used + v.reserved <= v.allowed)
     RETURNING 1
-"""
+"""  # noqa: S608 - numbers and names of our own
 
 
 def plans(session: Session) -> list[Plan]:

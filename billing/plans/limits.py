@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
@@ -52,6 +52,8 @@ class LimitChange:
     used: int = 0
     reserved: int = 0
     allowed: int | None = None
+    # What of it was used by requests with a label, by the label.
+    labels: dict[str, int] = field(default_factory=dict)
 
 
 def entitlements(

@@ -46,6 +46,8 @@ class LimitView:
     percentage_used: int
     period_start: date
     period_end: date
+    # What requests with a label have used of it.
+    by_label: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def _limit_view(limit_type: str, allowed: int, start: date, end: date, used: Pla
         percentage_used=row.percentage_used(allowed),
         period_start=start,
         period_end=end,
+        by_label=(row.details or {}).get("by_label", {}),
     )
 
 

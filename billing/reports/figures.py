@@ -27,6 +27,8 @@ SHOWN = (
     *("tokens_input", "tokens_input_cached", "tokens_output", "tokens_reasoning", "images"),
 )
 """A report's figures, in their order."""
+TOKENS = frozenset(name for name in SHOWN if name.startswith("tokens_"))
+"""Those that a platform without reports of tokens does not show."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ class Figures:
         """The margin as a share of the cost, in percent; None without cost."""
         return percent(self.margin_usd, self.cost_usd)
 
-    def facts(self) -> dict[str, Any]:
-        """Every figure by its name."""
-        return {name: getattr(self, name) for name in SHOWN}
+    def facts(self, names: Iterable[str]) -> dict[str, Any]:
+        """The figures of these names."""
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,12 @@ class Report:
     rows: Sequence[Row]
     total: Figures
     deferred: Deferred
+    shows_tokens: bool = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the figures that it shows, in their order."""
+        return tuple(name for name in SHOWN if self.shows_tokens or name not in TOKENS)
 
 
 def total(figures: Iterable[Figures]) -> Figures:

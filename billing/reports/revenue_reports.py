@@ -33,10 +33,10 @@ def report(session: Session, first: date, last: date, *, by: By, account_ids: Se
     rows = [Row(row["key"], names.get(row["key"], str(row["key"])), _figures(row)) for row in found]
     if by is not By.DAY:
         rows.sort(key=lambda row: -row.figures.revenue_usd)
-    deferred = Deferred(
-        revenue_queries.unspent_credits(session, last=last), current.read(session).defaults.default_credit_price_usd
-    )
-    return Report(first, last, by, rows, total(row.figures for row in rows), deferred)
+    defaults = current.read(session).defaults
+    deferred = Deferred(revenue_queries.unspent_credits(session, last=last), defaults.default_credit_price_usd)
+    whole = total(row.figures for row in rows)
+    return Report(first, last, by, rows, whole, deferred, shows_tokens=defaults.enable_token_based_reporting)
 
 
 def _figures(row: RowMapping) -> Figures:

@@ -59,7 +59,7 @@ NOTICED_BY = {
 }
 """The constraints that another test than the direct one notices."""
 
-LATER = ("0002_catalog_version", "0011_pricing_rules", "0015_tiers")
+LATER = ("0002_catalog_version", "0011_pricing_rules", "0012_tiers")
 """The later migrations that make triggers."""
 CORRECTION = "test_a_correction_by_hand_is_counted"
 TRIGGERS_NOTICED_BY = {

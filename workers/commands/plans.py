@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from workers.commands.assignments import acting, fields_argument, show_changes
-from workers.commands.output import as_json, console, plain, print_json, table
+from workers.commands.output import as_json, console, plain, print_json, printable, table
 from workers.commands.pages import in_pages
 
 
@@ -106,6 +106,9 @@ def usage(account_id: int, as_json: bool) -> None:
         ]
         title = f"From {found[0].period_start} up to {found[0].period_end}"
         console().print(table(title, ["limit", "allowed", "used", "held", "left", "share used"], rows))
+        for each in found:
+            for label, used in sorted(each.by_label.items()):
+                click.echo(f"Of {each.limit_type}, {printable(label)} used {used:,}.")
 
 
 @group.command("history")

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from billing.errors import InvalidRequest
-from billing.reports.figures import SHOWN, By, Figures, Report, Row
+from billing.reports.figures import By, Figures, Report, Row
 from workers.commands.output import as_json, console, print_json, printable, table, usd
 
 DATE = click.DateTime(["%Y-%m-%d"])
@@ -151,14 +151,14 @@ def _months(first: date, last: date) -> Iterator[tuple[date, date]]:
 
 def _print_json(found: Report) -> None:
     for row in found.rows:
-        print_json({**_key(found.by, row), **row.figures.facts()})
+        print_json({**_key(found.by, row), **row.figures.facts(found.columns)})
     print_json(
         {
             "total": True,
             "from": found.first,
             "to": found.last,
             "by": found.by,
-            **found.total.facts(),
+            **found.total.facts(found.columns),
             "deferred_credits": found.deferred.credits,
             "deferred_price_per_credit_usd": found.deferred.price_per_credit_usd,
             "deferred_usd": found.deferred.value_usd,
@@ -174,9 +174,9 @@ def _print_csv(found: Report) -> None:
     # No row of totals: a spreadsheet that sums a column would count everything twice.
     keys = ["account_id", "account"] if found.by is By.ACCOUNT else [str(found.by)]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*keys, *SHOWN])
+    writer.writerow([*keys, *found.columns])
     for row in found.rows:
-        facts = [*_key(found.by, row).values(), *row.figures.facts().values()]
+        facts = [*_key(found.by, row).values(), *row.figures.facts(found.columns).values()]
         writer.writerow([_cell(value) for value in facts])
 
 
@@ -207,10 +207,11 @@ def _print_table(found: Report) -> None:
     made.rows[-2].end_section = True
     console().print(made)
     used = found.total
-    click.echo(
+    tokens = (
         f"Tokens: {used.tokens_input:,} input, {used.tokens_input_cached:,} cached input, "
-        f"{used.tokens_output:,} output, {used.tokens_reasoning:,} reasoning. Images: {used.images:,}."
+        f"{used.tokens_output:,} output, {used.tokens_reasoning:,} reasoning. "
     )
+    click.echo(f"{tokens if found.shows_tokens else ''}Images: {used.images:,}.")
     if used.credits_overrun:
         click.echo(f"Overrun: {used.credits_overrun:,} credits were used beyond what was held, and not charged.")
     click.echo(_deferred(found))

@@ -16,6 +16,7 @@ SETS = {
     "models history gpt-4o": "models set gpt-4o sort_order={}",
     "operations history clustering": "operations set clustering min_credits={}",
     "operations history defaults": "operations defaults min_margin_percent={}",
+    "settings history": "settings set openai.max_tokens {}00",
     "plans history starter": "plans set starter included_credits={}",
 }
 """Histories, and what each is the history of."""

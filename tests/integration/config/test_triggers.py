@@ -15,6 +15,7 @@ KEPT = {
     "credit_cost_config": "min_credits = min_credits + 1",
     "credit_cost_overrides": "min_credits = min_credits + 1",
     "billing_configuration": "default_tokens_per_credit = default_tokens_per_credit + 1",
+    "global_integration_settings": "openai_max_tokens = openai_max_tokens + 1",
     "account_settings": "value = '3'",
     "integration_settings": "config = '{\"temperature\": 1}'",
     "user_settings": "value = '\"illustration\"'",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from sqlalchemy import text
 
+from config.database import transaction
+from config.integrations import set_connection
 from tests.catalogue import change, sql
 from tests.factories import a_user, an_account, rows
 from tests.guarding import assert_refused, at_once
@@ -14,7 +18,19 @@ pytestmark = pytest.mark.usefixtures("db")
 ACCOUNT = "INSERT INTO account_settings (account_id, key, value) SELECT id,"
 INTEGRATION = "INSERT INTO integration_settings (account_id, integration_type, config) SELECT id,"
 USER = "INSERT INTO user_settings (user_id, account_id, key, value) SELECT u.id, u.account_id,"
+PLATFORM = "global_integration_settings"
 REFUSED = [
+    (f"UPDATE {PLATFORM} SET openai_temperature = 2.1", "ck_global_integration_settings_openai_temperature"),
+    (f"UPDATE {PLATFORM} SET anthropic_temperature = -0.1", "ck_global_integration_settings_anthropic_temperature"),
+    (f"UPDATE {PLATFORM} SET google_temperature = 'NaN'", "ck_global_integration_settings_google_temperature"),
+    (f"UPDATE {PLATFORM} SET openai_max_tokens = 15", "ck_global_integration_settings_openai_max_tokens"),
+    (f"UPDATE {PLATFORM} SET anthropic_max_tokens = 10000001", "ck_global_integration_settings_anthropic_max_tokens"),
+    (f"UPDATE {PLATFORM} SET google_max_tokens = 0", "ck_global_integration_settings_google_max_tokens"),
+    (f"UPDATE {PLATFORM} SET dalle_size = 'big'", "ck_global_integration_settings_dalle_size"),
+    (f"UPDATE {PLATFORM} SET runware_size = ''", "ck_global_integration_settings_runware_size"),
+    (f"UPDATE {PLATFORM} SET image_quality = 'A b'", "ck_global_integration_settings_image_quality"),
+    (f"UPDATE {PLATFORM} SET image_style = ''", "ck_global_integration_settings_image_style"),
+    (f"UPDATE {PLATFORM} SET max_in_article_images = 0", "ck_global_integration_settings_max_in_article_images"),
     (f"{ACCOUNT} 'openai_api_key', '\"x\"' FROM accounts",               "ck_account_settings_key"),
     (f"{ACCOUNT} 'openai.model', '\"x\"' FROM accounts",                 "ck_account_settings_key"),
     (f"{ACCOUNT} 'image_style', 'null' FROM accounts",                   "ck_account_settings_value"),
@@ -52,6 +68,21 @@ ROW_OF = {
     "integration_settings": "(account_id, integration_type, config) VALUES (:account, 'openai', '{\"model\": 1}')",
     "user_settings": "(account_id, user_id, key, value) VALUES (:account, :user, 'image_style', '\"vivid\"')",
 }
+
+
+def test_a_change_of_the_platforms_row_is_kept_without_its_keys():
+    with transaction() as session:
+        set_connection(session, "openai", api_key="sk-planted-1", base_url=None)
+    (ciphertext,) = rows("SELECT openai_api_key FROM global_integration_settings")[0]
+    with transaction() as session:
+        set_connection(session, "openai", api_key="sk-planted-2", base_url=None)
+
+    kept = rows("SELECT old ->> 'openai_api_key', new ->> 'openai_api_key' FROM change_history ORDER BY id")
+
+    assert [old is None for old, _ in kept] == [True, False]
+    assert kept[0][1] == kept[1][0] != kept[1][1]
+    assert all(re.fullmatch("encrypted [0-9a-f]{8}", new) for _, new in kept)
+    assert ciphertext not in str(rows("SELECT old::text, new::text FROM change_history"))
 
 
 def flags():

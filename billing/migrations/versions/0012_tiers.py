@@ -6,11 +6,22 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from billing.migrations.first.columns import INSTANT
 
-revision = "0015_tiers"
+revision = "0012_tiers"
 down_revision = "0011_pricing_rules"
 branch_labels = None
 depends_on = None
 
+PLATFORM = "global_integration_settings"
+CHECKS = {
+    **{f"{name}_temperature": f"{name}_temperature BETWEEN 0 AND 2" for name in ("openai", "anthropic", "google")},
+    **{
+        f"{name}_max_tokens": f"{name}_max_tokens BETWEEN 16 AND 10000000" for name in ("openai", "anthropic", "google")
+    },
+    **{f"{name}_size": f"{name}_size ~ '^[0-9]{{2,5}}x[0-9]{{2,5}}$'" for name in ("dalle", "runware")},
+    "image_quality": "image_quality ~ '^[a-z]{1,20}$'",
+    "image_style": "image_style ~ '^[a-z]{1,20}$'",
+    "max_in_article_images": "max_in_article_images BETWEEN 1 AND 1000",
+}
 # table, the column that names a row in its history
 TABLES = {"account_settings": "account_id", "integration_settings": "account_id", "user_settings": "user_id"}
 CHOICES = ("default_text_provider", "default_image_service", "image_quality", "image_style")
@@ -41,6 +52,27 @@ BEGIN
     RETURN NULL;
 END
 """
+# As the history of other tables, but for the keys: of a key it has what tells one ciphertext from another, and no more.
+KEEP_SETTINGS_HISTORY = """
+DECLARE
+    before jsonb := CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END;
+    after jsonb := CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END;
+    name text;
+BEGIN
+    FOR name IN SELECT key FROM jsonb_object_keys(coalesce(after, before)) key WHERE key LIKE '%\\_api\\_key' LOOP
+        before := jsonb_set(before, ARRAY[name], coalesce(to_jsonb(
+            'encrypted ' || left(encode(sha256(convert_to(before ->> name, 'UTF8')), 'hex'), 8)), 'null'));
+        after := jsonb_set(after, ARRAY[name], coalesce(to_jsonb(
+            'encrypted ' || left(encode(sha256(convert_to(after ->> name, 'UTF8')), 'hex'), 8)), 'null'));
+    END LOOP;
+    IF before - 'updated_at' IS DISTINCT FROM after - 'updated_at' THEN
+        INSERT INTO SCHEMA.change_history (table_name, row_name, action, old, new, actor)
+        VALUES (TG_TABLE_NAME::text, coalesce(after, before) ->> 'id', lower(TG_OP), before, after,
+                coalesce(nullif(current_setting('creditmill.actor', true), ''), session_user::text));
+    END IF;
+    RETURN NULL;
+END
+"""
 # The platform's choice of provider is that of its default models: this keeps the settings' row true to it.
 NAME_PROVIDER = """
 BEGIN
@@ -57,22 +89,10 @@ END
 
 
 def upgrade() -> None:
-    for name in ("anthropic", "google"):
-        op.add_column(
-            "global_integration_settings",
-            sa.Column(f"{name}_max_tokens", sa.Integer(), server_default="8192", nullable=False),
-        )
-        op.add_column(
-            "global_integration_settings",
-            sa.Column(f"{name}_temperature", sa.Numeric(3, 2), server_default="0.7", nullable=False),
-        )
-    for name in ("dalle", "runware"):
-        op.add_column(
-            "global_integration_settings",
-            sa.Column(f"{name}_size", sa.Text(), server_default="1024x1024", nullable=False),
-        )
+    _platform()
     op.add_column("accounts", sa.Column("has_settings", sa.Boolean(), server_default=sa.text("false"), nullable=False))
     op.add_column("generation_jobs", sa.Column("settings_used", JSONB()))
+    op.add_column("generation_jobs", sa.Column("label", sa.Text()))
     op.add_column("ai_model_config", sa.Column("unknown_style", sa.Text(), server_default="prompt", nullable=False))
     op.create_check_constraint(
         op.f("ck_ai_model_config_unknown_style"), "ai_model_config", "unknown_style IN ('prompt', 'refuse')"
@@ -99,6 +119,34 @@ def upgrade() -> None:
         "FOR EACH ROW EXECUTE FUNCTION name_provider()"
     )
     op.execute("UPDATE ai_model_config SET is_default = is_default WHERE is_default")
+
+
+def _platform() -> None:
+    """The platform's own columns, their history, and for an installation that has worked what leaves its work as it was."""
+    for name in ("anthropic", "google"):
+        op.add_column(PLATFORM, sa.Column(f"{name}_max_tokens", sa.Integer(), server_default="8192", nullable=False))
+        op.add_column(
+            PLATFORM, sa.Column(f"{name}_temperature", sa.Numeric(3, 2), server_default="0.7", nullable=False)
+        )
+    for name in ("dalle", "runware"):
+        op.add_column(PLATFORM, sa.Column(f"{name}_size", sa.Text(), server_default="1024x1024", nullable=False))
+    # More images a request than the usual two went through so far, and no image was asked for in a style of ours.
+    op.execute(
+        f"UPDATE {PLATFORM} SET max_in_article_images = greatest(max_in_article_images, j.most), image_style = 'none' "
+        "FROM (SELECT max(CAST(params ->> 'n' AS integer)) AS most FROM generation_jobs WHERE kind = 'image' "
+        "HAVING count(*) > 0) j"
+    )
+    for name, check in CHECKS.items():
+        op.create_check_constraint(op.f(f"ck_{PLATFORM}_{name}"), PLATFORM, check)
+    _function("keep_settings_history", KEEP_SETTINGS_HISTORY)
+    op.execute(
+        f"CREATE TRIGGER keep_history AFTER INSERT OR UPDATE OR DELETE ON {PLATFORM} "
+        "FOR EACH ROW EXECUTE FUNCTION keep_settings_history()"
+    )
+    op.execute(
+        f"CREATE TRIGGER no_truncate BEFORE TRUNCATE ON {PLATFORM} "
+        "FOR EACH STATEMENT EXECUTE FUNCTION kept_rows_are_not_truncated()"
+    )
 
 
 def _tables() -> None:
@@ -145,6 +193,14 @@ def _tables() -> None:
 
 
 def downgrade() -> None:
+    op.execute(f"DROP TRIGGER no_truncate ON {PLATFORM}")
+    op.execute(f"DROP TRIGGER keep_history ON {PLATFORM}")
+    op.execute("DROP FUNCTION keep_settings_history()")
+    for name in CHECKS:
+        op.drop_constraint(op.f(f"ck_{PLATFORM}_{name}"), PLATFORM)
+    added = ("anthropic_max_tokens", "anthropic_temperature", "google_max_tokens", "google_temperature")
+    for name in (*added, "dalle_size", "runware_size"):
+        op.drop_column(PLATFORM, name)
     op.execute("DROP TRIGGER name_provider ON ai_model_config")
     op.execute("DROP FUNCTION name_provider()")
     for table in TABLES:
@@ -152,6 +208,7 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION note_settings()")
     op.drop_constraint(op.f("uq_users_id_account_id"), "users")
     op.drop_column("ai_model_config", "unknown_style")
+    op.drop_column("generation_jobs", "label")
     op.drop_column("generation_jobs", "settings_used")
     op.drop_column("accounts", "has_settings")
 
