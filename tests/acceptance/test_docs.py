@@ -30,6 +30,7 @@ PAGES = [
     "docs/how-to/run-on-your-servers.md",
     "docs/how-to/submit-from-an-app.md",
     "docs/how-to/change-prices.md",
+    "docs/how-to/change-settings.md",
     "docs/how-to/limit-plans.md",
     "docs/how-to/manage-subscriptions.md",
     "docs/how-to/report-revenue.md",
