@@ -11,18 +11,25 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import CheckConstraint, FetchedValue, Integer, Numeric, Text, func, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import CheckConstraint, FetchedValue, Integer, Numeric, Text, func, select, text, type_coerce, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from config.addresses import PROVIDER, read_address
 from config.database import Base
 from config.logging import scrub
 from config.providers import Connection, KnownProvider
-from config.secrets import EncryptedText
+from config.secrets import EncryptedText, decrypt, ending, fingerprint, is_of_first_key
 from config.settings import ConfigurationError
 
 SINGLETON = 1
+
+
+KEYS = ("openai", "dalle", "anthropic", "runware", "google")
+"""Whose keys are kept. The specification keeps one of its own for DALL·E: OpenAI's images are made with it."""
+
+
+def _key(name: str) -> EncryptedText:
+    return EncryptedText(f"global_integration_settings/{SINGLETON}/{name}_api_key")
 
 
 class GlobalIntegrationSettings(Base):
@@ -49,17 +56,17 @@ class GlobalIntegrationSettings(Base):
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, default=SINGLETON)
-    openai_api_key: Mapped[str | None] = mapped_column(EncryptedText)
+    openai_api_key: Mapped[str | None] = mapped_column(_key("openai"))
     openai_base_url: Mapped[str | None] = mapped_column(Text)
     # OpenAI itself promises nothing about idempotency keys; a compatible server at that address may.
     openai_honours_keys: Mapped[bool] = mapped_column(server_default=text("false"))
     # The specification keeps a key of its own for DALL·E; without one, image calls use the OpenAI key.
-    dalle_api_key: Mapped[str | None] = mapped_column(EncryptedText)
-    anthropic_api_key: Mapped[str | None] = mapped_column(EncryptedText)
+    dalle_api_key: Mapped[str | None] = mapped_column(_key("dalle"))
+    anthropic_api_key: Mapped[str | None] = mapped_column(_key("anthropic"))
     anthropic_base_url: Mapped[str | None] = mapped_column(Text)
-    runware_api_key: Mapped[str | None] = mapped_column(EncryptedText)
+    runware_api_key: Mapped[str | None] = mapped_column(_key("runware"))
     runware_base_url: Mapped[str | None] = mapped_column(Text)
-    google_api_key: Mapped[str | None] = mapped_column(EncryptedText)
+    google_api_key: Mapped[str | None] = mapped_column(_key("google"))
     google_base_url: Mapped[str | None] = mapped_column(Text)
     openai_max_tokens: Mapped[int] = mapped_column(Integer, server_default="8192")
     openai_temperature: Mapped[Decimal] = mapped_column(Numeric(3, 2), server_default="0.7")
@@ -77,6 +84,13 @@ class GlobalIntegrationSettings(Base):
     # Whether the simulator stands in for the providers: it takes no model away.
     simulated: Mapped[bool] = mapped_column(server_default=text("false"))
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+_UPDATE = (
+    update(GlobalIntegrationSettings)
+    .where(GlobalIntegrationSettings.id == SINGLETON)
+    .execution_options(synchronize_session="fetch")
+)
 
 
 @dataclass(frozen=True)
@@ -152,15 +166,62 @@ def set_connection(
         values["openai_honours_keys"] = honours_keys
     if api_key is not None:
         values[f"{provider}_api_key"] = api_key
-    statement = insert(GlobalIntegrationSettings).values(id=SINGLETON, **values)
-    session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+    session.execute(_UPDATE.values(values))
+
+
+def set_key(session: Session, name: str, api_key: str | None) -> None:
+    """Store one of `KEYS` (encrypted), or remove it, and leave all addresses as they are."""
+    session.execute(_UPDATE.values({f"{name}_api_key": api_key, "updated_at": func.now()}))
 
 
 def forget_connection(session: Session, provider: str) -> None:
     """Remove a provider's key and address."""
-    row = platform_settings(session)
-    setattr(row, f"{provider}_api_key", None)
-    setattr(row, f"{provider}_base_url", None)
+    session.execute(
+        _UPDATE.values({f"{provider}_api_key": None, f"{provider}_base_url": None, "updated_at": func.now()})
+    )
+
+
+@dataclass(frozen=True)
+class KeyView:
+    """One of `KEYS` as it may be shown: its fingerprint and its last four characters, None where none are shown."""
+
+    name: str
+    fingerprint: str
+    ends_with: str | None
+    is_of_first_key: bool
+
+
+def keys(session: Session) -> list[KeyView]:
+    """The keys that are set, fit to be shown; raises ConfigurationError for one that cannot be read."""
+    return [
+        KeyView(name, fingerprint(clear), ending(clear), is_of_first_key(token))
+        for name, token in _tokens(session, lock=False).items()
+        for clear in [decrypt(token, _key(name).place)]
+    ]
+
+
+def rotate_keys(session: Session) -> tuple[int, int]:
+    """Encrypt with the first secret key whatever an older one encrypted; returns how many, and how many there are.
+
+    The keys stay what they are. Raises ConfigurationError, and changes nothing, when one of them cannot be read.
+    """
+    found = _tokens(session, lock=True)
+    older = {name: decrypt(token, _key(name).place) for name, token in found.items() if not is_of_first_key(token)}
+    for name, token in found.items():
+        decrypt(token, _key(name).place)
+    if older:
+        # The connections are the same as before.
+        same = {"updated_at": GlobalIntegrationSettings.updated_at}
+        session.execute(_UPDATE.values({f"{name}_api_key": clear for name, clear in older.items()} | same))
+    return len(older), len(found)
+
+
+def _tokens(session: Session, *, lock: bool) -> dict[str, str]:
+    """The stored keys as they are, encrypted."""
+    columns = [type_coerce(getattr(GlobalIntegrationSettings, f"{name}_api_key"), Text) for name in KEYS]
+    statement = select(*columns).where(GlobalIntegrationSettings.id == SINGLETON)
+    row = session.execute(statement.with_for_update() if lock else statement).one()
+    return {name: token for name, token in zip(KEYS, row, strict=True) if token is not None}
 
 
 def set_simulated(session: Session, simulated: bool) -> None:

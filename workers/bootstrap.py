@@ -108,10 +108,11 @@ def worker(
 def all_providers() -> dict[str, Provider]:
     """Every provider that can be called, by name."""
     # The SDKs take a second to import: only the process that calls providers pays for it.
-    return {str(known): _adapter(known) for known in KnownProvider if known.adapter}
+    return {str(known): adapter(known) for known in KnownProvider if known.adapter}
 
 
-def _adapter(known: KnownProvider) -> Provider:
+def adapter(known: KnownProvider) -> Provider:
+    """What calls this provider."""
     module, _, name = known.adapter.partition(":")
     made: Provider = getattr(import_module(module), name)()
     return made

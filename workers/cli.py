@@ -39,7 +39,10 @@ COMMANDS = {
         "Check database, migrations, broker, workers, keys and clock, and say what to do about each problem.",
     ),
     "flower": Entry("workers.commands.processes:flower", "Run Flower, the operators' view of the queues."),
-    "integrations": Entry("workers.commands.operate:integrations", "Set and show the connections to the providers."),
+    "integrations": Entry(
+        "workers.commands.integrations:integrations",
+        "Set, show and test the connections to the providers, and encrypt their keys anew.",
+    ),
     "jobs": Entry(
         "workers.commands.jobs:jobs",
         "List jobs, tell the story of one, cancel one, resolve one whose outcome is not known.",

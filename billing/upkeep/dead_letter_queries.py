@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -53,3 +54,20 @@ def find(session: Session, dead_id: int) -> DeadMessage | None:
 def mark_redriven(session: Session, dead_id: int, *, now: datetime) -> None:
     """Record that a message was worked on after all; the row stays as evidence, its body is deleted."""
     session.execute(update(DeadMessage).where(DeadMessage.id == dead_id).values(redriven_at=now, body_encrypted=None))
+
+
+def bodies(session: Session) -> Iterator[tuple[int, str]]:
+    """Every body that is kept, encrypted, with its message's number; some at a time."""
+    statement = select(DeadMessage.id, DeadMessage.body_encrypted).where(DeadMessage.body_encrypted.is_not(None))
+    found = session.execute(statement.order_by(DeadMessage.id).execution_options(yield_per=20))
+    yield from ((dead_id, token) for dead_id, token in found if token is not None)
+
+
+def replace_body(session: Session, dead_id: int, token: str) -> None:
+    """Keep this body instead, unless it was deleted meanwhile."""
+    session.execute(
+        update(DeadMessage)
+        .where(DeadMessage.id == dead_id, DeadMessage.body_encrypted.is_not(None))
+        .values(body_encrypted=token)
+        .execution_options(synchronize_session=False)
+    )

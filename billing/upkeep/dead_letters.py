@@ -12,12 +12,15 @@ from billing.errors import UnknownThing
 from billing.paging import Listing, Page
 from billing.upkeep import dead_letter_queries
 from billing.upkeep.tables import DeadMessage
-from config.secrets import decrypt, encrypt
+from config.secrets import decrypt, encrypt, is_of_first_key
+from config.settings import ConfigurationError
 
 MESSAGES = Listing("messages", (int,))
 """Messages that are set aside, the newest first, by number."""
 BODY_MAX_CHARACTERS = 1_100_000
 """A request has 1,000,000 bytes at most, and is kept whole, so that it can be worked on after all."""
+PLACE = "dead_messages/body_encrypted"
+"""What a body is encrypted for: nowhere else it decrypts, as where keys are kept."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def set_aside(
             "task_name": (task_name or "")[:200] or None,
             "code": code,
             "reason": reason,
-            "body_encrypted": encrypt(body[:BODY_MAX_CHARACTERS]),
+            "body_encrypted": encrypt(body[:BODY_MAX_CHARACTERS], PLACE),
         },
     )
 
@@ -95,8 +98,24 @@ def open_letter(session: Session, dead_id: int) -> Kept:
     found = dead_letter_queries.find(session, dead_id)
     if found is None:
         raise UnknownThing("dead message", dead_id)
-    body = None if found.body_encrypted is None else decrypt(found.body_encrypted)
+    body = None if found.body_encrypted is None else decrypt(found.body_encrypted, PLACE)
     return Kept(found.id, found.message_id, found.task_name, body)
+
+
+def rotate(session: Session) -> tuple[int, int]:
+    """Encrypt with the first secret key whatever an older one encrypted; returns how many bodies, and how many failed.
+
+    What no key of this process decrypts stays as it is.
+    """
+    rotated = failed = 0
+    for dead_id, token in dead_letter_queries.bodies(session):
+        if not is_of_first_key(token):
+            try:
+                dead_letter_queries.replace_body(session, dead_id, encrypt(decrypt(token, PLACE), PLACE))
+                rotated += 1
+            except ConfigurationError:
+                failed += 1
+    return rotated, failed
 
 
 def mark_redriven(session: Session, dead_id: int, *, now: datetime) -> None:

@@ -40,6 +40,10 @@ class Provider(Protocol):
         """
         ...
 
+    def check(self, connection: Connection, *, timeout_s: float) -> None:
+        """Make one call that costs nothing; raises ProviderError unless the provider answers and takes the key."""
+        ...
+
 
 def safe_code(value: object) -> str | None:
     """A provider's error code, if it looks like a code, and not like a sentence or a key."""

@@ -68,6 +68,21 @@ class OpenAIProvider:
         except ProviderError:
             return None
 
+    def check(self, connection: Connection, *, timeout_s: float) -> None:
+        """List the models, which costs nothing; raises ProviderError unless that works."""
+        try:
+            client = self._client(connection).with_options(timeout=timeout(timeout_s))
+            answer = client.get("/models", cast_to=httpx2.Response)
+            listed = isinstance(told := answer.json(), dict) and isinstance(told.get("data"), list)
+        except openai.OpenAIError as error:
+            raise ProviderError(refusal_of(error)) from None
+        except NO_CONNECTION:
+            raise not_configured("invalid_connection") from None
+        except (RecursionError, ValueError):
+            listed = False
+        if not listed:
+            raise ProviderError(Refusal(Failure.UNREADABLE_ANSWER, http_status=200))
+
     def _client(self, connection: Connection) -> OpenAI:
         key = (connection.api_key, connection.base_url)
         with self._lock:

@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx2
 
@@ -85,7 +85,7 @@ class RunwareProvider:
         told = _read(_json(answer), task_id(claim))
         delivery = _delivery(told, claim) if told is not None else None
         if delivery is None:
-            raise ProviderError(_refusal(told, answer, claim))
+            raise ProviderError(_refusal(told, answer, str(task_id(claim))))
         return delivery
 
     def means(self, connection: Connection) -> Means:
@@ -113,6 +113,20 @@ class RunwareProvider:
         if told.errors and not told.results:
             _raise_if_nothing_was_done(told, claim)
         return _delivery(told, claim)
+
+    def check(self, connection: Connection, *, timeout_s: float) -> None:
+        """Look up a task that there never was, which costs nothing; raises ProviderError unless Runware says so."""
+        task = uuid4()
+        try:
+            answer = self._post(connection, {"taskType": "getTaskDetails", "taskUUID": str(task)}, {}, timeout_s)
+        except NO_CONNECTION:
+            raise not_configured("invalid_connection") from None
+        except httpx2.HTTPError as error:
+            raise ProviderError(Refusal(failure_of_break(error))) from None
+        told = _read(_json(answer), task)
+        refusal = _refusal(told, answer, str(task))
+        if told is None or (told.errors and refusal.failure is not Failure.BAD_REQUEST):
+            raise ProviderError(refusal)
 
     def _post(
         self, connection: Connection, task: dict[str, Any], headers: dict[str, str], timeout_s: float
@@ -210,7 +224,7 @@ def _delivery(told: _Told, claim: Claim) -> Delivery | None:
     )
 
 
-def _refusal(told: _Told | None, answer: httpx2.Response, claim: Claim) -> Refusal:
+def _refusal(told: _Told | None, answer: httpx2.Response, request_id: str) -> Refusal:
     """Why a call brought no image, in our terms; nothing of what the provider wrote is kept but codes."""
     code = safe_code(told.errors[0].get("code")) if told is not None and told.errors else None
     failure = _failure_of_answer(told, answer.status_code, failure_of_code(code))
@@ -218,7 +232,7 @@ def _refusal(told: _Told | None, answer: httpx2.Response, claim: Claim) -> Refus
         failure,
         http_status=answer.status_code,
         provider_code=code,
-        request_id=str(task_id(claim)),
+        request_id=request_id,
         retry_after=retry_after(answer.headers, failure, now=utc_now()),
     )
 

@@ -18,7 +18,7 @@ from billing.upkeep.periodic_runs import Run
 from config import database
 from config.broker import broker_client
 from config.database import database_now, transaction, utc_now
-from config.integrations import configured_providers, connection_for
+from config.integrations import configured_providers, keys
 from config.providers import KnownProvider
 from config.settings import ConfigurationError, Settings
 from tasks.app import app
@@ -89,9 +89,8 @@ def _clock() -> Check:
 def _keys() -> list[Check]:
     try:
         with transaction() as session:
-            found = configured_providers(session)
-            for name in found:
-                connection_for(session, name, "text")
+            found, stored = configured_providers(session), keys(session)
+            wanted = {model.provider for model in current.read(session).active_models()}
     except ConfigurationError as error:
         return [Check("keys", False, str(error))]
     if not found:
@@ -99,7 +98,12 @@ def _keys() -> list[Check]:
     known = ", ".join(
         name + (f" at {found[name]}" if found[name] else "") for name in map(str, KnownProvider) if name in found
     )
-    return [Check("keys", True, f"Can be called: {known}.")]
+    sentence = f"Can be called: {known}."
+    if missing := sorted(wanted - set(found)):
+        sentence += f" Active models have no key of {', '.join(missing)}: run `creditmill integrations set`."
+    if older := [key.name for key in stored if not key.is_of_first_key]:
+        sentence += f" An older secret key encrypted that of {', '.join(older)}: run `creditmill integrations rotate`."
+    return [Check("keys", True, sentence)]
 
 
 def _set_aside() -> Check:

@@ -31,6 +31,7 @@ from config.database import transaction
 from config.integrations import GlobalIntegrationSettings, set_connection
 from tasks import pipeline
 from tasks.app import app
+from tests.acceptance.disguises import disguises, found_in
 from tests.acceptance.envelopes import PREFIX, Envelope, item, put, request, send
 from tests.conftest import SECRET_KEY, emptied, fresh_database
 from tests.factories import an_account, rows, the_account
@@ -41,8 +42,8 @@ from workers.simulator.faults import FAULTS
 
 pytestmark = pytest.mark.own_system
 
-KEY = f"sim-planted-{uuid4().hex}"
-REFUSED_KEY = f"planted-for-images-{uuid4().hex}"
+KEY = f"sim-planted/{uuid4().hex}+1"
+REFUSED_KEY = f"planted-for-images/{uuid4().hex}+1"
 MARKER = f"marker{uuid4().hex}"
 PASSWORD = f"pass{uuid4().hex}"
 SECRETS = {
@@ -283,7 +284,7 @@ def unfolded(text: str) -> str:
 def leaks(text: str) -> list[str]:
     """Which of the secrets the text shows."""
     whole = unfolded(text)
-    return [name for name, secret in SECRETS.items() if secret in whole]
+    return [f"{name}: {form}" for name, secret in SECRETS.items() for form in found_in(whole, secret)]
 
 
 def _page(url: str) -> str:
@@ -351,6 +352,15 @@ def test_each_program_has_the_addresses_and_keys_that_it_needs(ran, program, nee
         assert [name for name in variables if name.startswith("CREDITMILL_")] == []
 
 
+def test_no_process_has_a_providers_key_in_its_environment(ran):
+    processes = [ran.system.process(name) for name in ("billing", "generation", "beat", "flower")]
+    whole = [*processes, *(child for each in processes for child in each.children(recursive=True))]
+
+    assert len(whole) > 4
+    for process in whole:
+        assert [leak for leak in leaks(str(process.environ())) if leak.startswith(("the key", "the refused key"))] == []
+
+
 @pytest.mark.parametrize("program", ["billing", "generation"])
 def test_what_a_program_starts_has_no_more_than_it_has(ran, program):
     for child in ran.system.process(program).children(recursive=True):
@@ -361,6 +371,7 @@ def test_what_a_program_starts_has_no_more_than_it_has(ran, program):
     "command",
     [
         *("creditmill doctor", "creditmill doctor --json", "creditmill metrics", "creditmill integrations show"),
+        *("creditmill integrations test openai", "creditmill settings show", "creditmill settings history --json"),
         *("creditmill jobs list", "creditmill jobs dead", "creditmill jobs unknown", "creditmill accounts list"),
         *("creditmill jobs show {job}", "creditmill jobs show {refused} --json", "creditmill audit"),
         *("celery -A tasks.app report", "celery -A tasks.app inspect conf", "celery -A tasks.app inspect stats"),
@@ -434,16 +445,21 @@ def test_the_database_holds_secrets_only_where_they_belong(ran):
     columns = rows(
         "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"
     )
+    forms = {(name, form): written for name, secret in SECRETS.items() for form, written in disguises(secret).items()}
+    held = """SELECT form FROM unnest(CAST(:forms AS text[]), CAST(:written AS text[])) f(form, written)
+           WHERE EXISTS (SELECT FROM "{}" WHERE position(written IN "{}"::text) > 0)"""
+    given = {"forms": [f"{name}: {form}" for name, form in forms], "written": list(forms.values())}
     found = {
-        (name, f"{table}.{column}")
+        (form, f"{table}.{column}")
         for table, column in columns
-        for name, secret in SECRETS.items()
-        if rows(f'SELECT 1 FROM "{table}" WHERE "{column}"::text LIKE :secret LIMIT 1', secret=f"%{secret}%")
+        for (form,) in rows(held.format(table, column), **given)
     }
 
     assert len(columns) > 200
-    assert ("the prompt", "generation_jobs.params") in found
-    assert found <= {("the prompt", "generation_jobs.params"), ("the prompt", "generation_results.content")}
+    belongs = {("the prompt: clear", "generation_jobs.params"), ("the prompt: URL", "generation_jobs.params")}
+    assert belongs <= found
+    assert {where for _, where in found} <= {"generation_jobs.params", "generation_results.content"}
+    assert {form.partition(":")[0] for form, _ in found} == {"the prompt"}
     assert rows("SELECT openai_api_key, dalle_api_key FROM global_integration_settings") != [(None, None)]
 
 

@@ -194,15 +194,43 @@ def test_every_default_is_itself_valid(monkeypatch):
 
 # --- Secrets at rest ---
 
+PLACE = "some_table/1/api_key"
+
 
 def test_a_secret_comes_back_and_does_not_show_while_it_is_stored():
     use_secret_keys(new_secret_key())
 
-    stored = encrypt("sk-live-ключ")
+    stored = encrypt("sk-live-ключ", PLACE)
 
-    assert decrypt(stored) == "sk-live-ключ"
+    assert decrypt(stored, PLACE) == "sk-live-ключ"
     assert "sk-live" not in stored
-    assert encrypt("sk-live-ключ") != stored  # equal secrets do not look equal
+    assert encrypt("sk-live-ключ", PLACE) != stored  # equal secrets do not look equal
+
+
+def test_a_secret_is_read_in_its_own_place_only():
+    use_secret_keys(new_secret_key())
+    stored = encrypt("sk-live-0123", PLACE)
+    older = secrets.encrypt_unbound("sk-live-0123")
+
+    for token, place in [(stored, "some_table/2/api_key"), (stored, "some_table/1/other_key"), (older, PLACE)]:
+        with pytest.raises(ConfigurationError, match="was not encrypted for the place") as refused:
+            decrypt(token, place)
+        assert "sk-live" not in str(refused.value)
+
+
+def test_what_a_message_says_first_makes_no_key_of_it():
+    use_secret_keys(new_secret_key())
+    smuggled = encrypt(f"{PLACE}\0sk-mine", "dead_messages/body_encrypted")
+
+    with pytest.raises(ConfigurationError):
+        decrypt(smuggled, PLACE)
+
+
+@pytest.mark.parametrize(("key", "shown"), [("sk-live-0123456789", "6789"), ("x" * 16, "xxxx"), ("x" * 15, None)])
+def test_a_key_is_recognised_by_its_end_if_it_is_not_short(key, shown):
+    assert secrets.ending(key) == shown
+    assert len(secrets.fingerprint(key)) == 12
+    assert secrets.fingerprint(key) not in key
 
 
 def test_each_new_key_is_another_and_fits():
@@ -215,37 +243,37 @@ def test_each_new_key_is_another_and_fits():
 def test_after_a_rotation_the_old_key_still_decrypts_and_the_new_one_encrypts():
     old, new = new_secret_key(), new_secret_key()
     use_secret_keys(old)
-    before = encrypt("sk-before")
+    before = encrypt("sk-before", PLACE)
 
     use_secret_keys(f"{new},{old}")
-    after = encrypt("sk-after")
+    after = encrypt("sk-after", PLACE)
 
-    assert (decrypt(before), decrypt(after)) == ("sk-before", "sk-after")
+    assert (decrypt(before, PLACE), decrypt(after, PLACE)) == ("sk-before", "sk-after")
     use_secret_keys(new)
-    assert decrypt(after) == "sk-after"
+    assert decrypt(after, PLACE) == "sk-after"
     with pytest.raises(ConfigurationError):
-        decrypt(before)
+        decrypt(before, PLACE)
 
 
 @pytest.mark.parametrize("spelled", ["{new}, {old}", " {new} ,{old} ", "{new},{old},", ",{new},,{old}"])
 def test_spaces_and_empty_places_between_keys_do_not_matter(spelled):
     old, new = new_secret_key(), new_secret_key()
     use_secret_keys(old)
-    before = encrypt("sk-before")
+    before = encrypt("sk-before", PLACE)
 
     use_secret_keys(spelled.format(new=new, old=old))
 
-    assert decrypt(before) == "sk-before"
-    assert Fernet(new).decrypt(encrypt("sk-after")) == b"sk-after"
+    assert decrypt(before, PLACE) == "sk-before"
+    assert Fernet(new).decrypt(encrypt("sk-after", PLACE)).endswith(b"sk-after")
 
 
 def test_a_wrong_key_is_said_in_one_sentence():
     use_secret_keys(new_secret_key())
-    stored = encrypt("hunter2")
+    stored = encrypt("hunter2", PLACE)
     use_secret_keys(new_secret_key())
 
     with pytest.raises(ConfigurationError) as caught:
-        decrypt(stored)
+        decrypt(stored, PLACE)
 
     assert str(caught.value) == (
         "A stored secret cannot be read with CREDITMILL_SECRET_KEY: add the key that encrypted it, or set it anew."
@@ -257,7 +285,7 @@ def test_what_was_never_encrypted_is_not_decrypted(stored):
     use_secret_keys(new_secret_key())
 
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        decrypt(stored)
+        decrypt(stored, PLACE)
 
 
 # Made once and kept: tests that run side by side must be called the same.
@@ -277,15 +305,15 @@ def test_a_bad_key_is_refused_and_not_shown(keys):
 
 def test_a_bad_key_leaves_the_good_ones_in_use():
     use_secret_keys(new_secret_key())
-    stored = encrypt("sk-live")
+    stored = encrypt("sk-live", PLACE)
 
     with pytest.raises(ConfigurationError):
         use_secret_keys("bad")
 
-    assert decrypt(stored) == "sk-live"
+    assert decrypt(stored, PLACE) == "sk-live"
 
 
-@pytest.mark.parametrize("use", [lambda: encrypt("a"), lambda: decrypt("a")])
+@pytest.mark.parametrize("use", [lambda: encrypt("a", PLACE), lambda: decrypt("a", PLACE)])
 def test_without_keys_nothing_is_stored_or_read(use):
     with pytest.raises(ConfigurationError) as caught:
         use()
@@ -295,7 +323,7 @@ def test_without_keys_nothing_is_stored_or_read(use):
 
 def test_an_encrypted_column_holds_no_clear_text():
     use_secret_keys(new_secret_key())
-    column, dialect = EncryptedText(), None
+    column, dialect = EncryptedText(PLACE), None
 
     stored = column.process_bind_param("sk-live-0123", dialect)
 
