@@ -17,15 +17,11 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from config.addresses import PROVIDER, read_address
 from config.database import Base
 from config.logging import scrub
-from config.providers import Connection, KnownProvider
+from config.providers import KEYS, Connection, KnownProvider
 from config.secrets import EncryptedText, decrypt, ending, fingerprint, is_of_first_key
 from config.settings import ConfigurationError
 
 SINGLETON = 1
-
-
-KEYS = ("openai", "dalle", "anthropic", "runware", "google")
-"""Whose keys are kept. The specification keeps one of its own for DALL·E: OpenAI's images are made with it."""
 
 
 def _key(name: str) -> EncryptedText:

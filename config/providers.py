@@ -31,6 +31,10 @@ class KnownProvider(StrEnum):
     GOOGLE = "google"
 
 
+KEYS = ("openai", "dalle", "anthropic", "runware", "google")
+"""Whose keys are kept. The specification keeps one of its own for DALL·E: OpenAI's images are made with it."""
+
+
 @dataclass(frozen=True)
 class Connection:
     """How to reach one provider; the key does not show in its repr."""

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from config.integrations import KEYS
-from config.providers import KnownProvider
+from config.providers import KEYS, KnownProvider
 from workers.commands.assignments import acting
 from workers.commands.output import as_json, console, print_json, table
 from workers.commands.reading import BYTE_ORDER_MARK

@@ -132,9 +132,7 @@ def test_the_platforms_provider_is_that_of_the_default_model():
         max_output_tokens="8000",
         is_default="true",
     )
-    sql(
-        "UPDATE ai_model_config SET is_default = (provider = 'runware' AND sort_order = "
-        "(SELECT min(sort_order) FROM ai_model_config WHERE provider = 'runware')) WHERE model_type = 'image'"
-    )
+    sql("UPDATE ai_model_config SET is_default = false WHERE model_type = 'image'")
+    sql("UPDATE ai_model_config SET is_default = true WHERE model_name = 'runware:97@1'")
 
     assert (before, rows(told)) == ([("openai", "openai")], [("anthropic", "runware")])
