@@ -18,7 +18,7 @@ from billing.jobs.calling import Claim, Delivery
 from billing.jobs.requests import Submission
 from billing.jobs.states import State
 from billing.jobs.tables import GenerationJob
-from billing.ledger import accounts
+from billing.ledger import accounts, by_hand
 from billing.ledger.tables import Account, User
 from billing.periods import starts_at
 from billing.plans import subscriptions
@@ -41,7 +41,7 @@ def an_account(credits: int = 1000, *, name: str = "Corner Bakery", time_zone: s
     with transaction() as session:
         account = accounts.create(session, name, time_zone=time_zone)
         if credits:
-            accounts.top_up(
+            by_hand.top_up(
                 session, account.id, credits, idempotency_key="opening", description="Opening credits", now=NOON
             )
         return account.id

@@ -87,6 +87,7 @@ COMMANDS = {
         "workers.commands.processes:up",
         "Run everything on this machine until Ctrl-C: servers, workers, beat and Flower.",
     ),
+    "users": Entry("workers.commands.users:users", "Add users to accounts, and list them."),
     "worker": Entry("workers.commands.processes:worker", "Run a worker process."),
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from billing.ledger.tables import Account, CreditTransaction, User
@@ -121,3 +122,36 @@ def add(session: Session, account: Account) -> Account:
 def user(session: Session, user_id: int) -> User | None:
     """The user of this id."""
     return session.get(User, user_id)
+
+
+def largest_by_hand(session: Session, account_id: int) -> int:
+    """The most credits that people put into the account at once so far; 0 before the first."""
+    put_in = ("purchase", "adjustment")
+    largest = select(func.max(CreditTransaction.amount)).where(
+        CreditTransaction.account_id == account_id, CreditTransaction.transaction_type.in_(put_in)
+    )
+    return max(0, session.scalar(largest) or 0)
+
+
+def transactions(session: Session, account_id: int, *, after: Key | None, limit: int) -> list[CreditTransaction]:
+    """The rows of one account's ledger, the newest first, behind the one of this id."""
+    statement = select(CreditTransaction).where(CreditTransaction.account_id == account_id)
+    if after is not None:
+        statement = statement.where(CreditTransaction.id < after[0])
+    return list(session.scalars(statement.order_by(CreditTransaction.id.desc()).limit(limit)))
+
+
+def add_user(session: Session, account_id: int, email: str, name: str) -> User | None:
+    """Add a user; None when somebody has this address."""
+    statement = insert(User).values(account_id=account_id, email=email, name=name)
+    return session.scalar(statement.on_conflict_do_nothing().returning(User))
+
+
+def newest_users(session: Session, account_id: int | None, *, after: Key | None, limit: int) -> list[User]:
+    """Users of an account, or of all, the newest first, behind the one of this id."""
+    statement = select(User).order_by(User.id.desc()).limit(limit)
+    if account_id is not None:
+        statement = statement.where(User.account_id == account_id)
+    if after is not None:
+        statement = statement.where(User.id < after[0])
+    return list(session.scalars(statement))

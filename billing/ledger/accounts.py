@@ -1,27 +1,21 @@
-"""Accounts and the credits that are put into them by hand."""
+"""Accounts: opened, found, frozen, shown. What changes their credits by hand is in `by_hand`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy.orm import Session
 
-from billing.errors import IdempotencyConflict, InvalidRequest, UnknownThing
-from billing.ledger import account_queries, posting
-from billing.ledger.posting import Change
+from billing.errors import InvalidRequest, UnknownThing
+from billing.ledger import account_queries
 from billing.ledger.tables import Account, CreditTransaction
-from billing.money import CREDITS_MAX
 from billing.paging import Listing, Page
 
 ACCOUNTS = Listing("accounts", (int,))
 """Accounts, the newest first, by id."""
-OUR_KEYS = ("settle:", "creditmill:")
-"""The prefixes of idempotency keys that no top-up may use."""
-
 
 NO_ZONES = frozenset({"localtime", "posixrules", "Factory"})
 """What lies beside the zones on many machines: the machine's own time, a default for rules, and "not set up yet"."""
@@ -140,61 +134,6 @@ def newest(session: Session, *, limit: int, after: str | None = None) -> Page[Ac
     """
     found = account_queries.newest(session, after=ACCOUNTS.key(after), limit=limit + 1)
     return ACCOUNTS.page([_view(account) for account in found], limit, lambda account: (account.id,))
-
-
-def top_up(
-    session: Session,
-    account_id: int,
-    credits: int,
-    *,
-    idempotency_key: str,
-    description: str,
-    now: datetime,
-) -> CreditTransaction:
-    """Add credits to an account, once for each idempotency key; a repeat returns the first one's ledger row.
-
-    Raises UnknownThing, InvalidRequest for an impossible amount, IdempotencyConflict when the key added another amount.
-    """
-    _check_top_up(credits, idempotency_key, description)
-    get(session, account_id)
-    account = posting.lock(session, [account_id])[account_id]
-    earlier = account_queries.transaction_with_key(session, account_id, idempotency_key)
-    if earlier is not None:
-        if earlier.amount != credits:
-            raise IdempotencyConflict(idempotency_key)
-        return earlier
-    if account.balance + credits > CREDITS_MAX:
-        raise InvalidRequest(f"No account can hold more than {CREDITS_MAX} credits.", code="invalid_amount")
-    explained = {
-        "account_id": account_id,
-        "transaction_type": "purchase",
-        "amount": credits,
-        "balance_after": account.balance + credits,
-        "description": description,
-        "idempotency_key": idempotency_key,
-        "created_at": now,
-    }
-    posting.post(session, {account_id: Change(balance=credits)}, transactions=[explained])
-    recorded = account_queries.transaction_with_key(session, account_id, idempotency_key)
-    assert recorded is not None
-    return recorded
-
-
-def _check_top_up(credits: int, idempotency_key: str, description: str) -> None:
-    if (
-        not description.isprintable()
-        or not idempotency_key.isprintable()
-        or max(map(len, (description, idempotency_key))) > 255
-    ):
-        raise InvalidRequest(
-            "A description and an idempotency key have 255 printable characters at most.", code="invalid_text"
-        )
-    if idempotency_key.startswith(OUR_KEYS):
-        raise InvalidRequest(
-            f"Keys that begin with {' or '.join(OUR_KEYS)} are Creditmill's own: use another.", code="invalid_text"
-        )
-    if not 1 <= credits <= CREDITS_MAX:
-        raise InvalidRequest(f"A top-up adds 1 to {CREDITS_MAX} credits.", code="invalid_amount")
 
 
 def _view(account: Account) -> AccountView:

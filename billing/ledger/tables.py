@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     CheckConstraint,
+    Computed,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -19,6 +20,12 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from config.database import Base
+
+REASON = (
+    "CASE transaction_type WHEN 'purchase' THEN 'sold' WHEN 'subscription' THEN 'plan' WHEN 'deduction' THEN 'used' "
+    "WHEN 'adjustment' THEN CASE WHEN goodwill THEN 'goodwill' ELSE 'adjusted' END ELSE 'adjusted' END"
+)
+"""Why a ledger row was written, in a word: it follows from the type, and the database keeps it with the row."""
 
 
 class Account(Base):
@@ -90,6 +97,8 @@ class CreditTransaction(Base):
             name="fk_credit_transactions_subscription_id",
         ),
         CheckConstraint("balance_after >= 0", name="balance_after_not_negative"),
+        CheckConstraint("NOT goodwill OR (transaction_type = 'adjustment' AND amount > 0)", name="goodwill_is_given"),
+        CheckConstraint("length(actor) BETWEEN 1 AND 100", name="actor"),
         CheckConstraint("(transaction_type = 'deduction') = (job_id IS NOT NULL)", name="deduction_has_job"),
         UniqueConstraint("account_id", "idempotency_key"),
         Index(
@@ -106,7 +115,8 @@ class CreditTransaction(Base):
             postgresql_where=text("transaction_type = 'subscription'"),
         ),
         Index("ix_credit_transactions_account_id_transaction_type", "account_id", "transaction_type"),
-        Index("ix_credit_transactions_account_id_created_at", "account_id", "created_at"),
+        # What a statement lists: rows may be dated back, so their order is that of their ids.
+        Index("ix_credit_transactions_account_id_id", "account_id", "id"),
     )
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
@@ -116,6 +126,11 @@ class CreditTransaction(Base):
     amount: Mapped[int]
     balance_after: Mapped[int]
     description: Mapped[str]
+    # Who made it: a person, or the product itself.
+    actor: Mapped[str] = mapped_column(server_default="creditmill")
+    # Whether an adjustment is a gift. It is no sale, so its type is not that of one.
+    goodwill: Mapped[bool] = mapped_column(server_default=text("false"))
+    reason: Mapped[str] = mapped_column(Computed(REASON, persisted=True))
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("generation_jobs.id"))
     # The subscription's period whose included credits these are.
     subscription_id: Mapped[int | None]

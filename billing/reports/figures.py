@@ -12,6 +12,14 @@ from typing import Any
 from billing.money import percent
 
 
+class Sort(StrEnum):
+    """By what the rows of a report are ordered, the largest first."""
+
+    REVENUE = "revenue"
+    COST = "cost"
+    MARGIN = "margin"
+
+
 class By(StrEnum):
     """What one row of a report sums up."""
 
@@ -70,11 +78,16 @@ class Figures:
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one day, account, operation or model; `name` is the account's, else the key once more."""
+    """The figures of one day, account, operation or model, or of two of these together.
+
+    `name` is the account's, else the key once more; `second` and `second_name` are those of the second dimension.
+    """
 
     key: date | int | str
     name: str
     figures: Figures
+    second: date | int | str | None = None
+    second_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,7 @@ class Report:
     total: Figures
     deferred: Deferred
     shows_tokens: bool = True
+    and_by: By | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

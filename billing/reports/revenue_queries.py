@@ -132,19 +132,20 @@ def span(session: Session) -> tuple[date, date] | None:
 
 
 def sums(
-    session: Session, first: date, last: date, *, by: str, account_ids: Sequence[int] | None = None
+    session: Session, first: date, last: date, *, by: Sequence[str], account_ids: Sequence[int] | None = None
 ) -> Sequence[RowMapping]:
-    """The figures of the days from `first` to `last` by one column of the key (`key`), of these accounts or of all.
+    """The figures of the days from `first` to `last` by one or two columns of the key, of these accounts or of all.
 
     Roll-ups and queued changes together, in one snapshot: exact, whenever the last tick was. Rows whose
     figures are all 0 are left out.
     """
-    assert by in KEY
+    assert set(by) <= set(KEY)
+    dimensions = ", ".join(by)
     statement = text(
         f"""
-        SELECT {by} AS key, {_SUMS} FROM ({_COUNTED}) counted
+        SELECT {dimensions}, {_SUMS} FROM ({_COUNTED}) counted
         WHERE day BETWEEN :first AND :last AND (CAST(:accounts AS bigint[]) IS NULL OR account_id = ANY (:accounts))
-        GROUP BY {by} HAVING NOT ({_NO_SUM}) ORDER BY {by}
+        GROUP BY {dimensions} HAVING NOT ({_NO_SUM}) ORDER BY {dimensions}
         """  # noqa: S608
     )
     accounts = None if account_ids is None else list(account_ids)
@@ -155,6 +156,20 @@ def account_names(session: Session, account_ids: Iterable[int]) -> dict[int, str
     """The names of these accounts."""
     statement = select(Account.id, Account.name).where(Account.id.in_(sorted(set(account_ids))))
     return {row.id: row.name for row in session.execute(statement)}
+
+
+def put_in(session: Session, first: date, last: date, *, account_id: int | None) -> Sequence[tuple[str, int, int]]:
+    """How many rows of the ledger put credits into accounts on these days, and how many in all, by their reason."""
+    row = CreditTransaction
+    statement = (
+        select(row.reason, func.count(), func.sum(row.amount))
+        .where(row.created_at >= _midnight(first), row.created_at < _midnight(last + timedelta(days=1)))
+        .where(row.reason != "used")
+        .group_by(row.reason)
+    )
+    if account_id is not None:
+        statement = statement.where(row.account_id == account_id)
+    return [(reason, entries, int(credits)) for reason, entries, credits in session.execute(statement)]
 
 
 def unspent_credits(session: Session, *, last: date) -> int:

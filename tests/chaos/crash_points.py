@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from billing.jobs import requests, submitting
 from billing.jobs.states import TERMINAL
-from billing.ledger import accounts
+from billing.ledger import accounts, by_hand
 from config.database import utc_now
 from config.integrations import set_connection
 from tests.chaos.crash_cases import OPENING, Became, Case, Life, Row
@@ -101,7 +101,7 @@ class Run:
             for _ in {life.payer for life in self.case.scenario.lives}:
                 account = accounts.create(session, "Corner Bakery")
                 opening = {"idempotency_key": "opening", "description": "Opening credits"}
-                accounts.top_up(session, account.id, OPENING, now=utc_now(), **opening)
+                by_hand.top_up(session, account.id, OPENING, now=utc_now(), **opening)
                 self.payers.append(account.id)
         self._submit([self._request(*each) for each in zip(self.job_ids, self.case.scenario.lives, strict=True)])
 

@@ -18,7 +18,7 @@ from billing.jobs.policy import RetryBudget
 from billing.jobs.recovery import Patience, Recovered
 from billing.jobs.states import State
 from billing.jobs.taking import Taken
-from billing.ledger import accounts
+from billing.ledger import by_hand
 from billing.plans import renewals
 from billing.plans.renewals import Worked
 from billing.reports import audit
@@ -287,7 +287,7 @@ class Driver(RuleBasedStateMachine):
     def add_credits(self, number: int, amount: int, key: str, *, crash: bool = False) -> None:
         self.step(
             lambda s: (
-                accounts.top_up(s, number, amount, idempotency_key=key, description="Credits", now=self.now).amount
+                by_hand.top_up(s, number, amount, idempotency_key=key, description="Credits", now=self.now).amount
             ),
             lambda: self.model.top_up(number, amount, key),
             crash=crash,

@@ -36,7 +36,7 @@ KINDS = {
     "ideas": Kind("idea_generation", "gpt-5.1", "content_ideas", "requests", 25, 1),
     "words": Kind("content_generation", "gpt-5.1", "content_words", "words", 25, 1),
     "images": Kind("image_generation", "dall-e-3", "images_basic", "images", 0, 0),
-    "token_images": Kind("image_generation", "gpt-image-1", "images_premium", "images", 29, 1000),
+    "token_images": Kind("image_generation", "gpt-image-1", "images_premium", "images", 53, 1000),
 }
 
 

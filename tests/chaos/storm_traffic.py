@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from billing.errors import BillingError
 from billing.jobs import requests
-from billing.ledger import accounts
+from billing.ledger import accounts, by_hand
 from config.database import DatabaseAway, transaction, utc_now
 from tasks import pipeline
 from tests.chaos.storm_world import RATES, World
@@ -75,7 +75,7 @@ def open_accounts() -> dict[int, int]:
     for number, credits in enumerate(OPENING):
         with transaction() as session:
             account = accounts.create(session, f"Account {number}")
-            accounts.top_up(
+            by_hand.top_up(
                 session, account.id, credits, idempotency_key="opening", description="Opening", now=utc_now()
             )
             opening[account.id] = credits

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from billing.catalog import history
 from billing.jobs import calling, story, unknown_calls
 from billing.jobs.policy import Failure
-from billing.ledger import accounts
+from billing.ledger import accounts, statements, users
 from billing.paging import Page
 from billing.plans import subscriptions
 from billing.upkeep import dead_letters
@@ -63,6 +63,16 @@ CHANGES = """
     FROM generate_series(CAST(:first AS bigint), :last) i, generate_series(0, :others) other,
          CAST('{"size": "1024x1024", "quality": "hd"}' AS jsonb) same
 """
+ENTRIES = """
+    INSERT INTO credit_transactions (account_id, transaction_type, amount, balance_after, description, idempotency_key,
+        created_at)
+    SELECT a.id, 'purchase', 1, i, '', CAST(i AS text), :at
+    FROM generate_series(CAST(:first AS bigint), :last) i, accounts a WHERE a.id <= 1 + :others
+"""
+USERS = """
+    INSERT INTO users (account_id, email) SELECT a.id, i || '@' || a.id || '.example'
+    FROM generate_series(CAST(:first AS bigint), :last) i, accounts a WHERE a.id <= 1 + :others
+"""
 PERIODS = """
     INSERT INTO subscription_periods (subscription_id, period_start, period_end, plan_id, status, starts_at, credits)
     SELECT s.id, date '2030-01-01' + CAST(i AS int), date '2030-01-02' + CAST(i AS int), s.plan_id, 'active', :at, 0
@@ -88,6 +98,12 @@ class List(NamedTuple):
         with transaction() as session:
             page = self.page(session, limit=limit, after=after)
         return Page([self.name_of(row) for row in page.rows], page.next)
+
+
+def some_accounts() -> None:
+    """The account whose rows are listed, and others."""
+    an_account(0)
+    sql("INSERT INTO accounts (name) SELECT 'Bakery' FROM generate_series(1, :others)", others=OTHERS)
 
 
 def a_job() -> None:
@@ -129,6 +145,11 @@ LISTS = {
         partial(unknown_calls.oldest, unknown_wait=timedelta(hours=1)),
         _job_id,
     ),
+    "ledger": List(
+        some_accounts, (ENTRIES,), partial(statements.entries, account_id=OURS), lambda row: (row.id, row.balance_after)
+    ),
+    "users": List(some_accounts, (USERS,), users.newest, lambda row: row.id),
+    "users of an account": List(some_accounts, (USERS,), partial(users.newest, account_id=OURS), lambda row: row.id),
     "accounts": List(an_account, (ACCOUNTS,), accounts.newest, lambda row: row.id),
     "messages": List(lambda: None, (MESSAGES,), dead_letters.newest, lambda row: row.id),
     "changes": List(

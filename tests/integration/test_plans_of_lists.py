@@ -38,6 +38,9 @@ WALKS = {
     "messages": {"pk_dead_messages"},
     "changes": {"ix_change_history_table_name_row_name_id", "pk_change_history"},
     "periods": {"pk_subscription_periods"},
+    "ledger": {"ix_credit_transactions_account_id_id", "pk_accounts"},
+    "users": {"pk_users"},
+    "users of an account": {"ix_users_account_id", "pk_users", "pk_accounts"},
 }
 """The indexes that lead to a page of each list, all in its order but those of what is sorted."""
 SORTED = {

@@ -109,23 +109,38 @@ OF_ACCOUNTS = [
     ),
     guard(
         "a top-up is added once for each key",
-        assigns("ledger.accounts.top_up", "earlier", "None"),
+        assigns("by_hand._enter", "earlier", "None"),
         "test_a_top_up_with_one_key_adds_its_credits_once",
     ),
     guard(
         "a top-up's key with another amount is a conflict",
-        never("ledger.accounts.top_up", "earlier.amount"),
+        never("by_hand._enter", "earlier.amount"),
         "test_a_top_up_with_one_key_adds_its_credits_once",
     ),
     guard(
         "top-ups of one account wait for each other",
-        calls("ledger.accounts.top_up", "find_many", instead_of="posting.lock"),
+        calls("by_hand._enter", "find_many", instead_of="posting.lock"),
         "test_a_top_up_continues_the_balance_that_another_one_left_while_it_waited",
         "test_a_top_up_that_waited_for_the_same_one_adds_nothing_and_answers_alike",
     ),
     guard(
+        "nobody takes what open jobs hold",
+        never("by_hand._enter", "account.reserved"),
+        "test_what_open_jobs_hold_cannot_be_taken",
+    ),
+    guard(
+        "what is far out of the usual asks for force",
+        never("_check_usual", "usual"),
+        "test_what_is_far_out_of_the_usual_asks_for_force",
+    ),
+    guard(
+        "goodwill is no sale",
+        drops_value("by_hand.grant", "goodwill"),
+        "test_each_row_says_its_type_its_reason_and_who_made_it",
+    ),
+    guard(
         "no top-up takes the key of a grant",
-        never("_check_top_up", "OUR_KEYS"),
+        never("by_hand._check_texts", "OUR_KEYS"),
         "test_an_operators_top_up_cannot_take_the_key_of_a_grant",
     ),
 ]

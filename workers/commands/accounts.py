@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import click
 
 from billing import periods
+from workers.commands import ledger
+from workers.commands.assignments import actor
+from workers.commands.ledger import force
 from workers.commands.output import as_json, console, print_json, table
 from workers.commands.pages import in_pages, print_page, tell_more
 
@@ -22,19 +24,24 @@ def group() -> None:
     """Create accounts, show them, put credits into them, freeze them, see what time will bring."""
 
 
+for command in (ledger.top_up, ledger.grant, ledger.adjust, ledger.statement):
+    group.add_command(command)
+
+
 @group.command()
 @click.argument("name")
 @click.option("--email", help="Where invoices and alerts go.")
 @click.option("--time-zone", default="UTC", show_default=True, help="The zone in which its billing periods begin.")
-@click.option("--credits", type=int, help="Put this many credits into it at once.")
+@click.option("--credits", type=int, help="Put this many sold credits into it at once.")
+@force
 @as_json
-def create(name: str, email: str | None, time_zone: str, credits: int | None, as_json: bool) -> None:
+def create(name: str, email: str | None, time_zone: str, credits: int | None, force: bool, as_json: bool) -> None:
     """Open an account.
 
     \b
     Example:  creditmill accounts create "Corner Bakery" --credits 5000
     """
-    from billing.ledger import accounts
+    from billing.ledger import accounts, by_hand
     from config.database import database_now, transaction
     from workers import bootstrap
 
@@ -42,13 +49,15 @@ def create(name: str, email: str | None, time_zone: str, credits: int | None, as
     with transaction() as session:
         account = accounts.create(session, name, billing_email=email, time_zone=time_zone)
         if credits is not None:
-            accounts.top_up(
+            by_hand.top_up(
                 session,
                 account.id,
                 credits,
                 idempotency_key=f"opening:{account.id}",
                 description="Opening credits",
                 now=database_now(session),
+                actor=actor(),
+                force=force,
             )
         opened = accounts.view(session, account.id)
     _show(opened, as_json)
@@ -91,55 +100,6 @@ def list_(limit: int, after: str | None, as_json: bool) -> None:
     columns = ["id", "name", "balance", "reserved", "available", "frozen", "e-mail", "time zone"]
     console().print(table("Accounts", columns, [list(vars(account).values()) for account in page.rows], left=2))
     tell_more(page)
-
-
-@group.command("top-up")
-@click.argument("account_id", type=int)
-@click.argument("credits", type=int)
-@click.option("--idempotency-key", help="Repeating the command with the same key adds the credits once.")
-@click.option("--description", default="Top-up", show_default=True, help="What the ledger row says.")
-@as_json
-def top_up(account_id: int, credits: int, idempotency_key: str | None, description: str, as_json: bool) -> None:
-    """Put credits into an account.
-
-    \b
-    Example:  creditmill accounts top-up 1 5000 --idempotency-key invoice-2026-117
-    """
-    from billing.ledger import accounts
-    from config.database import database_now, transaction
-    from workers import bootstrap
-
-    if idempotency_key is not None and not idempotency_key.strip():
-        raise click.UsageError("The idempotency key is empty: without a key, each repetition adds the credits again.")
-    bootstrap.connect("accounts")
-    with transaction() as session:
-        now = database_now(session)
-        row = accounts.top_up(
-            session,
-            account_id,
-            credits,
-            idempotency_key=idempotency_key or f"top-up:{uuid4()}",
-            description=description,
-            now=now,
-        )
-    created = row.created_at == now
-    facts = {
-        "account_id": account_id,
-        "transaction_id": row.id,
-        "credits": row.amount,
-        "balance_after": row.balance_after,
-        "idempotency_key": row.idempotency_key,
-        "created": created,
-    }
-    if as_json:
-        print_json(facts)
-    elif not created:
-        click.echo(
-            f"Nothing was added: account {account_id} got these {row.amount:,} credits under the same idempotency key "
-            f"on {row.created_at:%Y-%m-%d %H:%M} UTC."
-        )
-    else:
-        click.echo(f"Account {account_id} got {row.amount:,} credits; its balance is {row.balance_after:,}.")
 
 
 @group.command()

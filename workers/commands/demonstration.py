@@ -19,7 +19,7 @@ import click
 from billing.jobs import story
 from billing.jobs.requests import Submission
 from billing.jobs.story import JobView, Receipt
-from billing.ledger import accounts
+from billing.ledger import accounts, by_hand
 from billing.ledger.accounts import AccountView
 from billing.reports import audit, revenue_reports
 from billing.reports.figures import By, Report
@@ -100,7 +100,7 @@ def _open_accounts() -> list[AccountView]:
         for name, credits in CUSTOMERS:
             account = accounts.create(session, name)
             key = f"opening:{account.id}"
-            accounts.top_up(
+            by_hand.top_up(
                 session,
                 account.id,
                 credits,

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+FORMULA = tuple("=+-@＝＋－＠")
+"""The characters that begin a cell which a spreadsheet would compute."""
 
 
 def console() -> Console:
@@ -85,3 +87,17 @@ def _plain(value: object) -> str:
     if isinstance(value, UUID):
         return str(value)
     raise TypeError(f"{type(value).__name__} cannot be printed as JSON")
+
+
+def csv_cell(value: object) -> str:
+    """A value as a spreadsheet may read it: a text is never a formula, an amount keeps every decimal."""
+    if value is None:
+        return ""
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if not isinstance(value, str):
+        return str(value)
+    text = printable(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
 
 from billing.errors import InvalidRequest
-from billing.reports.figures import By, Figures, Report, Row
-from workers.commands.output import as_json, console, print_json, printable, table, usd
+from billing.reports.figures import By, Figures, Report, Row, Sort
+from workers.commands.output import as_json, console, csv_cell, print_json, printable, table, usd
 
 DATE = click.DateTime(["%Y-%m-%d"])
+DIMENSIONS_MAX = 2
 LAST_DAY = date(9998, 12, 31)
 """Years have four digits, and the month after it is looked at too."""
-FORMULA = tuple("=+-@＝＋－＠")
-"""The characters that begin a cell which a spreadsheet would compute."""
 
 
 @click.group("revenue")
@@ -33,11 +31,14 @@ def group() -> None:
 @click.option("--to", "last", type=DATE, help="The last day (UTC), included; else today.")
 @click.option(
     "--by",
+    "dimensions",
     type=click.Choice([str(by) for by in By]),
-    default=str(By.DAY),
+    multiple=True,
+    default=[str(By.DAY)],
     show_default=True,
-    help="What each row stands for.",
+    help="What each row stands for; give it twice for two dimensions.",
 )
+@click.option("--sort", type=click.Choice([str(each) for each in Sort]), help="Order the rows, the largest first.")
 @click.option("--account", "account_id", type=int, help="Only this account's jobs.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with every decimal, for spreadsheets.")
 @click.option("--chart", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw a chart into this file.")
@@ -45,7 +46,8 @@ def group() -> None:
 def report(
     first: datetime | None,
     last: datetime | None,
-    by: str,
+    dimensions: Sequence[str],
+    sort: str | None,
     account_id: int | None,
     as_csv: bool,
     chart: Path | None,
@@ -61,6 +63,7 @@ def report(
               creditmill revenue report --from 2026-10-01 --to 2026-10-31 --by account --csv > october.csv
               creditmill revenue report --by model --chart models.png
               creditmill revenue report --account 7 --by operation
+              creditmill revenue report --by operation --by model --sort margin
     """
     from billing.ledger import accounts
     from billing.reports import revenue_reports
@@ -69,6 +72,11 @@ def report(
 
     if as_json + as_csv + (chart is not None) > 1:
         raise click.UsageError("Choose one of --json, --csv and --chart.")
+    if len(dimensions) > DIMENSIONS_MAX or len(set(dimensions)) < len(dimensions):
+        raise click.UsageError("Give --by once, or twice with two different dimensions.")
+    by, and_by = (By(each) for each in [*dimensions, *dimensions][:2])
+    if chart is not None and len(dimensions) > 1:
+        raise click.UsageError("A chart shows one dimension.")
     if chart is not None and chart.suffix.lower() != ".png":
         raise click.UsageError("The chart is a PNG: let its name end in .png.")
     bootstrap.connect("revenue")
@@ -77,7 +85,15 @@ def report(
         since = first.date() if first is not None else until.replace(day=1)
         _check_span(since, until)
         asked = None if account_id is None else [accounts.get(session, account_id).id]
-        found = revenue_reports.report(session, since, until, by=By(by), account_ids=asked)
+        found = revenue_reports.report(
+            session,
+            since,
+            until,
+            by=by,
+            and_by=and_by if len(dimensions) > 1 else None,
+            sort=None if sort is None else Sort(sort),
+            account_ids=asked,
+        )
     if as_json:
         _print_json(found)
     elif as_csv:
@@ -86,9 +102,43 @@ def report(
         click.echo(f"No job finished {_span(found)}. {_deferred(found)}")
     elif chart is not None:
         _draw(found, chart)
-        click.echo(f"The chart of revenue by {by} is in {chart}.", err=True)
+        click.echo(f"The chart of revenue by {found.by} is in {chart}.", err=True)
     else:
         _print_table(found)
+
+
+@group.command("credits")
+@click.option("--from", "first", type=DATE, help="The first day (UTC); else the first of the last day's month.")
+@click.option("--to", "last", type=DATE, help="The last day (UTC), included; else today.")
+@click.option("--account", "account_id", type=int, help="Only this account's credits.")
+@as_json
+def credits_(first: datetime | None, last: datetime | None, account_id: int | None, as_json: bool) -> None:
+    """Report the credits that were put into accounts, by reason: sold, of a plan, given as goodwill, adjusted.
+
+    Only what was sold was paid for by itself, and none of it is revenue before a job uses it: see `revenue report`.
+
+    \b
+    Example:  creditmill revenue credits --from 2026-10-01 --to 2026-10-31
+    """
+    from billing.ledger import accounts
+    from billing.reports import revenue_reports
+    from config.database import database_now, transaction
+    from workers import bootstrap
+
+    bootstrap.connect("revenue")
+    with transaction(read_only=True) as session:
+        until = last.date() if last is not None else database_now(session).date()
+        since = first.date() if first is not None else until.replace(day=1)
+        _check_span(since, until)
+        if account_id is not None:
+            accounts.get(session, account_id)
+        found = revenue_reports.credits_put_in(session, since, until, account_id=account_id)
+    if as_json:
+        for each in found:
+            print_json({"from": since, "to": until, "account_id": account_id, **vars(each)})
+        return
+    title = f"Credits put in from {since} to {until}"
+    console().print(table(title, ["reason", "entries", "credits"], [tuple(vars(each).values()) for each in found]))
 
 
 @group.command()
@@ -151,13 +201,13 @@ def _months(first: date, last: date) -> Iterator[tuple[date, date]]:
 
 def _print_json(found: Report) -> None:
     for row in found.rows:
-        print_json({**_key(found.by, row), **row.figures.facts(found.columns)})
+        print_json({**_keys(found, row), **row.figures.facts(found.columns)})
     print_json(
         {
             "total": True,
             "from": found.first,
             "to": found.last,
-            "by": found.by,
+            "by": found.by if found.and_by is None else [found.by, found.and_by],
             **found.total.facts(found.columns),
             "deferred_credits": found.deferred.credits,
             "deferred_price_per_credit_usd": found.deferred.price_per_credit_usd,
@@ -166,44 +216,33 @@ def _print_json(found: Report) -> None:
     )
 
 
-def _key(by: By, row: Row) -> dict[str, Any]:
-    return {"account_id": row.key, "account": row.name} if by is By.ACCOUNT else {str(by): row.key}
+def _keys(found: Report, row: Row) -> dict[str, Any]:
+    """By what a row is named, of each dimension."""
+    first = _key(found.by, row.key, row.name)
+    return first if found.and_by is None else first | _key(found.and_by, row.second, row.second_name)
+
+
+def _key(by: By, key: object, name: str) -> dict[str, Any]:
+    return {"account_id": key, "account": name} if by is By.ACCOUNT else {str(by): key}
 
 
 def _print_csv(found: Report) -> None:
     # No row of totals: a spreadsheet that sums a column would count everything twice.
-    keys = ["account_id", "account"] if found.by is By.ACCOUNT else [str(found.by)]
+    empty = Row("", "", Figures(), "", "")
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*keys, *found.columns])
+    writer.writerow([*_keys(found, empty), *found.columns])
     for row in found.rows:
-        facts = [*_key(found.by, row).values(), *row.figures.facts(found.columns).values()]
-        writer.writerow([_cell(value) for value in facts])
-
-
-def _cell(value: object) -> str:
-    """A value as a spreadsheet may read it: a text is never a formula, an amount keeps every decimal."""
-    if value is None:
-        return ""
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    if not isinstance(value, str):
-        return str(value)
-    text = printable(value)
-    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
+        facts = [*_keys(found, row).values(), *row.figures.facts(found.columns).values()]
+        writer.writerow([csv_cell(value) for value in facts])
 
 
 def _print_table(found: Report) -> None:
-    label = ["account", "name"] if found.by is By.ACCOUNT else [str(found.by)]
-    rows = [
-        [
-            *([str(row.key), printable(row.name)] if found.by is By.ACCOUNT else [printable(row.name)]),
-            *_shown(row.figures),
-        ]
-        for row in found.rows
-    ]
+    label = ["name" if name == "account" else name.removesuffix("_id") for name in _keys(found, Row("", "", Figures()))]
+    rows = [[*(printable(str(key)) for key in _keys(found, row).values()), *_shown(row.figures)] for row in found.rows]
     rows.append(["total", *[""] * (len(label) - 1), *_shown(found.total)])
     columns = ["jobs", "settled", "credits", "revenue", "cost", "of it exposure", "margin", "margin %", "markup %"]
-    made = table(f"Revenue by {found.by} {_span(found)}", [*label, *columns], rows, left=len(label))
+    by = str(found.by) if found.and_by is None else f"{found.by} and {found.and_by}"
+    made = table(f"Revenue by {by} {_span(found)}", [*label, *columns], rows, left=len(label))
     made.rows[-2].end_section = True
     console().print(made)
     used = found.total

@@ -51,7 +51,7 @@ def a_good_one(account_id: int) -> tuple[UUID, dict[str, Any]]:
 def dead(message_id: str) -> list[tuple[Any, ...]]:
     """What was set aside under this message id: code, reason, body, times seen."""
     return [
-        (code, reason, body and decrypt(body), times)
+        (code, reason, body and decrypt(body, "dead_messages/body_encrypted"), times)
         for code, reason, body, times in rows(
             "SELECT code, reason, body_encrypted, times_seen FROM dead_messages WHERE message_id = :id", id=message_id
         )

@@ -15,7 +15,7 @@ def test_an_account_is_created_shown_and_topped_up(run):
 
     told = [run("accounts", "top-up", account_id, 250, "--idempotency-key", "k")[:2] for _ in range(2)]
     assert told[0] == (0, f"Account {account_id} got 250 credits; its balance is 750.\n")
-    assert (told[1][0], told[1][1].split(":")[0]) == (0, "Nothing was added")
+    assert (told[1][0], told[1][1].split(":")[0]) == (0, "Nothing was changed")
 
     shown = lines(run("accounts", "show", account_id, "--json")[1])[0]
     assert (shown["balance"], shown["reserved"], shown["available"]) == (750, 0, 750)

@@ -22,6 +22,8 @@ SETS = {
 """Histories, and what each is the history of."""
 PAGED = {
     "accounts list": ("accounts", "accounts"),
+    "accounts ledger 1": ("transactions", "ledger"),
+    "users list --account 1": ("users", "users of an account"),
     "jobs list": ("jobs", "jobs"),
     "jobs list --account 1 --state rejected": ("jobs", "jobs"),
     "jobs unknown": ("calls", "unknown calls"),

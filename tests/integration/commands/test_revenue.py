@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from billing.catalog.usage import Usage
-from billing.ledger import accounts
+from billing.ledger import by_hand
 from billing.reports import revenue_reports
 from billing.reports.figures import By, Figures
 from config.database import transaction, utc_now
@@ -158,9 +158,7 @@ def test_shares_of_nothing_are_nothing():
 
 def test_unspent_credits_are_deferred_until_the_end_of_the_last_day(run, account_id):
     with transaction() as session:
-        accounts.top_up(
-            session, account_id, 500, idempotency_key="late", description="", now=NOON.replace(hour=0) + DAY
-        )
+        by_hand.top_up(session, account_id, 500, idempotency_key="late", description="", now=NOON.replace(hour=0) + DAY)
 
     def deferred(last):
         found = lines(run("revenue", "report", "--from", "2026-11-20", "--to", last, "--json")[1])[-1]
@@ -341,3 +339,39 @@ def test_a_report_can_be_of_some_accounts(account_id):
 
     assert [row.key for row in found.rows] == [other]
     assert found.total.jobs == 1
+
+
+def test_a_report_may_have_two_dimensions_and_be_ordered_by_margin(run):
+    account_id = an_account(10_000)
+    a_settled_job(account_id)
+    a_settled_job(account_id, model="gpt-4o")
+    a_settled_job(account_id, "idea_generation")
+    span = ("--from", f"{NOON.date()}", "--to", f"{NOON.date()}")
+
+    found = lines(
+        run("revenue", "report", *span, "--by", "operation", "--by", "model", "--sort", "margin", "--json")[1]
+    )
+    table = run("revenue", "report", *span, "--by", "account", "--by", "model")[1]
+    told = run("revenue", "report", *span, "--by", "operation", "--by", "model", "--csv")[1].splitlines()
+
+    rows = found[:-1]
+    assert {(row["operation"], row["model"]) for row in rows} == {
+        ("clustering", "gpt-5.1"), ("clustering", "gpt-4o"), ("idea_generation", "gpt-5.1")
+    }  # fmt: skip
+    margins = [Decimal(row["margin_usd"]) for row in rows]
+    assert margins == sorted(margins, reverse=True)
+    assert found[-1]["by"] == ["operation", "model"]
+    assert told[0].startswith("operation,model,jobs,")
+    assert len(told) == 4
+    assert "Corner Bakery" in table
+    assert "gpt-4o" in table
+
+
+@pytest.mark.parametrize(
+    "dimensions", [["day", "day"], ["day", "model", "account"], ["day", "--chart", "x.png", "--by", "model"]]
+)
+def test_three_dimensions_or_one_twice_are_refused(run, dimensions):
+    given = [word for each in dimensions for word in (["--by", each] if not each.startswith(("--", "x.")) else [each])]
+    given = ["--by", "day", "--chart", "x.png", "--by", "model"] if "--chart" in dimensions else given
+
+    assert run("revenue", "report", *given)[0] == 2

@@ -12,7 +12,7 @@ import pytest
 from billing.catalog import changing, current
 from billing.errors import BillingError, IdempotencyConflict, InvalidRequest, NotCancellable, UnknownThing
 from billing.jobs import bounds, requests, submitting
-from billing.ledger import accounts
+from billing.ledger import accounts, by_hand
 from config.database import single_statements, transaction, utc_now
 from tests.catalogue import sql
 from tests.factories import (
@@ -205,7 +205,7 @@ def test_a_top_up_with_one_key_adds_its_credits_once():
 
     def top_up(credits):
         with transaction() as session:
-            row = accounts.top_up(session, account_id, credits, idempotency_key="k", description="x", now=NOON)
+            row = by_hand.top_up(session, account_id, credits, idempotency_key="k", description="x", now=NOON)
             return row.id
 
     with ThreadPoolExecutor(4) as pool:
@@ -220,7 +220,7 @@ def test_an_impossible_top_up_changes_nothing(credits):
     account_id = an_account(10)
 
     with pytest.raises(InvalidRequest), transaction() as session:
-        accounts.top_up(session, account_id, credits, idempotency_key="k", description="x", now=NOON)
+        by_hand.top_up(session, account_id, credits, idempotency_key="k", description="x", now=NOON)
     assert the_account(account_id).balance == 10
 
 

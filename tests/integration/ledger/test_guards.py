@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from billing.ledger import account_queries, accounts
+from billing.ledger import account_queries, by_hand
 from config.database import transaction
 from tests.catalogue import sql
 from tests.factories import NOON, an_account, rows, the_account
@@ -25,6 +25,12 @@ REFUSED = [
     ("UPDATE accounts SET reserved = -1",                                "ck_accounts_reserved_not_negative"),
     (f"{LEDGER} 'gift', 1, 1, '', NULL, 'x', now() FROM generation_jobs WHERE state = 'settled'",
                                                                          "ck_credit_transactions_transaction_type"),
+    ("INSERT INTO credit_transactions (account_id, transaction_type, goodwill, amount, balance_after, description, "
+     "idempotency_key, created_at) SELECT id, 'purchase', true, 1, 1, '', 'x', now() FROM accounts",
+                                                                         "ck_credit_transactions_goodwill_is_given"),
+    ("INSERT INTO credit_transactions (account_id, transaction_type, actor, amount, balance_after, description, "
+     "idempotency_key, created_at) SELECT id, 'purchase', '', 1, 1, '', 'x', now() FROM accounts",
+                                                                         "ck_credit_transactions_actor"),
     (f"{LEDGER} 'purchase', -1, 1, '', NULL, 'x', now() FROM generation_jobs WHERE state = 'settled'",
                                                                          "ck_credit_transactions_sign"),
     (f"{LEDGER} 'adjustment', 0, 1, '', NULL, 'x', now() FROM generation_jobs WHERE state = 'settled'",
@@ -74,7 +80,7 @@ def top_up(account_id, key):
     """What makes a top-up of 50 credits in a transaction, and answers with its row's id."""
 
     def add(session):
-        return accounts.top_up(session, account_id, 50, idempotency_key=key, description="", now=NOON).id
+        return by_hand.top_up(session, account_id, 50, idempotency_key=key, description="", now=NOON).id
 
     return add
 

@@ -158,12 +158,12 @@ def test_a_period_that_was_granted_is_left_as_it_is():
 
 
 def test_an_operators_top_up_cannot_take_the_key_of_a_grant():
-    from billing.ledger import accounts
+    from billing.ledger import by_hand
 
     account_id = an_account(0)
     for key in ("creditmill:subscription:1:2026-12-20", "settle:7"):
         with pytest.raises(BillingError, match=r"Creditmill's own"), transaction() as session:
-            accounts.top_up(session, account_id, 5, idempotency_key=key, description="x", now=NOON)
+            by_hand.top_up(session, account_id, 5, idempotency_key=key, description="x", now=NOON)
 
 
 def test_one_account_that_cannot_be_granted_does_not_hold_up_the_others():
