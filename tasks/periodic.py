@@ -118,8 +118,8 @@ def audit_books() -> int:
 
     The run is kept, so that its figures can be watched (`creditmill metrics`).
     """
-    with transaction(isolation="REPEATABLE READ", read_only=True, whole_tables=True) as session:
-        findings = audit.audit(session, now=database_now(session))
+    with transaction(isolation="REPEATABLE READ", whole_tables=True) as session:
+        findings = audit.audit_changed(session, now=database_now(session))
     for finding in findings:
         log.error("audit_finding", rule=finding.rule, row=finding.row, problem=finding.problem)
     with transaction() as session:

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +18,7 @@ from billing.catalog import pricing
 from billing.catalog.pricing import Price
 from billing.catalog.usage import Usage
 from billing.jobs import call_queries, job_queries, locking_queries, usage_queries
+from billing.jobs.charging import compute
 from billing.jobs.locking_queries import Generated
 from billing.jobs.mending import is_by_count
 from billing.jobs.states import Event, State
@@ -51,10 +51,9 @@ def settle(session: Session, job_ids: Sequence[UUID], *, now: datetime | None = 
     settled_at = now or clock
     books, moves, ledger, log = _Books(), [], [], []
     for job in jobs:
-        calls = _usages(job)
-        usage, price = Usage.total(calls), Price.from_json(job.price)
-        delivered_usd = sum((pricing.cost(each, price) for each in calls), Decimal(0))
-        charge = pricing.charge(usage, price, held=job.credits_reserved, cost_usd=delivered_usd)
+        assert job.usages, "a generated job has a call that succeeded"
+        computed = compute(job.price, job.usages, held=job.credits_reserved)
+        usage, price, charge = computed.usage, computed.price, computed.charge
         balances[job.account_id] -= charge.credits
         books.changes[job.account_id].balance -= charge.credits
         books.changes[job.account_id].reserved -= job.credits_reserved
@@ -144,12 +143,6 @@ class _Books:
     def counted(self) -> Part:
         """The part of a posting that counts the units."""
         return limits.counted(self.units)
-
-
-def _usages(job: Generated) -> list[Usage]:
-    """What each call that delivered used."""
-    assert job.usages, "a generated job has a call that succeeded"
-    return [Usage.from_json(each) for each in job.usages]
 
 
 def _limit_used(job: Generated, usage: Usage) -> int:

@@ -5,13 +5,15 @@ Every rule reads the same snapshot; run them in one REPEATABLE READ transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from billing.catalog.usage import INPUT_BUCKETS, OUTPUT_BUCKETS
+from billing.jobs.charging import compute
 from billing.jobs.states import OPEN
 from billing.ledger import accounts
 from billing.reports import audit_queries
@@ -229,6 +231,24 @@ RULES: Sequence[Rule] = (
               OR l.revenue_usd <> l.credits_used * l.price_per_credit_usd""",  # noqa: S608 - names of our own buckets
     ),
     Rule(
+        "finished_jobs_have_no_open_call",
+        "A finished job has no call whose outcome was never written.",
+        """SELECT 'job ' || j.id, 'call ' || c.id || ', attempt ' || c.attempt || ', began at ' || c.started_at
+                  || ' and has no outcome', j.account_id
+           FROM provider_calls c JOIN generation_jobs j ON j.id = c.job_id
+           WHERE c.outcome IS NULL AND j.finished_at < :late""",
+    ),
+    Rule(
+        "unknown_outcomes_are_exposure",
+        "A job that was refunded as its outcome stayed unknown has a call that counts as exposure, or was resolved.",
+        """SELECT 'job ' || j.id, 'refunded as ' || j.error_code || ', and no call of it counts as exposure',
+                  j.account_id
+           FROM generation_jobs j
+           WHERE j.state = 'refunded' AND j.error_code = 'outcome_unknown' AND NOT EXISTS (
+               SELECT FROM provider_calls c WHERE c.job_id = j.id
+               AND (c.exposure OR EXISTS (SELECT FROM resolutions r WHERE r.call_id = c.id)))""",
+    ),
+    Rule(
         "nothing_open_past_its_deadline",
         "No job stays open long past its deadline, unless its outcome is still being looked for.",
         """SELECT 'job ' || id, state || ' since its deadline at ' || deadline_at, account_id FROM generation_jobs
@@ -245,14 +265,49 @@ RULES: Sequence[Rule] = (
 )
 
 
-def audit(session: Session, *, now: datetime) -> list[Finding]:
-    """Every finding of every rule; an empty list means that the books balance."""
+CHARGES_FOLLOW = "charges_follow_from_price_and_usage"
+"""The one rule that is no query: SQL does not price."""
+PROMISES = len(RULES) + 1
+
+
+def audit(session: Session, *, now: datetime, changed: Sequence[UUID] | None = None) -> list[Finding]:
+    """Every finding of every rule; an empty list means that the books balance.
+
+    Charges are computed again of all jobs, or only of those that `changed`.
+    """
     given = {"late": now - GRACE, "start": "-infinity", "end": "infinity"}
     findings = []
     for rule in RULES:
         rows = audit_queries.findings(session, rule.query, given)
         findings += [Finding(rule.name, row, problem, account_id) for row, problem, account_id in rows]
-    return findings
+    return findings + [finding for _, finding in charges(session, changed)]
+
+
+def audit_changed(session: Session, *, now: datetime) -> list[Finding]:
+    """As `audit`, of the charges that changed since it ran last; those that do not follow are looked at again.
+
+    Charges that are committed late are queued by then, and found next time. The caller commits one REPEATABLE READ
+    transaction.
+    """
+    changed = audit_queries.take_changed(session)
+    wrong = [job_id for job_id, _ in charges(session, changed)]
+    audit_queries.queue(session, wrong)
+    return audit(session, now=now, changed=wrong)
+
+
+def charges(session: Session, job_ids: Sequence[UUID] | None) -> Iterator[tuple[UUID, Finding]]:
+    """The jobs, of these or of all, whose charge does not follow from their stored price and usage."""
+    for job in audit_queries.settled(session, job_ids):
+        if not job.usages:
+            # Another rule says that no call delivered.
+            continue
+        due = compute(job.price, job.usages, held=job.credits_reserved).charge
+        if (due.credits, due.overrun) != (job.credits_charged, job.credits_overrun):
+            problem = (
+                f"charged {job.credits_charged} and {job.credits_overrun} overrun, from price and usage follow "
+                f"{due.credits} and {due.overrun}"
+            )
+            yield job.id, Finding(CHARGES_FOLLOW, f"job {job.id}", problem, job.account_id)
 
 
 def freeze(session: Session, findings: Sequence[Finding]) -> list[int]:
@@ -260,8 +315,10 @@ def freeze(session: Session, findings: Sequence[Finding]) -> list[int]:
 
     Their open jobs go on to their end, and all other accounts go on.
     """
-    serious = {rule.name for rule in RULES if rule.freezes}
-    reasons = {finding.account_id: f"audit: {finding.rule}" for finding in findings if finding.rule in serious}
+    serious = {rule.name for rule in RULES if rule.freezes} | {CHARGES_FOLLOW}
+    # The first rule that it breaks is the reason.
+    wrong = [finding for finding in findings if finding.rule in serious]
+    reasons = {finding.account_id: f"audit: {finding.rule}" for finding in reversed(wrong)}
     return accounts.freeze_all(session, reasons)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from decimal import Decimal
+from uuid import UUID
 
 from sqlalchemy import CheckConstraint, Computed, Identity, Index, Integer
 from sqlalchemy.orm import Mapped, mapped_column
@@ -76,3 +77,12 @@ class AuditRun(Base):
     ran_at: Mapped[datetime]
     findings: Mapped[int] = mapped_column(Integer)
     accounts_frozen: Mapped[int] = mapped_column(Integer)
+
+
+class AuditChange(Base):
+    """A job whose charge the periodic audit has still to compute again: triggers add it, the audit takes it away."""
+
+    __tablename__ = "audit_changes"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    job_id: Mapped[UUID]

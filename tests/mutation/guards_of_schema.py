@@ -59,7 +59,7 @@ NOTICED_BY = {
 }
 """The constraints that another test than the direct one notices."""
 
-LATER = ("0002_catalog_version", "0011_pricing_rules", "0012_tiers")
+LATER = ("0002_catalog_version", "0011_pricing_rules", "0012_tiers", "0015_audit_changes")
 """The later migrations that make triggers."""
 CORRECTION = "test_a_correction_by_hand_is_counted"
 TRIGGERS_NOTICED_BY = {
@@ -67,6 +67,9 @@ TRIGGERS_NOTICED_BY = {
     "keep_history": "test_no_change_escapes_the_history[{table}]",
     "no_truncate": "test_nothing_whose_history_is_kept_is_emptied_past_it[{table}]",
     "keep_previous_ratio": "test_the_previous_ratio_is_kept_whoever_changes_it",
+    "audit_new": "test_a_charge_that_changed_is_looked_at_by_the_next_run",
+    "audit_changed": "test_a_charge_that_changed_is_looked_at_by_the_next_run",
+    "audit_removed": "test_a_charge_that_changed_is_looked_at_by_the_next_run",
     "note_settings": "test_an_accounts_row_says_whether_there_are_settings[{table}]",
     "name_provider": "test_the_platforms_provider_is_that_of_the_default_model",
     "renew_version": "test_a_change_of_any_table_renews_the_version[{table}]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TextIO
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from billing.errors import NotCancellable
 from billing.jobs.policy import Outcome
 from billing.jobs.states import State
 from workers.commands.assignments import actor
-from workers.commands.output import as_json, console, print_json, table, usd
+from workers.commands.output import as_json, console, plain, print_json, printable, table, usd
 from workers.commands.pages import in_pages, print_page, tell_more
 from workers.commands.reading import json_object, text_file
 
@@ -90,6 +91,41 @@ def show(job_id: UUID, content: bool, as_json: bool) -> None:
     console().print(table(title, ["time", "step", "detail", "attempt", "credits", "cost"], rows, left=3))
     if content:
         print_json(told.content)
+
+
+@jobs.command()
+@click.argument("job_id", type=click.UUID)
+@click.option("--customer", is_flag=True, help="The customer's version, without our costs.")
+@as_json
+def receipt(job_id: UUID, customer: bool, as_json: bool) -> None:
+    """Show what was asked, used, priced and charged, computed again from what is stored.
+
+    Exits with 1 when the charge does not follow from the stored price and usage.
+
+    \b
+    Example:  creditmill jobs receipt 0b1f4c1e-8a64-4d0e-9a6f-2f5e8f3b7c11
+              creditmill jobs receipt 0b1f4c1e-8a64-4d0e-9a6f-2f5e8f3b7c11 --customer --json
+    """
+    from billing.jobs import receipts
+    from config.database import transaction
+    from workers import bootstrap
+
+    bootstrap.connect("jobs")
+    with transaction(read_only=True) as session:
+        found = receipts.receipt(session, job_id, for_customer=customer)
+    if as_json:
+        print_json(found.facts())
+    else:
+        click.echo(f"Receipt of job {found.job_id}, account {found.account_id}: {found.state}")
+        for name, facts in (("asked", found.asked), ("used", found.used), ("priced", found.priced)):
+            if facts:
+                told = ", ".join(f"{each.replace('_', ' ')} {plain(value)}" for each, value in facts.items())
+                click.echo(f"  {name:<8} {printable(told)}")
+        click.echo(f"  charged  {printable(found.sentence)}")
+        if found.cost_usd is not None:
+            click.echo(f"  cost     {usd(found.cost_usd, 6)}, revenue {usd(found.revenue_usd or Decimal(0), 6)}")
+    if not found.follows:
+        raise click.exceptions.Exit(1)
 
 
 @jobs.command()

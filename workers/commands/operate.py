@@ -24,7 +24,7 @@ def audit_(as_json: bool) -> None:
         rows = [(finding.rule, finding.row, finding.problem) for finding in findings]
         console().print(table("The books do not balance", ["rule", "row", "problem"], rows, left=3))
     else:
-        click.echo(f"The books balance: {len(audit.RULES)} rules hold.")
+        click.echo(f"The books balance: {audit.PROMISES} rules hold.")
     if findings:
         raise click.exceptions.Exit(1)
 

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from billing.jobs import calling, settling
 from billing.jobs.policy import Failure
 from config.database import transaction
+from tests.catalogue import a_settled_job, sql
 from tests.factories import (
     NOON,
     a_claim,
@@ -113,3 +114,43 @@ def test_an_unknown_outcome_is_listed_and_resolved_with_its_evidence(run, home):
     assert (code, lines(out)[0]["state"], lines(out)[0]["cost_usd"]) == (0, "generated", "0.0041250000")
     assert "Ticket 4711" in run("jobs", "show", job_id)[1]
     assert one(run("jobs", "unknown", "--json")[1]) == {"calls": [], "next": None}
+
+
+def test_a_receipt_tells_what_was_asked_used_priced_and_charged(run):
+    job_id = a_settled_job(an_account())
+
+    code, out, _ = run("jobs", "receipt", job_id)
+    whole = one(run("jobs", "receipt", job_id, "--json")[1])
+    customers = (
+        run("jobs", "receipt", job_id, "--customer")[1] + run("jobs", "receipt", job_id, "--customer", "--json")[1]
+    )
+
+    assert code == 0
+    assert "500 tokens at 100 a credit, rounded up: 5 credits; 11 held, 6 released." in out
+    assert (whole["credits_charged"], whole["credits_recomputed"], whole["follows"]) == (5, 5, True)
+    assert whole["asked"]["max_output_tokens"] == 1000
+    assert "usd" not in customers.lower()
+    assert "$" not in customers
+    assert "bread" not in out + customers
+
+
+def test_a_receipt_of_a_charge_that_does_not_follow_exits_with_1(run):
+    job_id = a_settled_job(an_account())
+    sql("UPDATE provider_calls SET usage = usage || '{\"output_tokens\": 600}'")
+
+    code, out, _ = run("jobs", "receipt", job_id)
+
+    assert code == 1
+    assert "7 credits" in out
+    assert "But 5 credits were charged." in out
+
+
+def test_a_receipt_says_what_is_held_released_or_refused(run):
+    account_id = an_account(12)
+    reserved, queued = a_reserved_job(account_id), a_queued_job(account_id)
+
+    assert "11 credits are held; nothing is charged yet." in run("jobs", "receipt", reserved)[1]
+    assert "Nothing is held or charged yet." in run("jobs", "receipt", queued)[1]
+    run("jobs", "cancel", reserved)
+    assert "Nothing was charged; 11 credits were held, and all were released." in run("jobs", "receipt", reserved)[1]
+    assert run("jobs", "receipt", "0b1f4c1e-8a64-4d0e-9a6f-2f5e8f3b7c11")[0] == 2

@@ -90,6 +90,17 @@ SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id L
             "settled_jobs_are_charged_once",
             "state queued, charged 0, deductions 0 of 0 credits, usage logs 1",
         ),
+        (
+            "INSERT INTO provider_calls (job_id, attempt, provider, model_name, endpoint, idempotency_key, started_at) "
+            "SELECT id, 9, provider, model_name, '/x', 'x', created_at FROM generation_jobs WHERE state = 'settled'; "
+            "UPDATE generation_jobs SET finished_at = finished_at - interval '16 minutes' WHERE state = 'settled'",
+            "finished_jobs_have_no_open_call", "attempt 9",
+        ),
+        (
+            "UPDATE generation_jobs SET state = 'refunded', credits_charged = NULL, parts_delivered = 0, "
+            "error_code = 'outcome_unknown' WHERE state = 'settled'",
+            "unknown_outcomes_are_exposure", "no call of it counts as exposure",
+        ),
         ("UPDATE provider_calls SET exposure = true", "settled_jobs_have_a_successful_call", "calls that delivered 0"),
         (
             f"UPDATE generation_jobs SET attempts = 2, parts_delivered = 2 WHERE id = {SETTLED}",

@@ -89,10 +89,10 @@ def test_the_audit_reads_one_snapshot(monkeypatch):
             seen.append(session.scalar(text(f"SHOW {setting}")))
         return []
 
-    monkeypatch.setattr(audit, "audit", look)
+    monkeypatch.setattr(audit, "audit_changed", look)
 
     assert periodic.audit_books() == 0
-    assert seen == ["repeatable read", "on"]
+    assert seen == ["repeatable read", "off"]
 
 
 # --- The audit freezes whoever's credits do not add up ---
