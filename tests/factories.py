@@ -42,7 +42,7 @@ def an_account(credits: int = 1000, *, name: str = "Corner Bakery", time_zone: s
         account = accounts.create(session, name, time_zone=time_zone)
         if credits:
             by_hand.top_up(
-                session, account.id, credits, idempotency_key="opening", description="Opening credits", now=NOON
+                session, account.id, credits, idempotency_key="opening", description="Opening", now=NOON, force=True
             )
         return account.id
 

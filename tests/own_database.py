@@ -33,6 +33,7 @@ SCHEMA = """
         UNION ALL SELECT xmin FROM pg_constraint WHERE oid >= 16384
         UNION ALL SELECT xmin FROM pg_index WHERE indexrelid >= 16384
         UNION ALL SELECT xmin FROM pg_trigger
+        UNION ALL SELECT xmin FROM pg_policy
         UNION ALL SELECT xmin FROM pg_event_trigger
         UNION ALL SELECT xmin FROM pg_proc WHERE oid >= 16384
         UNION ALL SELECT xmin FROM pg_type WHERE oid >= 16384

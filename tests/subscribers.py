@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from billing.plans import plans, renewals, subscriptions
@@ -37,6 +38,14 @@ def a_subscriber(
     account_id = an_account(credits, time_zone=time_zone)
     act("subscribe", account_id, slug, now=now, **given)
     return account_id
+
+
+def forget_accounts() -> None:
+    """Empty the tables of accounts and what they are subscribed to, past the triggers that keep histories whole."""
+    with transaction() as session:
+        session.execute(text("SET LOCAL session_replication_role = replica"))
+        for table in ("plan_limit_usage", "subscription_periods", "subscriptions", "credit_transactions", "accounts"):
+            session.execute(text(f"DELETE FROM {table}"))
 
 
 def standing_still(at: datetime) -> Callable[[Session], datetime]:

@@ -30,7 +30,9 @@ class Overrun:
 
 def by_model(session: Session, *, now: datetime) -> list[Overrun]:
     """The overrun of the last thirty days, of each model that has any, by name."""
-    sums = revenue_queries.sums(session, (now - LOOKED_BACK).date(), now.date(), by="model_name")
+    sums = revenue_queries.sums(session, (now - LOOKED_BACK).date(), now.date(), by=["model_name"])
     return [
-        Overrun(row["key"], int(row["credits_overrun"]), int(row["credits"])) for row in sums if row["credits_overrun"]
+        Overrun(row["model_name"], int(row["credits_overrun"]), int(row["credits"]))
+        for row in sums
+        if row["credits_overrun"]
     ]

@@ -64,7 +64,8 @@ _INTEGRATIONS = ", ".join(f"('{name}', '{kind}', '{by}')" for name, (kind, by, _
 _EFFECTIVE = text(
     f"""
     WITH chosen AS (
-        SELECT m.*, coalesce({_CHANGED.format(table="ai_model_config", row="m.model_name", member="-> 'is_default'")},
+        SELECT m.model_name, m.model_type, m.provider, m.is_default, m.sort_order,
+               coalesce({_CHANGED.format(table="ai_model_config", row="m.model_name", member="-> 'is_default'")},
                              m.created_at) AS since
         FROM ai_model_config m CROSS JOIN global_integration_settings g
         WHERE m.is_active AND (g.simulated OR m.deprecation_date IS NULL

@@ -168,8 +168,9 @@ class Mill:
 
 def audit_books(connection: Connection, database: str) -> None:
     """Check the books; raises BenchError when they do not balance, and NotAudited when a rule takes too long."""
-    connection.execute(text(f"SET statement_timeout = {AUDIT_S * 1000:.0f}"))
-    with Session(connection) as session:
+    # In one transaction, which the connection, of single statements, is not.
+    with Session(connection.engine.execution_options(isolation_level="REPEATABLE READ")) as session:
+        session.execute(text(f"SET LOCAL statement_timeout = {AUDIT_S * 1000:.0f}"))
         try:
             findings = audit.audit(session, now=utc_now())
         except OperationalError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from typing import Any
 from uuid import uuid4
@@ -15,6 +16,7 @@ from workers.commands.pages import in_pages, print_page, tell_more
 
 force = click.option("--force", is_flag=True, help="Accept an amount that is far out of the usual.")
 key = click.option("--idempotency-key", help="Repeating the command with the same key changes the credits once.")
+NEGATIVE = re.compile(r"^-(?=[0-9])")
 COLUMNS = ("id", "created_at", "type", "reason", "credits", "balance_after", "actor", "description", "job_id",
            "subscription_id")  # fmt: skip
 
@@ -88,9 +90,34 @@ def grant(
     _tell(row, "was given", created=row.created_at == now, as_json=as_json)
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+class WithNegativeNumber(click.Command):
+    """A command of which -50 is an argument, not an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The same, with a minus sign in place of the hyphen, which click takes for an option's."""
+        before = ["", *args]
+        return super().parse_args(
+            ctx,
+            [
+                arg if previous.startswith("--") else NEGATIVE.sub("\N{MINUS SIGN}", arg)
+                for previous, arg in zip(before, args, strict=False)
+            ],
+        )
+
+
+class Amount(click.ParamType[int]):
+    """A whole number, with a hyphen or a minus sign in front of it where it is negative."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; a usage error for what is none."""
+        return click.INT.convert(str(value).replace("\N{MINUS SIGN}", "-"), param, ctx)
+
+
+@click.command(cls=WithNegativeNumber)
 @click.argument("account_id", type=int)
-@click.argument("credits", type=int)
+@click.argument("credits", type=Amount())
 @click.option("--reason", required=True, help="Why: the ledger row says it.")
 @click.option("--by", required=True, help="Who decided it: the ledger row names the person.")
 @key

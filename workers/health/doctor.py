@@ -15,7 +15,7 @@ from billing.jobs import call_checks, recovery
 from billing.reports import audit, overrun
 from billing.upkeep import dead_letters, periodic_runs
 from billing.upkeep.periodic_runs import Run
-from config import database
+from config import database, tenants
 from config.broker import broker_client
 from config.database import database_now, transaction, utc_now
 from config.integrations import configured_providers, keys
@@ -66,6 +66,7 @@ def _database() -> list[Check]:
         Check("migrations", True, "The schema is up to date."),
         _clock(),
         *_keys(),
+        _tenants(),
         _models(),
         _overrun(),
         _set_aside(),
@@ -104,6 +105,12 @@ def _keys() -> list[Check]:
     if older := [key.name for key in stored if not key.is_of_first_key]:
         sentence += f" An older secret key encrypted that of {', '.join(older)}: run `creditmill integrations rotate`."
     return [Check("keys", True, sentence)]
+
+
+def _tenants() -> Check:
+    with transaction() as session:
+        problems = tenants.problems(session)
+    return Check("tenants", not problems, " ".join(problems) or "An account's reads see no other account's rows.")
 
 
 def _set_aside() -> Check:

@@ -12,7 +12,6 @@ from itertools import product
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
 
 from billing.errors import InvalidRequest
 from billing.plans import renewals, subscriptions
@@ -21,7 +20,7 @@ from config.database import transaction
 from tests.factories import an_account, rows
 from tests.guarding import meanwhile
 from tests.rounds import rounds
-from tests.subscribers import a_plan, ledger, periods, without_lock
+from tests.subscribers import a_plan, forget_accounts, ledger, periods, without_lock
 
 START = datetime(2026, 11, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -154,10 +153,7 @@ PASSED = st.sampled_from([0, 0, 1, 1, 9, 30, 31, 100, 366])
 @example("UTC", [(0, TRIAL), (1, (cancel, {"at_once": True})), (1, (subscribe, {"slug": "yearly"}))])
 @example("UTC", [(0, (hop, {"slug": "yearly"})), (9, (subscribe, {"slug": "monthly", "back": 20}))])
 def test_no_sequence_of_changes_is_granted_more_than_the_best_plan_of_each_day(zone, steps):
-    with transaction() as session:
-        # Past the triggers that keep histories whole.
-        session.execute(text("SET LOCAL session_replication_role = replica"))
-        session.execute(text("TRUNCATE accounts CASCADE"))
+    forget_accounts()
     account_id, now = an_account(0, time_zone=zone), START
     for days, change in [*steps, (1, (renew, {}))]:
         now += days * DAY

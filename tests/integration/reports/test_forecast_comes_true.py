@@ -8,7 +8,6 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
 
 from billing.errors import BillingError
 from billing.periods import add_months, starts_at
@@ -17,7 +16,7 @@ from config.database import transaction
 from tests.factories import MINUTE, rows, the_account
 from tests.integration.reports.forecasts import DAY, HALF, account_zone, simulate
 from tests.rounds import rounds
-from tests.subscribers import a_subscriber, act, reset_limits, tick
+from tests.subscribers import a_subscriber, act, forget_accounts, reset_limits, tick
 
 pytestmark = pytest.mark.usefixtures("db")
 TICK = timedelta(microseconds=1)
@@ -141,10 +140,7 @@ def told(each):
 def test_what_is_simulated_is_what_the_clock_then_does(
     zone, beginning, first, second, began, acts, later, apart, months
 ):
-    with transaction() as session:
-        # Past the triggers that keep histories whole.
-        session.execute(text("SET LOCAL session_replication_role = replica"))
-        session.execute(text("TRUNCATE accounts CASCADE"))
+    forget_accounts()
     account_id, now = a_lived_subscription(zone, beginning, first, second, began, acts)
     # The limits of a period that has begun already are none of what is to come.
     reset_limits(now)

@@ -9,7 +9,7 @@ import pytest
 
 from billing.catalog.explaining import arithmetic
 from billing.catalog.pricing import ImagePrice, Price, PricedBy, charge, cost
-from billing.catalog.rates import token_rates
+from billing.catalog.rates import TokenRates
 from billing.catalog.usage import Usage
 from billing.money import Rounding
 
@@ -18,7 +18,7 @@ TEXT = Price(
     kind="text",
     rounding=Rounding.UP,
     price_per_credit_usd=Decimal("0.01"),
-    rates=token_rates({"input_cost_per_1m": Decimal("1.25"), "output_cost_per_1m": Decimal(10)}),
+    rates=TokenRates(input=Decimal("1.25"), cached_input=Decimal("1.25"), output=Decimal(10), reasoning=Decimal(10)),
     image=None,
     row="clustering",
     priced_by=PricedBy.TOKENS,
