@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -15,7 +16,7 @@ from billing.errors import UnknownThing
 from billing.jobs import call_queries, job_queries
 from billing.jobs.charging import Computed, compute
 from billing.jobs.states import OPEN, State
-from billing.jobs.tables import GenerationJob
+from billing.jobs.tables import GenerationJob, ProviderCall
 
 PRIVATE = frozenset({"prompt", "messages", "system", "input"})
 """Parameters that hold content, which a receipt does not show."""
@@ -53,14 +54,23 @@ class Receipt:
 
 def receipt(session: Session, job_id: UUID, *, for_customer: bool = False) -> Receipt:
     """The receipt of a job, for operators or, without our costs, for the customer; raises UnknownThing."""
-    found = job_queries.find(session, [job_id])
+    found = receipts(session, [job_id], for_customer=for_customer)
     if not found:
         raise UnknownThing("job", job_id)
-    job = found[0]
+    return found[0]
+
+
+def receipts(session: Session, job_ids: Sequence[UUID], *, for_customer: bool = False) -> list[Receipt]:
+    """The receipts of these jobs; an id that no job has is left out."""
+    jobs = job_queries.find(session, job_ids)
+    delivered = call_queries.delivered(session, [job.id for job in jobs if job.state == State.SETTLED])
+    return [_receipt(job, delivered.get(job.id, ()), for_customer=for_customer) for job in jobs]
+
+
+def _receipt(job: GenerationJob, delivered: Sequence[ProviderCall], *, for_customer: bool) -> Receipt:
     held = job.credits_reserved if job.price is not None else 0
     computed = None
     if job.state == State.SETTLED:
-        delivered = call_queries.delivered(session, [job.id])[job.id]
         computed = compute(job.price or {}, [call.usage or {} for call in delivered], held=held)
     charged = job.credits_charged or 0
     ours = {} if for_customer else {"cost_usd": job.cost_usd, "revenue_usd": _revenue(computed, charged)}

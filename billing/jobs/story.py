@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -11,7 +11,6 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from billing.catalog.usage import Usage
 from billing.errors import UnknownThing
 from billing.jobs import call_queries, job_queries, mending
 from billing.jobs.states import State
@@ -45,18 +44,6 @@ class JobView:
     error_message: str | None
     created_at: datetime
     finished_at: datetime | None
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What a settled job was charged for: the price that it was reserved at, and its recorded usage, as plain data."""
-
-    job_id: UUID
-    account_id: int
-    price: dict[str, Any]
-    usage: dict[str, int]
-    credits_reserved: int
-    credits_charged: int
 
 
 @dataclass(frozen=True)
@@ -97,23 +84,6 @@ def newest(
     behind = JOBS.key(after)
     found = job_queries.newest(session, account_id=account_id, state=state, after=behind, limit=limit + 1)
     return JOBS.page([view(job) for job in found], limit, lambda job: (job.created_at, job.job_id))
-
-
-def receipts(session: Session, job_ids: Sequence[UUID]) -> list[Receipt]:
-    """The receipts of those of these jobs that are settled."""
-    settled = [job for job in job_queries.find(session, job_ids) if job.state == State.SETTLED]
-    delivered = call_queries.delivered(session, [job.id for job in settled])
-    return [
-        Receipt(
-            job_id=job.id,
-            account_id=job.account_id,
-            price=job.price or {},
-            usage=Usage.total([Usage.from_json(call.usage or {}) for call in delivered[job.id]]).to_json(),
-            credits_reserved=job.credits_reserved,
-            credits_charged=job.credits_charged or 0,
-        )
-        for job in settled
-    ]
 
 
 def view(job: GenerationJob) -> JobView:

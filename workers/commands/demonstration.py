@@ -16,9 +16,10 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import click
 
-from billing.jobs import story
+from billing.jobs import receipts, story
+from billing.jobs.receipts import Receipt
 from billing.jobs.requests import Submission
-from billing.jobs.story import JobView, Receipt
+from billing.jobs.story import JobView
 from billing.ledger import accounts, by_hand
 from billing.ledger.accounts import AccountView
 from billing.reports import audit, revenue_reports
@@ -83,15 +84,15 @@ def run(home: Path, *, path: str | None, faults: bool, seed: int) -> int:
 
 def recomputed_charge(receipt: Receipt) -> int:
     """What a job should have been charged, in credits: design rules in plain Decimal, apart from the pricing module."""
-    price, usage = receipt.price, receipt.usage
+    price, usage = receipt.priced, receipt.used
     least = Decimal(price["min_credits"])
-    if price["image"] is not None:
-        due = max(least, usage["images"] * Decimal(price["image"]["credits"])) if usage["images"] else Decimal(0)
+    if "credits_per_image" in price:
+        due = max(least, usage["images"] * Decimal(price["credits_per_image"])) if "images" in usage else Decimal(0)
     else:
         tokens = Decimal(sum(count for name, count in usage.items() if name.endswith("_tokens")))
         rounding = {"up": ROUND_CEILING, "down": ROUND_FLOOR, "nearest": ROUND_HALF_UP}[price["rounding"]]
         due = max(least, (tokens / price["tokens_per_credit"]).to_integral_value(rounding=rounding))
-    return min(int(due), receipt.credits_reserved)
+    return min(int(due), receipt.credits_held)
 
 
 def _open_accounts() -> list[AccountView]:
@@ -133,20 +134,20 @@ def _report(home: Path, job_ids: list[UUID], account_ids: list[int], *, seconds:
     with transaction(isolation="REPEATABLE READ", read_only=True) as session:
         now = database_now(session)
         jobs = list(story.views(session, job_ids).values())
-        receipts = story.receipts(session, job_ids)
+        settled = [each for each in receipts.receipts(session, job_ids) if each.credits_recomputed is not None]
         customers = [accounts.view(session, account_id) for account_id in account_ids]
         # The run may have begun before midnight.
         first = now.date() - timedelta(days=1)
         earned = revenue_reports.report(session, first, now.date(), by=By.MODEL, account_ids=account_ids)
         findings = audit.audit(session, now=now)
-    wrong = [receipt for receipt in receipts if recomputed_charge(receipt) != receipt.credits_charged]
+    wrong = [receipt for receipt in settled if recomputed_charge(receipt) != receipt.credits_charged]
     charged = Counter(dict.fromkeys(account_ids, 0))
-    for receipt in receipts:
+    for receipt in settled:
         charged[receipt.account_id] += receipt.credits_charged
     console().print(_outcomes(jobs))
     console().print(_balances(customers, charged))
     console().print(_margins(earned))
-    _say(f"{len(receipts)} charges were computed again from their recorded usage: {len(wrong)} differ.")
+    _say(f"{len(settled)} charges were computed again from their recorded usage: {len(wrong)} differ.")
     kept = [c for c, (_, credits) in zip(customers, CUSTOMERS, strict=True) if c.balance != credits - charged[c.id]]
     _say(f"Failed jobs have their credits back: {'no, see the balances' if kept else 'yes'}.")
     for finding in findings:

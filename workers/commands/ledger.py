@@ -112,7 +112,8 @@ class Amount(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number; a usage error for what is none."""
-        return click.INT.convert(str(value).replace("\N{MINUS SIGN}", "-"), param, ctx)
+        typed: Any = str(value).replace("\N{MINUS SIGN}", "-")
+        return int(click.INT.convert(typed, param, ctx))
 
 
 @click.command(cls=WithNegativeNumber)
