@@ -11,7 +11,7 @@ from sqlalchemy import text
 from billing.jobs import calling, settling
 from billing.jobs.policy import Failure
 from config.database import transaction
-from tests.catalogue import a_settled_job, sql
+from tests.catalogue import a_settled_job, change, sql
 from tests.factories import (
     NOON,
     a_claim,
@@ -132,6 +132,19 @@ def test_a_receipt_tells_what_was_asked_used_priced_and_charged(run):
     assert "usd" not in customers.lower()
     assert "$" not in customers
     assert "bread" not in out + customers
+
+
+def test_a_customers_receipt_of_a_charge_by_cost_tells_no_cost(run):
+    change("set_operation", "clustering", priced_by="cost", markup_percent="150")
+    job_id = a_settled_job(an_account())
+
+    ours = run("jobs", "receipt", job_id)[1] + run("jobs", "receipt", job_id, "--json")[1]
+    customers = run("jobs", "receipt", job_id, "--customer")[1]
+    customers += run("jobs", "receipt", job_id, "--customer", "--json")[1]
+
+    assert "markup of 150 %" in ours
+    assert "$" in ours
+    assert [word for word in ("$", "usd", "markup", "150") if word in customers.lower()] == []
 
 
 def test_a_receipt_of_a_charge_that_does_not_follow_exits_with_1(run):
