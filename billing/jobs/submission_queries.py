@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
@@ -34,8 +34,7 @@ _ADD = text(
     payable AS (
         SELECT v.* FROM v JOIN accounts a ON a.id = v.account_id
         LEFT JOIN users u ON u.id = v.user_id AND u.account_id = v.account_id
-        WHERE (v.user_id IS NULL OR u.id IS NOT NULL)
-          AND (NOT a.has_settings OR a.id = ANY(CAST(:settings_of AS bigint[])))
+        WHERE v.user_id IS NULL OR u.id IS NOT NULL
     ),
     added AS (
         INSERT INTO generation_jobs ({_LISTED})
@@ -127,12 +126,11 @@ def add(
     counted: Sequence[int | None],
     account_bound: int,
     bound: int,
-    settings_of: Collection[int],
 ) -> Added:
     """Insert new jobs, and count the unfinished jobs of these accounts (None: of all), each up to its bound.
 
     A repeated id or idempotency key inserts nothing. Nor does a row whose account does not exist, or whose user is not
-    the account's, or whose account has settings that were not read (`settings_of` are the accounts whose were).
+    the account's.
     """
     created: dict[Key, UUID] = {}
     open_jobs: dict[int | None, int] = {}
@@ -140,9 +138,8 @@ def add(
     for chunk in _chunks(rows):
         accounts = [whose for whose in to_count if whose is not None]
         given = {"rows": chunk, "accounts": accounts, "all": None in to_count}
-        added, left_out, of_accounts, of_all = session.execute(
-            _ADD, given | {"account_bound": account_bound, "bound": bound, "settings_of": sorted(settings_of)}
-        ).one()
+        given |= {"account_bound": account_bound, "bound": bound}
+        added, left_out, of_accounts, of_all = session.execute(_ADD, given).one()
         created |= {Key(account_id, key): UUID(job_id) for account_id, key, job_id in added}
         refused = refused or left_out
         open_jobs |= dict(of_accounts)

@@ -57,7 +57,6 @@ def submit(
         counted=bounds.to_count(asked, limits, now=at.now),
         account_bound=limits.max_open_jobs_per_account,
         bound=limits.max_open_jobs,
-        settings_of=at.own.read_of,
     )
     if added.refused:
         check_payers(session, submissions)

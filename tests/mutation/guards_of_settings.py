@@ -20,11 +20,6 @@ OF_TIERS = [
         "test_one_statement_submits_only_for_an_account_without_settings_of_its_own",
     ),
     guard(
-        "a batch is not written by settings that were not read",
-        says("submission_queries._ADD", r"AND \(NOT a\.has_settings OR .*\)"),
-        "test_a_setting_that_is_saved_meanwhile_keeps_nobody_waiting",
-    ),
-    guard(
         "what was not read is not taken for nothing",
         always("OwnSettings.over", "read_of"),
         "test_an_account_whose_settings_were_not_read_is_no_account_without_any",
