@@ -30,6 +30,8 @@ class Receipt:
     account_id: int
     state: str
     asked: dict[str, Any]
+    # What the request left open, and the tier of settings that filled it in.
+    settings_used: dict[str, str]
     used: dict[str, Any]
     priced: dict[str, Any]
     credits_held: int
@@ -79,6 +81,7 @@ def _receipt(job: GenerationJob, delivered: Sequence[ProviderCall], *, for_custo
         account_id=job.account_id,
         state=job.state,
         asked=_asked(job),
+        settings_used=job.settings_used or {},
         used={} if computed is None else {name: n for name, n in computed.usage.to_json().items() if n},
         priced={} if computed is None else _priced(computed, for_customer=for_customer),
         credits_held=held,

@@ -111,7 +111,7 @@ def receipt(job_id: UUID, customer: bool, as_json: bool) -> None:
     from workers import bootstrap
 
     bootstrap.connect("jobs")
-    with transaction(read_only=True) as session:
+    with transaction() as session:
         found = receipts.receipt(session, job_id, for_customer=customer)
     if as_json:
         print_json(found.facts())
@@ -121,6 +121,9 @@ def receipt(job_id: UUID, customer: bool, as_json: bool) -> None:
             if facts:
                 told = ", ".join(f"{each.replace('_', ' ')} {plain(value)}" for each, value in facts.items())
                 click.echo(f"  {name:<8} {printable(told)}")
+        if found.settings_used:
+            told = ", ".join(f"{each.replace('_', ' ')} by the {tier}" for each, tier in found.settings_used.items())
+            click.echo(f"  settings {printable(told)}")
         click.echo(f"  charged  {printable(found.sentence)}")
         if found.cost_usd is not None:
             click.echo(f"  cost     {usd(found.cost_usd, 6)}, revenue {usd(found.revenue_usd or Decimal(0), 6)}")

@@ -126,7 +126,7 @@ def credits_(first: datetime | None, last: datetime | None, account_id: int | No
     from workers import bootstrap
 
     bootstrap.connect("revenue")
-    with transaction(read_only=True) as session:
+    with transaction() as session:
         until = last.date() if last is not None else database_now(session).date()
         since = first.date() if first is not None else until.replace(day=1)
         _check_span(since, until)

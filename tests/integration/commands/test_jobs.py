@@ -129,6 +129,8 @@ def test_a_receipt_tells_what_was_asked_used_priced_and_charged(run):
     assert "500 tokens at 100 a credit, rounded up: 5 credits; 11 held, 6 released." in out
     assert (whole["credits_charged"], whole["credits_recomputed"], whole["follows"]) == (5, 5, True)
     assert whole["asked"]["max_output_tokens"] == 1000
+    assert whole["settings_used"]["model"] == "platform"
+    assert "model by the platform" in out
     assert "usd" not in customers.lower()
     assert "$" not in customers
     assert "bread" not in out + customers
