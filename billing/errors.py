@@ -127,6 +127,15 @@ class TooManyOpenJobs(BillingError):
         return {"asked": self.asked, "limit": self.limit}
 
 
+class KeyCapReached(BillingError):
+    """What the API key may spend in all does not cover the request."""
+
+    code = "key_cap_reached"
+
+    def __init__(self) -> None:
+        super().__init__("The cap of this API key does not cover the request.")
+
+
 class NotCancellable(BillingError):
     """The job has gone too far to be cancelled."""
 

@@ -5,6 +5,7 @@ Tables refer to each other by name, so a process that writes any of them must ha
 
 from __future__ import annotations
 
+import billing.access.tables
 import billing.catalog.tables
 import billing.jobs.tables
 import billing.ledger.tables
@@ -15,6 +16,7 @@ import config.integrations
 import config.tiers.tables
 
 TABLES = (
+    billing.access.tables,
     billing.catalog.tables,
     billing.jobs.tables,
     billing.ledger.tables,

@@ -30,6 +30,7 @@ PLAIN = (str, int, float, Decimal, date, timedelta, UUID, BaseException, type(No
 SCRUBBED = "[scrubbed]"
 _PATTERNS = (
     re.compile(r"\b(?:sk|pk|rk|sim)-[A-Za-z0-9_\-]{6,}"),
+    re.compile(r"\bcm_(?:live|test)_[0-9A-Za-z]{6,}"),
     re.compile(r"(?<=Bearer )\s*[^\s\"',]+"),
     re.compile(r"(?<=://)[^/\s:@]*:(?!\d+/)[^\s@]+(?=@)"),
     # PostgreSQL quotes rows there, over several lines if need be; what follows begins a line of its own.

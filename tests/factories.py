@@ -71,11 +71,12 @@ def a_queued_job(account_id: int, operation: str = "clustering", *, now: datetim
     default = (
         {"prompt": "Two dogs."} if operation == "image_generation" else {"prompt": "bread", "max_output_tokens": 1000}
     )
+    api_key_id = given.pop("api_key_id", None)
     data = {"account_id": account_id, "operation": operation, "params": given.pop("params", default), **given}
     parsed = [requests.parse(data)]
     with transaction() as session:
         at = moment(session, now, of=parsed)
-        submitted = submitting.submit(session, parsed, at=at, deadline=HOUR, publish_by=MINUTE)
+        submitted = submitting.submit(session, parsed, at=at, deadline=HOUR, publish_by=MINUTE, api_key_id=api_key_id)
     return submitted[0].job_id
 
 

@@ -47,6 +47,9 @@ COMMANDS = {
         "workers.commands.jobs:jobs",
         "List jobs, tell the story of one, cancel one, resolve one whose outcome is not known.",
     ),
+    "keys": Entry(
+        "workers.commands.keys:keys", "Make, list, rotate and revoke the keys that apps call the HTTP API with."
+    ),
     "metrics": Entry(
         "workers.commands.operate:metrics",
         "Print the system's figures in Prometheus's text format: waiting work, set-aside messages, the last audit.",

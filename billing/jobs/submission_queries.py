@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
@@ -11,17 +12,21 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, select, text, tuple_
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from billing.errors import KeyCapReached
 from billing.jobs.tables import GenerationJob
 from billing.sql import as_json, recordset, type_of
 
 COLUMNS = (
     *("id", "account_id", "user_id", "operation_type", "model_name", "provider", "kind", "params"),
-    *("idempotency_key", "request_hash", "related_object_type", "related_object_id", "label"),
+    *("idempotency_key", "request_hash", "related_object_type", "related_object_id", "label", "api_key_id"),
     *("work", "settings_used", "credits_estimated", "limit_type", "limit_unit", "next_at", "deadline_at", "created_at"),
 )
 """What a new job is written with."""
+CAP = "ck_api_keys_cap_covers_jobs"
+"""What the trigger that counts the jobs of a key says when its cap does not cover one."""
 STATEMENT_BYTES = 8_000_000
 """How much one statement carries: PostgreSQL takes 255 MB of JSON, and 500 requests may have more."""
 
@@ -139,7 +144,8 @@ def add(
         accounts = [whose for whose in to_count if whose is not None]
         given = {"rows": chunk, "accounts": accounts, "all": None in to_count}
         given |= {"account_bound": account_bound, "bound": bound}
-        added, left_out, of_accounts, of_all = session.execute(_ADD, given).one()
+        with _refusals():
+            added, left_out, of_accounts, of_all = session.execute(_ADD, given).one()
         created |= {Key(account_id, key): UUID(job_id) for account_id, key, job_id in added}
         refused = refused or left_out
         open_jobs |= dict(of_accounts)
@@ -173,11 +179,23 @@ def add_at_once(
     given |= {"account_bound": account_bound, "bound": bound, "version": version, "today": today}
     given |= {"publish_by": publish_by, "deadline": deadline}
     statement = _add_at_once(of_account=account_id in counted, of_all=None in counted)
-    found = connection.execute(statement, given).first()
+    with _refusals():
+        found = connection.execute(statement, given).first()
     if found is None:
         return None
     of_account, of_all = found
     return {whose: count for whose, count in ((account_id, of_account), (None, of_all)) if count is not None}
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the database refuses by itself, as an error of the business."""
+    try:
+        yield
+    except IntegrityError as error:
+        if getattr(getattr(error.orig, "diag", None), "constraint_name", None) == CAP:
+            raise KeyCapReached from None
+        raise
 
 
 def existing(session: Session, keys: Sequence[Key]) -> dict[Key, Existing]:

@@ -38,17 +38,24 @@ class Submitted:
 
 
 def submit(
-    session: Session, submissions: Sequence[Submission], *, at: Moment, deadline: timedelta, publish_by: timedelta
+    session: Session,
+    submissions: Sequence[Submission],
+    *,
+    at: Moment,
+    deadline: timedelta,
+    publish_by: timedelta,
+    api_key_id: int | None = None,
 ) -> list[Submitted]:
     """Turn requests into queued jobs, all or none; the same request again returns the same job.
 
     `at` holds what the accounts have set themselves, as `billing.settings.own` reads it. `deadline` is how long a job
     may stay open, `publish_by` how long its message may take before it is sent again.
+    `api_key_id` is the key that the requests came with, whose cap must cover them.
     Raises a BillingError for the first request that cannot be done, IdempotencyConflict among them, and TooManyOpenJobs
-    when there is no room for all; the caller's transaction then undoes what was added.
+    when there is no room for all, and KeyCapReached; the caller's transaction then undoes what was added.
     """
     times = {"next_at": at.now + publish_by, "deadline_at": at.now + deadline, "created_at": at.now}
-    rows = [_row(each) | times for each in _examined(session, submissions, at)]
+    rows = [_row(each, api_key_id) | times for each in _examined(session, submissions, at)]
     asked = Counter(row["account_id"] for row in rows)
     limits = at.catalog.defaults
     added = submission_queries.add(
@@ -70,7 +77,13 @@ def submit(
 
 
 def submit_at_once(
-    connection: Connection, submission: Submission, *, at: Moment, deadline: timedelta, publish_by: timedelta
+    connection: Connection,
+    submission: Submission,
+    *,
+    at: Moment,
+    deadline: timedelta,
+    publish_by: timedelta,
+    api_key_id: int | None = None,
 ) -> Submitted | None:
     """Turn one request into a queued job by a single statement; None when it takes a closer look, as `submit` takes it.
 
@@ -82,7 +95,7 @@ def submit_at_once(
         return None
     try:
         # An account that has settings of its own is not added so.
-        row = _row(examine(at.catalog, submission, at.catalog.settings, today=at.today))
+        row = _row(examine(at.catalog, submission, at.catalog.settings, today=at.today), api_key_id)
     except BillingError:
         # The catalogue may have changed since.
         return None
@@ -136,7 +149,7 @@ def _examined(session: Session, submissions: Sequence[Submission], at: Moment) -
     return found
 
 
-def _row(examined: Examined) -> dict[str, Any]:
+def _row(examined: Examined, api_key_id: int | None) -> dict[str, Any]:
     submission, model = examined.submission, examined.model
     job_id = submission.job_id or uuid4()
     return {
@@ -153,6 +166,7 @@ def _row(examined: Examined) -> dict[str, Any]:
         "related_object_type": submission.params.get("related_object_type"),
         "related_object_id": submission.params.get("related_object_id"),
         "label": submission.params.get("label"),
+        "api_key_id": api_key_id,
         "work": vars(examined.work),
         "settings_used": examined.settings_used,
         "credits_estimated": examined.credits_estimated,

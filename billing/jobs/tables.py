@@ -20,7 +20,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-# A reference has the type of what it refers to: whoever has these tables needs those of the accounts.
+# A reference has the type of what it refers to: whoever has these tables needs those of accounts and keys.
+import billing.access.tables
 import billing.ledger.tables  # noqa: F401
 from billing.jobs.states import OPEN, TERMINAL, State
 from billing.sql import in_list
@@ -100,6 +101,8 @@ class GenerationJob(Base):
     related_object_id: Mapped[int | None]
     # By what the use of a plan's limit is told apart, such as a site of the account.
     label: Mapped[str | None]
+    # The key that it was submitted with, where it came by the API.
+    api_key_id: Mapped[int | None] = mapped_column(ForeignKey("api_keys.id"))
 
     # What the request can use at most, and the prices that it was reserved at.
     work: Mapped[dict[str, Any]]

@@ -249,6 +249,19 @@ RULES: Sequence[Rule] = (
                AND (c.exposure OR EXISTS (SELECT FROM resolutions r WHERE r.call_id = c.id)))""",
     ),
     Rule(
+        "capped_keys_count_their_jobs",
+        "What a capped API key holds and has used is what its jobs, and those of keys that took its place, do.",
+        """SELECT 'api key ' || k.id, 'held ' || k.credits_held || ' and used ' || k.credits_used || ', its jobs hold '
+                  || coalesce(sum(j.credits_estimated) FILTER (WHERE j.finished_at IS NULL), 0) || ' and used '
+                  || coalesce(sum(j.credits_charged), 0), k.account_id
+           FROM api_keys k
+           LEFT JOIN api_keys own ON own.id = k.id OR own.cap_of = k.id
+           LEFT JOIN generation_jobs j ON j.api_key_id = own.id
+           WHERE k.credit_cap IS NOT NULL GROUP BY k.id
+           HAVING k.credits_held <> coalesce(sum(j.credits_estimated) FILTER (WHERE j.finished_at IS NULL), 0)
+               OR k.credits_used <> coalesce(sum(j.credits_charged), 0)""",
+    ),
+    Rule(
         "nothing_open_past_its_deadline",
         "No job stays open long past its deadline, unless its outcome is still being looked for.",
         """SELECT 'job ' || id, state || ' since its deadline at ' || deadline_at, account_id FROM generation_jobs

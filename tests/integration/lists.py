@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
+from billing.access import keys
 from billing.catalog import history
 from billing.jobs import calling, story, unknown_calls
 from billing.jobs.policy import Failure
@@ -71,6 +72,12 @@ ENTRIES = """
 """
 USERS = """
     INSERT INTO users (account_id, email) SELECT a.id, i || '@' || a.id || '.example'
+    FROM generate_series(CAST(:first AS bigint), :last) i, accounts a WHERE a.id <= 1 + :others
+"""
+KEYS = """
+    INSERT INTO api_keys (account_id, name, kind, scopes, key_hash, begins_with, ends_with, created_by)
+    SELECT a.id, '', 'live', ARRAY['jobs:read'], encode(sha256(convert_to(i || ' ' || a.id, 'UTF8')), 'hex'), '', '',
+           'ada'
     FROM generate_series(CAST(:first AS bigint), :last) i, accounts a WHERE a.id <= 1 + :others
 """
 PERIODS = """
@@ -150,6 +157,10 @@ LISTS = {
     ),
     "users": List(some_accounts, (USERS,), users.newest, lambda row: row.id),
     "users of an account": List(some_accounts, (USERS,), partial(users.newest, account_id=OURS), lambda row: row.id),
+    "keys": List(some_accounts, (KEYS,), partial(keys.newest, now=NOON), lambda row: row.id),
+    "keys of an account": List(
+        some_accounts, (KEYS,), partial(keys.newest, account_id=OURS, now=NOON), lambda row: row.id
+    ),
     "accounts": List(an_account, (ACCOUNTS,), accounts.newest, lambda row: row.id),
     "messages": List(lambda: None, (MESSAGES,), dead_letters.newest, lambda row: row.id),
     "changes": List(

@@ -41,6 +41,8 @@ WALKS = {
     # Of an account with many rows among the newest, walking all is as quick.
     "ledger": {"ix_credit_transactions_account_id_id", "pk_credit_transactions", "pk_accounts"},
     "users": {"pk_users"},
+    "keys": {"pk_api_keys"},
+    "keys of an account": {"ix_api_keys_account_id_id", "pk_api_keys", "pk_accounts"},
     "users of an account": {"ix_users_account_id", "pk_users", "pk_accounts"},
 }
 """The indexes that lead to a page of each list, all in its order but those of what is sorted."""

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
+from billing.access import keys
 from billing.jobs import reserving, settling
 from billing.ledger import accounts
 from billing.reports import audit, revenue
@@ -33,7 +34,9 @@ def _books(db):
     """An account with a job in every state, a plan limit in use, and rolled-up revenue."""
     account_id = an_account(10_000)
     a_subscription(account_id, {"content_ideas": 100})
-    a_queued_job(account_id)
+    with transaction() as session:
+        key_id = keys.create(session, account_id, actor="anna", now=NOON, credit_cap=1000).view.id
+    a_queued_job(account_id, api_key_id=key_id)
     a_reserved_job(account_id)
     a_claim(a_reserved_job(account_id))
     a_generated_job(account_id)
@@ -111,6 +114,8 @@ SETTLED = "(SELECT id FROM generation_jobs WHERE state = 'settled' ORDER BY id L
             "settled_jobs_have_a_successful_call", "state reserved, parts delivered 1, calls that delivered 0",
         ),
         ("UPDATE generation_jobs SET cost_usd = cost_usd + 1", "cost_is_sum_of_calls", "cost 1.00"),
+        ("UPDATE api_keys SET credits_used = 1", "capped_keys_count_their_jobs", "used 1, its jobs hold 11 and used 0"),
+        ("UPDATE api_keys SET credits_held = 9", "capped_keys_count_their_jobs", "held 9 and used 0, its jobs hold 11"),
         ("UPDATE plan_limit_usage SET amount_used = 5", "plan_usage_is_sum_of_jobs", "used 5 and reserved 0, jobs"),
         (
             "DELETE FROM plan_limit_usage",

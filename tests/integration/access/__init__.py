@@ -1,0 +1,1 @@
+"""Tests of API keys against a real database."""

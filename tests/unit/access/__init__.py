@@ -1,0 +1,1 @@
+"""Tests of API keys that need no database."""
