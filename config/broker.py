@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import redis
+import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -18,16 +19,24 @@ def broker_client(url: str, *, timeout_s: float = 3) -> redis.Redis:
 
     Raises AddressError when `url` cannot be read.
     """
-    found = read_address("BROKER_URL", url, BROKER)
     return redis.Redis(
-        **(_file(found) if found.scheme == SOCKET else _host(found)),
-        username=found.user,
-        password=found.password,
+        **_place(url),
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         # A connection that died with its server is replaced once.
         retry=Retry(NoBackoff(), 1),
     )
+
+
+def listening_client(url: str) -> redis.asyncio.Redis:
+    """The same for an event loop, to listen for as long as it takes; raises AddressError like `broker_client`."""
+    return redis.asyncio.Redis(**_place(url), socket_connect_timeout=3, health_check_interval=15)
+
+
+def _place(url: str) -> dict[str, Any]:
+    found = read_address("BROKER_URL", url, BROKER)
+    place = _file(found) if found.scheme == SOCKET else _host(found)
+    return {**place, "username": found.user, "password": found.password}
 
 
 def _file(found: Address) -> dict[str, Any]:

@@ -98,6 +98,10 @@ class Settings(BrokerSettings):
     generation_concurrency: int = Field(default=64, ge=1, le=2_048)
     # One process a core, and two at least: a slow statement then holds up one of them.
     billing_concurrency: int = Field(default_factory=lambda: min(64, max(2, cores())), ge=1, le=64)
+    # Where the HTTP API listens, and how often one key may ask it.
+    api_address: str = "127.0.0.1"
+    api_port: int = Field(default=8000, ge=0, le=65_535)
+    api_rate_per_minute: int = Field(default=6_000, ge=1, le=10_000_000)
     # How long a worker with room may take no message from a queue that holds some, before it is restarted.
     stalled_after_s: Seconds = 60
 

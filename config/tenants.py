@@ -19,7 +19,7 @@ from config.settings import ConfigurationError
 
 ROLE = "creditmill_tenant"
 """The role of PostgreSQL that tenants' reads act as. It cannot log in."""
-SHARED = frozenset({"ai_model_config", "global_integration_settings", "image_prices"})
+SHARED = frozenset({"ai_model_config", "global_integration_settings", "image_prices", "plans"})
 """Tables of no account's rows, of which the role may read some columns."""
 
 # Both last as long as the transaction.

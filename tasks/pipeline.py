@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from billing.catalog import current
 from billing.jobs import recovery, requests, submitting
+from billing.jobs.admitting import Source
 from billing.jobs.requests import Submission
 from billing.jobs.submitting import Submitted
 from billing.settings import own
@@ -59,32 +60,32 @@ def submit(
     return submit_many([requests.parse(request)])[0]
 
 
-def submit_many(submissions: Sequence[Submission], *, api_key_id: int | None = None) -> list[Submitted]:
+def submit_many(submissions: Sequence[Submission], *, source: Source | None = None) -> list[Submitted]:
     """Submit requests, all or none; raises a BillingError for the first that cannot be done.
 
-    `api_key_id` is the key that they came with. It succeeds while the broker is away. Raises DatabaseAway when the
-    database cannot be reached.
+    Those of one account with a `source` must be covered as well. It succeeds while the broker is away.
+    Raises DatabaseAway when the database cannot be reached.
     """
-    submitted = _store(submissions, api_key_id)
+    submitted = _store(submissions, source)
     start([job.job_id for job in submitted if job.created])
     return submitted
 
 
-def _store(submissions: Sequence[Submission], api_key_id: int | None) -> list[Submitted]:
+def _store(submissions: Sequence[Submission], source: Source | None) -> list[Submitted]:
     """Store requests under ids that are chosen beforehand, so that an unconfirmed commit can be repeated."""
     named = [each.model_copy(update={"job_id": each.job_id or uuid4()}) for each in submissions]
-    if len(named) == 1 and (job := _store_at_once(named[0], api_key_id)) is not None:
+    if len(named) == 1 and (job := _store_at_once(named[0], source)) is not None:
         return [job]
     ours = {new.job_id for given, new in zip(submissions, named, strict=True) if given.job_id is None}
     try:
-        stored = record(lambda session: _submit(session, named, api_key_id), for_s=SUBMIT_FOR_S, wait_max_s=1.0)
+        stored = record(lambda session: _submit(session, named, source), for_s=SUBMIT_FOR_S, wait_max_s=1.0)
     except DATABASE_TROUBLE:
         raise DatabaseAway from None
     # A job with an id of ours was created here: by this commit, or by an earlier one that was not confirmed.
     return [replace(job, created=job.created or job.job_id in ours) for job in stored]
 
 
-def _store_at_once(named: Submission, api_key_id: int | None) -> Submitted | None:
+def _store_at_once(named: Submission, source: Source | None) -> Submitted | None:
     """Store one request by one statement, as most can be; None when it takes more, or it is not known whether it was.
 
     It may have been stored then: its id says so to whoever stores it again.
@@ -100,13 +101,13 @@ def _store_at_once(named: Submission, api_key_id: int | None) -> Submitted | Non
                 at=at,
                 deadline=runtime().deadline,
                 publish_by=runtime().publish_by,
-                api_key_id=api_key_id,
+                source=source,
             )
     except DATABASE_TROUBLE:
         return None
 
 
-def _submit(session: Session, named: Sequence[Submission], api_key_id: int | None) -> list[Submitted]:
+def _submit(session: Session, named: Sequence[Submission], source: Source | None) -> list[Submitted]:
     at = own.moment(session, {(each.account_id, each.user_id) for each in named})
     return submitting.submit(
         session,
@@ -114,7 +115,7 @@ def _submit(session: Session, named: Sequence[Submission], api_key_id: int | Non
         at=at,
         deadline=runtime().deadline,
         publish_by=runtime().publish_by,
-        api_key_id=api_key_id,
+        source=source,
     )
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from billing.catalog.snapshot import Moment
 from billing.catalog.usage import Usage, Work
 from billing.jobs import calling, parts, requests, reserving, submitting
+from billing.jobs.admitting import Source
 from billing.jobs.calling import Claim, Delivery
 from billing.jobs.requests import Submission
 from billing.jobs.states import State
@@ -76,7 +77,8 @@ def a_queued_job(account_id: int, operation: str = "clustering", *, now: datetim
     parsed = [requests.parse(data)]
     with transaction() as session:
         at = moment(session, now, of=parsed)
-        submitted = submitting.submit(session, parsed, at=at, deadline=HOUR, publish_by=MINUTE, api_key_id=api_key_id)
+        source = None if api_key_id is None else Source(api_key_id, str(uuid4()))
+        submitted = submitting.submit(session, parsed, at=at, deadline=HOUR, publish_by=MINUTE, source=source)
     return submitted[0].job_id
 
 

@@ -88,6 +88,15 @@ def publishing_command(application: str) -> Settings:
     return publisher(application)
 
 
+def server(application: str, *, pool_size: int) -> Settings:
+    """A process that serves requests: connected, with tasks that it can publish, and logging of our own."""
+    settings = _connect(application, pool_size=pool_size, by_index=True)
+    configure_logging(settings.log_level, settings.log_format)
+    require_schema()
+    set_up_tasks(settings)
+    return settings
+
+
 def worker(
     application: str, *, pool_size: int = 5, providers: Mapping[str, Provider] | None = None
 ) -> tuple[Settings, Celery]:

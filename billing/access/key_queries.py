@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, select, text, update
+from sqlalchemy import Connection, Row, select, text, update
 from sqlalchemy.orm import Session
 
 from billing.access.tables import ApiKey
@@ -53,7 +53,7 @@ def find_many(session: Session, key_ids: Collection[int]) -> dict[int, ApiKey]:
     return {key.id: key for key in session.scalars(select(ApiKey).where(ApiKey.id.in_(sorted(key_ids))))}
 
 
-def presented(session: Session, key_hash: str) -> Row[Any] | None:
+def presented(session: Session | Connection, key_hash: str) -> Row[Any] | None:
     """The key of this hash, and whether it expired by the database's clock; its use is noted if it may be used."""
     return session.execute(_FIND, {"key_hash": key_hash, "again": USED_AGAIN}).one_or_none()
 

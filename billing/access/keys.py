@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from billing.access import key_format, key_queries
@@ -161,7 +162,15 @@ def newest(
     return KEYS.page(_views(session, found, now), limit, lambda key: (key.id,))
 
 
-def bearer(session: Session, key: str) -> Bearer:
+def cap(session: Session, key_id: int) -> tuple[int, int, int] | None:
+    """The cap that a key counts against, and what of it is held and used, in credits; None without a cap."""
+    key = key_queries.find(session, key_id)
+    if key is not None and key.cap_of is not None:
+        key = key_queries.find(session, key.cap_of)
+    return None if key is None or key.credit_cap is None else (key.credit_cap, key.credits_held, key.credits_used)
+
+
+def bearer(session: Session | Connection, key: str) -> Bearer:
     """Who presents this key; raises KeyRefused, in whose message nothing of it stands."""
     kind = key_format.kind_of(key)
     if kind is None:

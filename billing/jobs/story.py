@@ -74,6 +74,12 @@ def views(session: Session, job_ids: Iterable[UUID]) -> dict[UUID, JobView]:
     return {job.id: view(job) for job in job_queries.find(session, job_ids)}
 
 
+def result(session: Session, job_id: UUID) -> dict[str, Any] | None:
+    """What was generated for this job; None when nothing was (yet)."""
+    found = call_queries.results(session, [job_id])
+    return found[job_id].content if job_id in found else None
+
+
 def newest(
     session: Session, *, account_id: int | None, state: str | None, limit: int, after: str | None = None
 ) -> Page[JobView]:

@@ -71,8 +71,14 @@ _OPEN_OF_ALL = "SELECT count(*) FROM (SELECT FROM generation_jobs WHERE finished
 _NOT_COUNTED = "SELECT CAST(NULL AS bigint)"
 
 
-@lru_cache(maxsize=4)
-def _add_at_once(*, of_account: bool, of_all: bool) -> TextClause:
+_COVERS = """
+    AND EXISTS (SELECT FROM accounts WHERE id = :account_id
+                AND frozen_reason IS NULL AND balance - reserved >= :credits_estimated)
+"""
+
+
+@lru_cache(maxsize=8)
+def _add_at_once(*, of_account: bool, of_all: bool, covered: bool) -> TextClause:
     """Add one job if all holds that it was examined by, and there is room for it where the open jobs are counted."""
     values = ", ".join(f"CAST(:{name} AS {type_of(_TABLE.c[name])})" for name in _GIVEN)
     return text(
@@ -89,6 +95,7 @@ def _add_at_once(*, of_account: bool, of_all: bool) -> TextClause:
           AND (SELECT version FROM catalog_version) = CAST(:version AS uuid)
           AND CAST(clock.now AT TIME ZONE 'UTC' AS date) = :today
           AND EXISTS (SELECT FROM accounts WHERE id = :account_id AND NOT has_settings)
+          {_COVERS if covered else ""}
           AND (:user_id IS NULL OR EXISTS (SELECT FROM users WHERE id = :user_id AND account_id = :account_id))
         ON CONFLICT DO NOTHING RETURNING (SELECT of_account FROM open), (SELECT of_all FROM open)
         """  # noqa: S608 - names of our own columns
@@ -167,9 +174,11 @@ def add_at_once(
     today: date,
     publish_by: timedelta,
     deadline: timedelta,
+    covered: bool = False,
 ) -> dict[int | None, int] | None:
     """Insert one new job by one statement, which sets its times, if all of this still holds: the catalogue's version,
-    the day in UTC, the account, which has no settings of its own, its user, and the room for one more unfinished job.
+    the day in UTC, the account, which has no settings of its own, its user, and the room for one more unfinished job; to
+    be `covered`, also what the account has available.
 
     Returns the unfinished jobs before that of whom they were to be `counted` (None: of all); None when nothing was
     inserted.
@@ -178,7 +187,7 @@ def add_at_once(
     given = row | {name: json.dumps(row[name]) for name in ("params", "work", "settings_used")}
     given |= {"account_bound": account_bound, "bound": bound, "version": version, "today": today}
     given |= {"publish_by": publish_by, "deadline": deadline}
-    statement = _add_at_once(of_account=account_id in counted, of_all=None in counted)
+    statement = _add_at_once(of_account=account_id in counted, of_all=None in counted, covered=covered)
     with _refusals():
         found = connection.execute(statement, given).first()
     if found is None:

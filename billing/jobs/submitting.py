@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session
 
 from billing.catalog.snapshot import Moment
 from billing.errors import BillingError, IdempotencyConflict, NotCancellable, UnknownThing
-from billing.jobs import bounds, job_queries, submission_queries
+from billing.jobs import admitting, bounds, job_queries, submission_queries
+from billing.jobs.admitting import Source
 from billing.jobs.examining import Examined, examine
 from billing.jobs.requests import Submission
 from billing.jobs.states import Event, State
@@ -44,18 +45,19 @@ def submit(
     at: Moment,
     deadline: timedelta,
     publish_by: timedelta,
-    api_key_id: int | None = None,
+    source: Source | None = None,
 ) -> list[Submitted]:
     """Turn requests into queued jobs, all or none; the same request again returns the same job.
 
     `at` holds what the accounts have set themselves, as `billing.settings.own` reads it. `deadline` is how long a job
     may stay open, `publish_by` how long its message may take before it is sent again.
-    `api_key_id` is the key that the requests came with, whose cap must cover them.
+    Requests of one account with a `source` are refused unless the account, its plan and the key's cap cover them.
     Raises a BillingError for the first request that cannot be done, IdempotencyConflict among them, and TooManyOpenJobs
     when there is no room for all, and KeyCapReached; the caller's transaction then undoes what was added.
     """
     times = {"next_at": at.now + publish_by, "deadline_at": at.now + deadline, "created_at": at.now}
-    rows = [_row(each, api_key_id) | times for each in _examined(session, submissions, at)]
+    examined = _examined(session, submissions, at)
+    rows = [_row(each, source) | times for each in examined]
     asked = Counter(row["account_id"] for row in rows)
     limits = at.catalog.defaults
     added = submission_queries.add(
@@ -70,10 +72,15 @@ def submit(
     # A repeat adds nothing and is never refused.
     bounds.check(Counter(key.account_id for key in added.created), added.open_jobs, limits, now=at.now)
     existing = _existing(session, rows, added)
-    return [
+    submitted = [
         _submitted(submission, row, existing.get(_key(row)), added)
         for submission, row in zip(submissions, rows, strict=True)
     ]
+    if source is not None:
+        created = [job.created for job in submitted]
+        admitting.check_repeat(session, source, submissions[0].account_id, created)
+        admitting.check_covered(session, [each for each, new in zip(examined, created, strict=True) if new], at=at)
+    return submitted
 
 
 def submit_at_once(
@@ -83,7 +90,7 @@ def submit_at_once(
     at: Moment,
     deadline: timedelta,
     publish_by: timedelta,
-    api_key_id: int | None = None,
+    source: Source | None = None,
 ) -> Submitted | None:
     """Turn one request into a queued job by a single statement; None when it takes a closer look, as `submit` takes it.
 
@@ -95,10 +102,14 @@ def submit_at_once(
         return None
     try:
         # An account that has settings of its own is not added so.
-        row = _row(examine(at.catalog, submission, at.catalog.settings, today=at.today), api_key_id)
+        examined = examine(at.catalog, submission, at.catalog.settings, today=at.today)
     except BillingError:
         # The catalogue may have changed since.
         return None
+    if source is not None and examined.limit_type is not None:
+        # What is left of a plan's limit is not told by one statement.
+        return None
+    row = _row(examined, source)
     open_jobs = submission_queries.add_at_once(
         connection,
         row,
@@ -109,6 +120,7 @@ def submit_at_once(
         today=at.today,
         publish_by=publish_by,
         deadline=deadline,
+        covered=source is not None,
     )
     if open_jobs is None:
         return None
@@ -149,7 +161,7 @@ def _examined(session: Session, submissions: Sequence[Submission], at: Moment) -
     return found
 
 
-def _row(examined: Examined, api_key_id: int | None) -> dict[str, Any]:
+def _row(examined: Examined, source: Source | None) -> dict[str, Any]:
     submission, model = examined.submission, examined.model
     job_id = submission.job_id or uuid4()
     return {
@@ -166,7 +178,7 @@ def _row(examined: Examined, api_key_id: int | None) -> dict[str, Any]:
         "related_object_type": submission.params.get("related_object_type"),
         "related_object_id": submission.params.get("related_object_id"),
         "label": submission.params.get("label"),
-        "api_key_id": api_key_id,
+        "api_key_id": None if source is None else source.api_key_id,
         "work": vars(examined.work),
         "settings_used": examined.settings_used,
         "credits_estimated": examined.credits_estimated,

@@ -16,8 +16,9 @@ from billing.catalog.fields import Fields, Name, Shown, is_cleared, is_text, one
 from billing.errors import InvalidRequest, UnknownThing
 from billing.ledger import accounts
 from billing.money import CREDITS_MAX
-from billing.periods import Interval
-from billing.plans import limit_queries, limits
+from billing.periods import Interval, starts_at
+from billing.plans import limit_queries, limits, subscription_queries
+from billing.plans.lifecycle import Status
 from billing.plans.tables import Plan, PlanLimitUsage
 
 UNITS_MAX = 2**53
@@ -32,6 +33,16 @@ class PlanFields(Fields):
     included_credits: Annotated[int, Field(ge=0, le=CREDITS_MAX)] | None = None
     billing_interval: Interval | None = None
     is_active: bool | None = None
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """The plan of an account, its current period, and the instant at which the next one begins; None if none does."""
+
+    plan: str
+    period_start: date
+    period_end: date
+    renews_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,18 @@ def usage(session: Session, account_id: int, *, now: datetime) -> list[LimitView
         _limit_view(limit_type, allowed, period.start, period.end, used)
         for limit_type, allowed, period, used in limits.of_account(session, account_id, now=now)
     ]
+
+
+def renewal(session: Session, account_id: int, *, now: datetime) -> Renewal | None:
+    """The plan that an account has now, and when it renews; None without a plan."""
+    for subscribed in subscription_queries.of_accounts(session, [account_id]):
+        standing = subscribed.at(now)
+        if standing.status is not Status.CANCELLED:
+            period = standing.period
+            ends = starts_at(period.end, subscribed.zone)
+            plan = subscribed.plan_of(standing).slug
+            return Renewal(plan, period.start, period.end, None if standing.cancel_at_period_end else ends)
+    return None
 
 
 def _limit_view(limit_type: str, allowed: int, start: date, end: date, used: PlanLimitUsage | None) -> LimitView:

@@ -33,25 +33,25 @@ log = get_logger(__name__)
 
 def set_mark() -> bool:
     """Note that a hint is about to be sent; False when another one is pending already."""
-    return bool(_asked(lambda client: client.set(MARK, "", nx=True, px=LASTS_MS), otherwise=True))
+    return bool(asked(lambda client: client.set(MARK, "", nx=True, px=LASTS_MS), otherwise=True))
 
 
 def remove_mark() -> None:
     """Note that a take is about to begin."""
-    _asked(lambda client: client.delete(MARK), otherwise=None)
+    asked(lambda client: client.delete(MARK), otherwise=None)
 
 
 def set_left_out() -> None:
     """Note that accounts wait that are in another take."""
-    _asked(lambda client: client.set(LEFT_OUT_MARK, "", px=LEFT_OUT_LASTS_MS), otherwise=None)
+    asked(lambda client: client.set(LEFT_OUT_MARK, "", px=LEFT_OUT_LASTS_MS), otherwise=None)
 
 
 def remove_left_out() -> bool:
     """Whether a take had to leave accounts out since this was asked last; without an answer, nobody knows of one."""
-    return bool(_asked(lambda client: client.delete(LEFT_OUT_MARK), otherwise=False))
+    return bool(asked(lambda client: client.delete(LEFT_OUT_MARK), otherwise=False))
 
 
-def _asked(question: Callable[[redis.Redis], Any], *, otherwise: Any) -> Any:
+def asked(question: Callable[[redis.Redis], Any], *, otherwise: Any) -> Any:
     """Ask Redis; one that is in trouble says nothing of a hint, whatever its client raises then."""
     try:
         return question(_client(runtime().settings.broker_url.get_secret_value()))

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import click
 
-from billing.errors import NotCancellable
 from billing.jobs.policy import Outcome
 from billing.jobs.states import State
 from workers.commands.assignments import actor
@@ -138,18 +137,13 @@ def cancel(job_id: UUID) -> None:
 
     Images that were delivered by then are charged.
     """
-    from billing.jobs import recovery, submitting
+    from billing.jobs import cancelling
     from config.database import database_now, transaction
     from workers import bootstrap
 
     bootstrap.connect("jobs")
-    delivered: list[UUID] = []
-    try:
-        with transaction() as session:
-            submitting.cancel(session, job_id, now=database_now(session))
-    except NotCancellable:
-        with transaction() as session:
-            delivered = recovery.release_if_reserved(session, job_id, now=database_now(session))
+    with transaction() as session:
+        delivered = cancelling.cancel(session, job_id, now=database_now(session))
     # Recovery, for which it is due, has it charged.
     click.echo(f"Job {job_id} is cancelled{'; what was delivered of it is charged' if delivered else ''}.")
 

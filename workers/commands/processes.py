@@ -47,6 +47,18 @@ def flower() -> None:
 
 
 @click.command()
+def api() -> None:
+    """Run the HTTP API, which apps submit jobs to and are answered by.
+
+    It listens on CREDITMILL_API_ADDRESS (127.0.0.1) and CREDITMILL_API_PORT (8000). Keys are made by `creditmill keys
+    create`. What each address takes and answers is shown at /docs.
+    """
+    from workers.web import server
+
+    server.run()
+
+
+@click.command()
 def migrate() -> None:
     """Bring the database's schema up to date."""
     from billing import migrating

@@ -38,6 +38,14 @@ BEGIN
 END
 """
 
+ROLE = "creditmill_tenant"
+ACCOUNT = "CAST(nullif(current_setting('creditmill.account_id', true), '') AS bigint)"
+# What the API shows of an account beside its settings, jobs and ledger: the limits of its plan, and its usage.
+ROWS = {
+    table: f"account_id = {ACCOUNT}"
+    for table in ("subscriptions", "plan_limit_usage", "revenue_rollups", "revenue_changes")
+}
+
 
 def upgrade() -> None:
     op.create_table(
@@ -94,9 +102,24 @@ def upgrade() -> None:
         "IS DISTINCT FROM (NEW.finished_at, NEW.credits_estimated, NEW.credits_charged)) "
         "EXECUTE FUNCTION count_of_key()"
     )
+    op.execute(f"GRANT SELECT ON plans TO {ROLE}")
+    for table, rows in ROWS.items():
+        op.execute(f"GRANT SELECT ON {table} TO {ROLE}")
+        op.execute(f"CREATE POLICY tenant ON {table} FOR SELECT TO {ROLE} USING ({rows})")
+        op.execute(
+            f"CREATE POLICY operator ON {table} USING (NOT pg_has_role(current_user, '{ROLE}', 'USAGE')) "
+            f"WITH CHECK (NOT pg_has_role(current_user, '{ROLE}', 'USAGE'))"
+        )
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
 
 
 def downgrade() -> None:
+    for table in ROWS:
+        op.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+        op.execute(f"DROP POLICY operator ON {table}")
+        op.execute(f"DROP POLICY tenant ON {table}")
+        op.execute(f"REVOKE ALL ON {table} FROM {ROLE}")
+    op.execute(f"REVOKE ALL ON plans FROM {ROLE}")
     op.execute("DROP TRIGGER count_of_key_changed ON generation_jobs")
     op.execute("DROP TRIGGER count_of_key_new ON generation_jobs")
     op.execute("DROP FUNCTION count_of_key()")

@@ -9,6 +9,7 @@ import pytest
 from billing.access import keys
 from billing.errors import KeyCapReached
 from billing.jobs import recovery, reserving, submitting
+from billing.jobs.admitting import Source
 from billing.jobs.requests import parse
 from config.database import transaction
 from tests.catalogue import a_settled_job, change
@@ -70,7 +71,7 @@ def submit(account_id, key_id, count=1):
     parsed = [parse({"account_id": account_id, "operation": "clustering", "params": params}) for _ in range(count)]
     with transaction() as session:
         at = moment(session, of=parsed)
-        return submitting.submit(session, parsed, at=at, deadline=HOUR, publish_by=MINUTE, api_key_id=key_id)
+        return submitting.submit(session, parsed, at=at, deadline=HOUR, publish_by=MINUTE, source=Source(key_id, "k"))
 
 
 def test_a_jobs_estimate_is_held_of_its_keys_cap_and_then_its_charge_is_used():

@@ -1,0 +1,67 @@
+"""The application: its routes, what it says about errors, and what it takes at most."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+
+from tasks.runtime import runtime
+from workers.web import explanations, jobs, money, problems
+from workers.web.bodies import BoundedBodies
+from workers.web.waiting import Endings
+
+DESCRIPTION = """
+Submit generation jobs and be billed for what they used. Every request needs a key: `Authorization: Bearer cm_...`.
+Amounts are in credits, instants are ISO 8601 with their zone. Errors are problem details (RFC 9457) with a stable code.
+"""
+OF_ALL = {
+    status: {"model": problems.Problem, "content": {problems.MEDIA_TYPE: {}}, "description": problems.TITLES[status]}
+    for status in (400, 401, 403, 408, 413, 429, 500, 503)
+}
+
+
+def make_app() -> FastAPI:
+    """The application of a process that is connected and has its runtime."""
+    app = FastAPI(
+        title="Creditmill",
+        version=version("creditmill"),
+        description=DESCRIPTION,
+        lifespan=_listening,
+        redoc_url=None,
+        responses=OF_ALL,
+        separate_input_output_schemas=False,
+    )
+    app.state.endings = Endings()
+    for error, handler in problems.HANDLERS.items():
+        app.add_exception_handler(error, handler)
+    for module in (jobs, money):
+        app.include_router(module.router)
+    app.add_api_route("/errors", errors, include_in_schema=False, response_class=HTMLResponse)
+    app.add_api_route("/health", health, include_in_schema=False)
+    app.add_middleware(BoundedBodies)
+    return app
+
+
+async def errors() -> str:
+    """What each code of an error means."""
+    rows = (
+        f'<dt id="{code}"><code>{code}</code> ({status})</dt><dd>{html.escape(told)}</dd>'
+        for code, (status, told) in explanations.CODES.items()
+    )
+    return f"<!doctype html><html lang=en><title>Errors</title><h1>Errors</h1><dl>{''.join(rows)}</dl></html>"
+
+
+async def health() -> dict[str, str]:
+    """That this process answers."""
+    return {"status": "ok"}
+
+
+@asynccontextmanager
+async def _listening(app: FastAPI) -> AsyncIterator[None]:
+    async with app.state.endings.listening(runtime().settings.broker_url.get_secret_value()):
+        yield
