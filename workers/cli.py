@@ -28,9 +28,7 @@ COMMANDS = {
         "workers.commands.accounts:group",
         "Create accounts, show them, put credits into them, freeze them, see what time will bring.",
     ),
-    "api": Entry(
-        "workers.commands.processes:api", "Run the HTTP API, which apps submit jobs to and are answered by."
-    ),
+    "api": Entry("workers.commands.processes:api", "Run the HTTP API, which apps submit jobs to and are answered by."),
     "audit": Entry("workers.commands.operate:audit_", "Check the books; exits with 0 only when they balance."),
     "beat": Entry("workers.commands.processes:beat", "Run beat, which sends the periodic tasks."),
     "demo": Entry(

@@ -177,8 +177,8 @@ def add_at_once(
     covered: bool = False,
 ) -> dict[int | None, int] | None:
     """Insert one new job by one statement, which sets its times, if all of this still holds: the catalogue's version,
-    the day in UTC, the account, which has no settings of its own, its user, and the room for one more unfinished job; to
-    be `covered`, also what the account has available.
+    the day in UTC, the account, which has no settings of its own, its user, and the room for one more unfinished job;
+    to be `covered`, also what the account has available.
 
     Returns the unfinished jobs before that of whom they were to be `counted` (None: of all); None when nothing was
     inserted.

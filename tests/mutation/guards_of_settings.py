@@ -132,7 +132,10 @@ OF_TENANTS = [
 ]
 OF_SETTINGS = (*OF_TIERS, *OF_SECRETS, *BY_HAND, *OF_CHARGES, *OF_TENANTS)
 
-_ROWS = importlib.import_module("billing.migrations.versions.0016_tenants").ROWS
+_ROWS = {
+    **importlib.import_module("billing.migrations.versions.0016_tenants").ROWS,
+    **importlib.import_module("billing.migrations.versions.0017_api_keys").ROWS,
+}
 OF_ROWS = tuple(
     Guard(
         f"row-level security hides {table}",

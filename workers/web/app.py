@@ -6,6 +6,7 @@ import html
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
@@ -19,7 +20,7 @@ DESCRIPTION = """
 Submit generation jobs and be billed for what they used. Every request needs a key: `Authorization: Bearer cm_...`.
 Amounts are in credits, instants are ISO 8601 with their zone. Errors are problem details (RFC 9457) with a stable code.
 """
-OF_ALL = {
+OF_ALL: dict[int | str, dict[str, Any]] = {
     status: {"model": problems.Problem, "content": {problems.MEDIA_TYPE: {}}, "description": problems.TITLES[status]}
     for status in (400, 401, 403, 408, 413, 429, 500, 503)
 }

@@ -15,8 +15,11 @@ CODES: Mapping[str, tuple[int, str]] = {
     "unknown_model": (400, "There is no such model, or it is not offered."),
     "price_not_configured": (400, "What is asked for has no price, so it is refused rather than given away."),
     "invalid_key": (401, "No key was given, or it is mistyped, unknown, expired or revoked."),
-    "insufficient_credits": (402, "The account does not cover the request: `needed`, `available`, `held`, `shortfall` "
-                                  "and `renews_at` say how far. With `cause` `held`, jobs that still run may free it."),
+    "insufficient_credits": (
+        402,
+        "The account does not cover the request: `needed`, `available`, `held`, `shortfall` "
+        "and `renews_at` say how far. With `cause` `held`, jobs that still run may free it.",
+    ),
     "plan_limit_reached": (402, "The plan's limit does not cover the request in this period."),
     "key_cap_reached": (402, "What the key's jobs may cost in all does not cover the request."),
     "scope_missing": (403, "The key does not allow this; `scope` names what it would need."),

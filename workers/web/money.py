@@ -131,10 +131,10 @@ def limits(credentials: Credentials, response: Response) -> shapes.Limits:
         plan = plans.renewal(session, who.account_id, now=now)
         used = plans.usage(session, who.account_id, now=now)
     return shapes.Limits(
-        plan=plan and plan.plan,
-        period_start=plan and plan.period_start,
-        period_end=plan and plan.period_end,
-        renews_at=plan and plan.renews_at,
+        plan=None if plan is None else plan.plan,
+        period_start=None if plan is None else plan.period_start,
+        period_end=None if plan is None else plan.period_end,
+        renews_at=None if plan is None else plan.renews_at,
         limits=[
             shapes.PlanLimit(
                 limit_type=each.limit_type,

@@ -133,8 +133,12 @@ async def away(_: Request, error: Exception) -> JSONResponse:
 async def by_framework(_: Request, error: Exception) -> JSONResponse:
     """What is said about an address or a method that there is not."""
     assert isinstance(error, HTTPException)
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    detail = {404: "There is nothing at this address.", 405: "This address does not take this method."}
+    codes = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed"}
+    detail = {
+        400: "The body is not valid JSON.",
+        404: "There is nothing at this address.",
+        405: "This address does not take this method.",
+    }
     told = detail.get(error.status_code, "The request is not understood.")
     code = codes.get(error.status_code, "invalid_request")
     return problem(code, told, status=error.status_code, headers=error.headers)

@@ -41,10 +41,9 @@ END
 ROLE = "creditmill_tenant"
 ACCOUNT = "CAST(nullif(current_setting('creditmill.account_id', true), '') AS bigint)"
 # What the API shows of an account beside its settings, jobs and ledger: the limits of its plan, and its usage.
-ROWS = {
-    table: f"account_id = {ACCOUNT}"
-    for table in ("subscriptions", "plan_limit_usage", "revenue_rollups", "revenue_changes")
-}
+ROWS = dict.fromkeys(
+    ("subscriptions", "plan_limit_usage", "revenue_rollups", "revenue_changes"), f"account_id = {ACCOUNT}"
+)
 
 
 def upgrade() -> None:

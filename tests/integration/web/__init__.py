@@ -1,0 +1,1 @@
+"""Tests of the HTTP API, over its routes, against a real database and broker."""
