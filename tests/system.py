@@ -174,6 +174,7 @@ def running_system(
         "CREDITMILL_SECRET_KEY": SECRET_KEY,
         "CREDITMILL_FOLDER": str(home),
         "CREDITMILL_FLOWER_PORT": str(machine.free_port()),
+        "CREDITMILL_API_PORT": str(machine.free_port()),
         **{f"CREDITMILL_{name.upper()}": value for name, value in settings.items()},
     }
     before, port = dict(os.environ), machine.free_port()

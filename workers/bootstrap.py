@@ -15,6 +15,7 @@ from config.logging import configure_logging
 from config.providers import KnownProvider
 from config.secrets import use_secret_keys
 from config.settings import BrokerSettings, ConfigurationError, Settings, load_broker_settings, load_settings
+from workers.local import instance
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -76,7 +77,11 @@ def _point_to_broker(settings: BrokerSettings) -> Celery:
 
 
 def publisher(application: str) -> Settings:
-    """Somebody's program that submits jobs: connected, with tasks that it can publish; its logging stays its own."""
+    """Somebody's program that submits jobs: connected, with tasks that it can publish; its logging stays its own.
+
+    What its environment leaves open, it takes from the instance that runs on this machine (`CREDITMILL_FOLDER`).
+    """
+    instance.join(instance.folder())
     settings = _connect(application, by_index=True)
     set_up_tasks(settings)
     return settings

@@ -82,6 +82,17 @@ def require_free_port(settings: BrokerSettings) -> None:
         ) from None
 
 
+def listen(settings: Settings) -> socket.socket:
+    """The socket on which the API listens; raises ConfigurationError when another program has its port."""
+    try:
+        return socket.create_server((settings.api_address, settings.api_port), backlog=2_048)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The API cannot listen on {settings.api_address}:{settings.api_port} ({error.strerror}): set "
+            "CREDITMILL_API_PORT to a free port."
+        ) from None
+
+
 def flower_environment(settings: BrokerSettings) -> dict[str, str]:
     """Flower's options; passwords travel by the environment, never as arguments."""
     options = {

@@ -17,6 +17,7 @@ import psutil
 
 from tests.system import wait_until
 from workers import cli
+from workers.local.machine import free_port
 
 # A new interpreter needs longer to import everything than a command to do its work: commands start from a process that
 # has imported it, each in a process of its own.
@@ -109,6 +110,7 @@ def started(folder: Path, *arguments: str, **given: str) -> Iterator[subprocess.
 @contextmanager
 def instance(folder: Path, *options: str, **given: str) -> Iterator[subprocess.Popen[str]]:
     """`creditmill up --simulator`, ready for work."""
+    given.setdefault("CREDITMILL_API_PORT", str(free_port()))
     with started(folder, "up", "--simulator", *options, **given) as process:
 
         def ready() -> bool:

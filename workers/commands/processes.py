@@ -75,11 +75,13 @@ def migrate() -> None:
     "--simulator", is_flag=True, help="Call a local simulator instead of the providers: for trying things out."
 )
 @click.option("--flower/--no-flower", default=True, show_default=True, help="Run Flower too.")
-def up(simulator: bool, flower: bool) -> None:
-    """Run everything on this machine until Ctrl-C: servers, workers, beat and Flower.
+@click.option("--api/--no-api", default=True, show_default=True, help="Run the HTTP API too.")
+def up(simulator: bool, flower: bool, api: bool) -> None:
+    """Run everything on this machine until Ctrl-C: servers, workers, beat, the HTTP API and Flower.
 
     Servers that DATABASE_URL and BROKER_URL do not name are started from wheels, with their data in .creditmill
     (or CREDITMILL_FOLDER). Other commands in the same directory find them by themselves.
+    With --simulator, a new instance has an account to try it out with; its key lies in .creditmill/api.key.
 
     \b
     Example:  creditmill up --simulator
@@ -87,7 +89,7 @@ def up(simulator: bool, flower: bool) -> None:
     """
     from workers.local import instance, machine
 
-    machine.run_until_stopped(instance.folder(), simulator=simulator, flower=flower)
+    machine.run_until_stopped(instance.folder(), simulator=simulator, flower=flower, api=api)
 
 
 @click.command()

@@ -1,13 +1,15 @@
-"""Everything on one machine: embedded servers, workers, beat and Flower under one supervisor."""
+"""Everything on one machine: embedded servers, workers, beat, the API and Flower under one supervisor."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import TextIO
 
 import click
@@ -20,7 +22,7 @@ from config.integrations import configured_providers, connection_for, forget_con
 from config.providers import KnownProvider
 from config.settings import Settings, cores
 from workers import bootstrap, processes
-from workers.local import instance, variables
+from workers.local import instance, trial, variables
 from workers.local.signals import stop_signals
 from workers.local.supervisor import Program, Supervisor
 
@@ -29,26 +31,33 @@ SIMULATED = [known for known in KnownProvider if known.simulated_path]
 """The providers that the simulator plays."""
 
 GENERATION_WORKERS_MAX = 8
+STARTS_WITHIN_S = 60
 
 
-def run_until_stopped(home: Path, *, simulator: bool, flower: bool) -> None:
+def run_until_stopped(home: Path, *, simulator: bool, flower: bool, api: bool) -> None:
     """Run every process until a signal; then finish the calls in flight and stop, the servers last."""
     with stop_signals() as stop, instance.running(home):
         settings = prepare()
         if flower:
             processes.require_free_port(settings)
+        if api:
+            processes.listen(settings).close()
         port = free_port()
         if simulator:
             point_to_simulator(port)
         else:
             forget_simulator()
         programs = [*workers(settings, generation=generation_workers()), program("beat", ["beat"], stop_order=1)]
+        if api:
+            programs.append(program("api", ["api"], stop_order=1))
         if flower:
             programs.append(program("flower", ["flower"], stop_order=1))
         if simulator:
             programs.append(simulator_program(home, port, faults={}, seed=1))
         with supervised(home, programs, sys.stderr):
             _announce(settings, flower=flower)
+            if api and _answers(settings, stop):
+                _announce_api(settings, home, tried=simulator and trial.prepare(home))
             stop.wait()
             click.echo("Stopping: calls in flight are finished first.", err=True)
 
@@ -178,6 +187,26 @@ def supervised(home: Path, programs: Sequence[Program], output: TextIO, *, quiet
         yield supervisor
     finally:
         supervisor.stop()
+
+
+def _answers(settings: Settings, stop: Event) -> bool:
+    """Whether the API answers by now; waits for it, as it takes a moment to start."""
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while not stop.wait(0.1) and time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection((settings.api_address, settings.api_port), timeout=1):
+            return True
+    return False
+
+
+def _announce_api(settings: Settings, home: Path, *, tried: bool) -> None:
+    url = f"http://{settings.api_address}:{settings.api_port}"
+    lines = [f"API: {url} (what it takes and answers: {url}/docs)"]
+    if tried:
+        file = trial.key_file(home)
+        lines += [f"A key of account 1, to try it out, is in {file}:", f"  {trial.example(url, file)}"]
+    else:
+        lines.append("Make a key for an account: creditmill keys create --account ID")
+    click.echo("\n".join(lines), err=True)
 
 
 def _announce(settings: Settings, *, flower: bool) -> None:

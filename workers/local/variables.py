@@ -28,6 +28,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "billing": SERVERS,
     "generation": (*SERVERS, *OUTWARD),
     "beat": SERVERS,
+    "api": SERVERS,
     # It shows what is in the broker, to browsers: the database and its keys are out of its reach.
     "flower": ("BROKER_URL", *LOGS, *FLOWERS),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
+from fastapi_offline import FastAPIOffline
 
 from tasks.runtime import runtime
 from workers.web import explanations, jobs, money, problems
@@ -28,7 +29,8 @@ OF_ALL: dict[int | str, dict[str, Any]] = {
 
 def make_app() -> FastAPI:
     """The application of a process that is connected and has its runtime."""
-    app = FastAPI(
+    # Its documentation is all of this machine: no browser asks anybody else for a script.
+    app = FastAPIOffline(
         title="Creditmill",
         version=version("creditmill"),
         description=DESCRIPTION,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-
 import uvicorn
 
-from config.settings import ConfigurationError, Settings
 from workers import bootstrap
+from workers.processes import listen
 from workers.web.app import make_app
 
 CONNECTIONS = 40
@@ -32,14 +30,3 @@ def run() -> None:
         proxy_headers=False,
     )
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def listen(settings: Settings) -> socket.socket:
-    """The socket on which it listens; raises ConfigurationError when another program has its port."""
-    try:
-        return socket.create_server((settings.api_address, settings.api_port), backlog=2_048)
-    except OSError as error:
-        raise ConfigurationError(
-            f"The API cannot listen on {settings.api_address}:{settings.api_port} ({error.strerror}): set "
-            "CREDITMILL_API_PORT to a free port."
-        ) from None
