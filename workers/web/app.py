@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from fastapi_offline import FastAPIOffline
 
@@ -21,10 +22,6 @@ DESCRIPTION = """
 Submit generation jobs and be billed for what they used. Every request needs a key: `Authorization: Bearer cm_...`.
 Amounts are in credits, instants are ISO 8601 with their zone. Errors are problem details (RFC 9457) with a stable code.
 """
-OF_ALL: dict[int | str, dict[str, Any]] = {
-    status: {"model": problems.Problem, "content": {problems.MEDIA_TYPE: {}}, "description": problems.TITLES[status]}
-    for status in (400, 401, 403, 408, 413, 429, 500, 503)
-}
 
 
 def make_app() -> FastAPI:
@@ -36,10 +33,11 @@ def make_app() -> FastAPI:
         description=DESCRIPTION,
         lifespan=_listening,
         redoc_url=None,
-        responses=OF_ALL,
+        responses=problems.told(),
         separate_input_output_schemas=False,
     )
     app.state.endings = Endings()
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     for error, handler in problems.HANDLERS.items():
         app.add_exception_handler(error, handler)
     for module in (jobs, money):
@@ -48,6 +46,24 @@ def make_app() -> FastAPI:
     app.add_api_route("/health", health, include_in_schema=False)
     app.add_middleware(BoundedBodies)
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The description of the API, with problem details in the place of the framework's own errors."""
+    if app.openapi_schema is None:
+        found = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=None
+        )
+        schemas = found["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        schemas["Problem"] = problems.Problem.model_json_schema()
+        for methods in found["paths"].values():
+            for operation in methods.values():
+                if "HTTPValidationError" in str(operation["responses"].get("422")):
+                    del operation["responses"]["422"]
+        app.openapi_schema = found
+    return app.openapi_schema
 
 
 async def errors() -> str:

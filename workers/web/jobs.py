@@ -22,7 +22,7 @@ from tasks.messages import endings
 from workers.web import shapes
 from workers.web.identity import Asker, Credentials, asker
 from workers.web.money import balance_headers, told_with_renewal
-from workers.web.problems import NoResult
+from workers.web.problems import OF_BODIES, NoResult, told
 from workers.web.waiting import LOOK_EVERY_S, Endings
 
 KEY_MAX = 190
@@ -41,7 +41,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("/jobs", status_code=202)
+@router.post("/jobs", status_code=202, responses=told(402, *OF_BODIES, 422))
 def submit(
     body: shapes.JobRequest | shapes.BatchRequest,
     credentials: Credentials,
@@ -81,7 +81,7 @@ def list_(
     return shapes.Jobs(jobs=[_job(job) for job in page.rows], next=page.next)
 
 
-@router.get("/jobs/{job_id}")
+@router.get("/jobs/{job_id}", responses=told(404))
 async def show(
     job_id: JobId,
     credentials: Credentials,
@@ -101,7 +101,7 @@ async def show(
     return _job(job)
 
 
-@router.post("/jobs/{job_id}/cancel")
+@router.post("/jobs/{job_id}/cancel", responses=told(404, *OF_BODIES, 409))
 def cancel(job_id: JobId, credentials: Credentials, response: Response) -> shapes.Job:
     """Cancel a job that is not being sent to its provider; its credits are released."""
     who = asker(credentials, "jobs:write", response)
@@ -112,7 +112,7 @@ def cancel(job_id: JobId, credentials: Credentials, response: Response) -> shape
     return _job(_view(who.account_id, job_id))
 
 
-@router.get("/jobs/{job_id}/result")
+@router.get("/jobs/{job_id}/result", responses=told(404, 409))
 def result(job_id: JobId, credentials: Credentials, response: Response) -> shapes.Result:
     """What was generated; 409 while there is nothing."""
     who = asker(credentials, "jobs:read", response)
@@ -125,7 +125,7 @@ def result(job_id: JobId, credentials: Credentials, response: Response) -> shape
     return shapes.Result(job_id=job_id, content=content)
 
 
-@router.get("/jobs/{job_id}/receipt")
+@router.get("/jobs/{job_id}/receipt", responses=told(404))
 def receipt(job_id: JobId, credentials: Credentials, response: Response) -> shapes.Receipt:
     """How the charge follows from what was used, with the arithmetic in words."""
     who = asker(credentials, "jobs:read", response)
@@ -133,7 +133,7 @@ def receipt(job_id: JobId, credentials: Credentials, response: Response) -> shap
         return shapes.Receipt.model_validate(receipts.receipt(session, job_id, for_customer=True))
 
 
-@router.post("/quotes")
+@router.post("/quotes", responses=told(*OF_BODIES))
 def quote(body: shapes.JobRequest, credentials: Credentials, response: Response) -> shapes.Quote:
     """Say what a request would hold at most and probably be charged, and if it would be refused, why."""
     who = asker(credentials, "jobs:write", response)

@@ -55,6 +55,8 @@ TITLES: Mapping[int, str] = {
     500: "Something went wrong here",
     503: "Something that is needed is away",
 }
+OF_ALL = (400, 401, 403, 429, 500, 503)
+OF_BODIES = (408, 413)
 RETRY_AFTER_S = {"rate_limited": 1, "too_many_open_jobs": 5, "database_unavailable": 2, "try_again": 1}
 
 log = get_logger(__name__)
@@ -71,10 +73,15 @@ class Problem(BaseModel):
     code: str
 
 
-class NotFound(BillingError):
-    """The address names nothing."""
-
-    code = "not_found"
+def told(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Problems that an address answers with, for its description; with none, those that every address may."""
+    return {
+        status: {
+            "description": TITLES[status],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses or OF_ALL
+    }
 
 
 class NoResult(BillingError):

@@ -14,7 +14,6 @@ from tests.factories import an_account
 from tests.integration.web.conftest import JOB, App, work_off
 from tests.integration.web.test_jobs import told
 from workers.web import explanations, identity, problems
-from workers.web.app import make_app
 
 SCOPES = {
     ("post", "/api/v1/jobs"): "jobs:write",
@@ -153,7 +152,3 @@ def test_no_site_of_another_origin_may_ask(client, app):
 
     assert "access-control-allow-origin" not in answer.headers
     assert "access-control-allow-origin" not in app.get("/balance").headers
-
-
-def test_the_description_is_the_one_that_is_documented():
-    assert make_app().openapi()["openapi"].startswith("3.1")
