@@ -15,6 +15,7 @@ import pytest
 
 from tests.acceptance.commands import PROJECT, commands, environment, instance, ours, shell
 from workers.cli import creditmill
+from workers.local.machine import free_port
 
 pytestmark = pytest.mark.own_system
 
@@ -29,6 +30,7 @@ PAGES = [
     "docs/explanation/reliability.md",
     "docs/how-to/run-on-your-servers.md",
     "docs/how-to/submit-from-an-app.md",
+    "docs/how-to/use-from-an-app.md",
     "docs/how-to/change-prices.md",
     "docs/how-to/change-settings.md",
     "docs/how-to/limit-plans.md",
@@ -36,6 +38,7 @@ PAGES = [
     "docs/how-to/report-revenue.md",
     "docs/quickstart.md",
 ]
+API = "127.0.0.1:8000"
 # What other tests run: the demo, these tests themselves, and the instance that this module starts.
 ELSEWHERE = re.compile(r"^(make (demo|test)\b|creditmill up\b|export CREDITMILL_FOLDER=)")
 
@@ -45,12 +48,18 @@ def blocks(page, language):
 
 
 @pytest.fixture(scope="module")
-def folder():
+def api_port():
+    """Where the instance's API listens."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def folder(api_port):
     """A folder like a clone's, with an instance running in it."""
     with TemporaryDirectory(prefix="creditmill-docs-") as made:
         home = Path(made)
         shutil.copytree(PROJECT / "examples", home / "examples")
-        with instance(home, "--no-flower") as process:
+        with instance(home, "--no-flower", CREDITMILL_API_PORT=str(api_port)) as process:
             yield home
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0
@@ -63,22 +72,14 @@ def test_every_page_is_tested():
     )
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_work(folder, page):
-    for block in blocks(page, "sh"):
-        script = "\n".join(line for line in block.splitlines() if not ELSEWHERE.match(line))
-        ran = commands(folder, script, OPENAI_API_KEY="sk-for-the-docs")
-        assert ran.returncode == 0, f"{script}\n{ran.stdout}\n{ran.stderr}"
-
-
-def test_the_python_of_the_pages_works(folder):
+def test_the_python_of_the_pages_works(folder, api_port):
     urls = (folder / ".creditmill" / "environment.json").read_text()
     broker, key, database = (
         re.search(rf'"{name}": "([^"]+)"', urls)[1] for name in ("BROKER_URL", "CREDITMILL_SECRET_KEY", "DATABASE_URL")
     )
     for page in PAGES:
         for block in blocks(page, "python"):
-            code = block.replace("redis://localhost:6379/0", broker)
+            code = block.replace("redis://localhost:6379/0", broker).replace(API, f"127.0.0.1:{api_port}")
             given = {"DATABASE_URL": database, "BROKER_URL": broker, "CREDITMILL_SECRET_KEY": key}
             ran = subprocess.run(
                 [sys.executable, "-c", code],
@@ -91,8 +92,17 @@ def test_the_python_of_the_pages_works(folder):
             assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_work(folder, api_port, page):
+    for block in blocks(page, "sh"):
+        script = "\n".join(line for line in block.splitlines() if not ELSEWHERE.match(line))
+        script = script.replace(API, f"127.0.0.1:{api_port}")
+        ran = commands(folder, script, OPENAI_API_KEY="sk-for-the-docs")
+        assert ran.returncode == 0, f"{script}\n{ran.stdout}\n{ran.stderr}"
+
+
 def test_the_readmes_request_is_charged_as_it_says(folder):
-    shown = shell(folder, "creditmill jobs list --account 1 --json").stdout
+    shown = shell(folder, "creditmill jobs list --account 2 --json").stdout
 
     assert '"credits_charged": 10, "credits_overrun": 0, "cost_usd": "0.0800000000"' in shown
 
