@@ -50,15 +50,21 @@ class Asker:
 
 def asker(credentials: HTTPAuthorizationCredentials | None, scope: str, response: Response) -> Asker:
     """The account whose key this is; raises KeyRefused, ScopeMissing or RateLimited."""
+    bearer = bearer_of(credentials, scope, response)
+    # A scope of an account's is one of a key that has one.
+    assert bearer.account_id is not None
+    return Asker(bearer, bearer.account_id)
+
+
+def bearer_of(credentials: HTTPAuthorizationCredentials | None, scope: str, response: Response) -> Bearer:
+    """Whoever has the key of a request, which allows this; raises KeyRefused, ScopeMissing or RateLimited."""
     if credentials is None:
         raise KeyRefused("Give a key: Authorization: Bearer cm_...")
     with single_statements() as connection:
         bearer = keys.bearer(connection, credentials.credentials)
     _count(bearer, response)
     bearer.require(scope)
-    # A scope of an account's is one of a key that has one.
-    assert bearer.account_id is not None
-    return Asker(bearer, bearer.account_id)
+    return bearer
 
 
 def _count(bearer: Bearer, response: Response) -> None:

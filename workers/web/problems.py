@@ -30,16 +30,18 @@ STATUSES: Mapping[str, int] = {
     "method_not_allowed": 405,
     "not_cancellable": 409,
     "no_result": 409,
+    "precondition_failed": 412,
     "body_too_large": 413,
     "body_too_slow": 408,
     "idempotency_conflict": 422,
+    "precondition_required": 428,
     "too_many_open_jobs": 429,
     "rate_limited": 429,
     "internal_error": 500,
     "database_unavailable": 503,
     "try_again": 503,
 }
-"""The status of each code; one that begins with `unknown_` is 404 in an address and 400 in a body, any other 400."""
+"""The status of each code; of what is unknown it is 404 if the address names it and 400 if the body does; else 400."""
 TITLES: Mapping[int, str] = {
     400: "The request is not understood",
     401: "The key is missing or refused",
@@ -49,8 +51,10 @@ TITLES: Mapping[int, str] = {
     405: "The method is not one of this address",
     408: "The request came too slowly",
     409: "It is too late",
+    412: "It has changed meanwhile",
     413: "The request is too large",
     422: "The idempotency key belongs to another request",
+    428: "The change does not say what it was made from",
     429: "Too much at once",
     500: "Something went wrong here",
     503: "Something that is needed is away",
@@ -112,8 +116,8 @@ def problem(
 async def refused(request: Request, error: Exception) -> JSONResponse:
     """What is said about an error of the business."""
     assert isinstance(error, BillingError)
-    named = f"{error.code.removeprefix('unknown_')}_id" if error.code.startswith("unknown_") else ""
-    status = 404 if named in request.path_params else None
+    kind = error.code.removeprefix("unknown_") if error.code.startswith("unknown_") else ""
+    status = 404 if {kind, f"{kind}_id"} & set(request.path_params) else None
     return problem(error.code, error.message, status=status, facts=error.facts())
 
 

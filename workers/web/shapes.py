@@ -202,3 +202,42 @@ class Limits(_Answer):
     period_end: date | None
     renews_at: datetime | None
     limits: list[PlanLimit]
+
+
+class Setting(_Answer):
+    """A setting that holds: its value, which tier set it (`platform`, `account` or `user`), and since when."""
+
+    value: Any
+    tier: str
+    since: datetime | None
+
+
+class SettingValue(_Request):
+    """The new value of a setting."""
+
+    value: Any
+
+
+class UserSetting(_Request):
+    """A setting of a user, by its name (`key`)."""
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=100)] = Field(examples=["image_style"])
+    value: Any = Field(examples=["illustration"])
+
+
+class SavedSetting(_Answer):
+    """A setting as it holds now, after a change of the account's or the user's."""
+
+    key: str
+    account_id: int
+    user_id: int | None
+    value: Any = None
+    tier: str | None = None
+    since: datetime | None = None
+
+
+class SavedIntegration(_Answer):
+    """What holds of an integration now; `stripped` is how much looked like a key and was not saved."""
+
+    settings: dict[str, Setting]
+    stripped: int

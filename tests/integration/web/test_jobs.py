@@ -23,7 +23,7 @@ def told(answer, status, code):
     assert (answer.status_code, problem["status"], problem["code"]) == (status, status, code), problem
     assert answer.headers["content-type"] == "application/problem+json"
     assert problem["type"] == f"/errors#{code}"
-    assert problem["detail"].endswith((".", "cm_..."))
+    assert problem["detail"].endswith((".", "?", "cm_..."))
     return problem
 
 
