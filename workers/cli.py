@@ -89,7 +89,7 @@ COMMANDS = {
     ),
     "up": Entry(
         "workers.commands.processes:up",
-        "Run everything on this machine until Ctrl-C: servers, workers, beat, the API and Flower.",
+        "Run everything on this machine until Ctrl-C: servers, workers, beat, the HTTP API and Flower.",
     ),
     "users": Entry("workers.commands.users:users", "Add users to accounts, and list them."),
     "worker": Entry("workers.commands.processes:worker", "Run a worker process."),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from billing.access import keys
 from billing.access.keys import KeyRefused
+from billing.catalog import current
 from billing.ledger import accounts, by_hand
 from config.database import database_now, transaction
 from workers.local.private_files import write_private
@@ -42,9 +43,12 @@ def prepare(home: Path) -> bool:
 
 
 def example(url: str, file: Path) -> str:
-    """One line for a shell that submits a job with the key."""
+    """One line for a shell that submits a job with the key, of the first operation that writes text."""
+    with transaction() as session:
+        found = current.read(session).operations
+    operation = next(name for name, each in sorted(found.items()) if each.model_type == "text" and each.is_active)
     return (
         f'curl {url}/api/v1/jobs -H "Authorization: Bearer $(cat {file})" -H "Idempotency-Key: first" '
         '-H "Content-Type: application/json" -d \''
-        '{"operation": "clustering", "params": {"prompt": "Three names for a bakery"}}\''
+        f'{{"operation": "{operation}", "params": {{"prompt": "Three names for a bakery"}}}}\''
     )

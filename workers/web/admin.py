@@ -84,7 +84,7 @@ def set_model(
 @router.put("/models/{model}/prices/{size}/{quality}", responses=CHANGES)
 def set_image_price(
     model: Name,
-    size: Annotated[str, Path(max_length=20, description="Such as `1024x1024`; `*` means any.")],
+    size: Annotated[str, Path(max_length=20, description="Width and height; `*` means any.")],
     quality: Annotated[str, Path(max_length=20, description="Such as `hd`; `*` means any.")],
     fields: Fields,
     credentials: Credentials,

@@ -19,7 +19,7 @@ class _Request(BaseModel):
 class JobRequest(_Request):
     """What is to be generated: an operation, its parameters, and a model unless the settings' one is to be used."""
 
-    operation: Annotated[str, StringConstraints(min_length=1, max_length=50)] = Field(examples=["clustering"])
+    operation: Annotated[str, StringConstraints(min_length=1, max_length=50)]
     params: dict[str, Any] = Field(examples=[{"prompt": "Three names for a bakery", "max_output_tokens": 500}])
     model: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
 
