@@ -20,7 +20,7 @@ task_create_missing_queues = False  # a misspelt queue is an error at the sender
 task_queues = [
     # Each with its own exchange: queues that share one get copies of each other's messages.
     Queue(name, exchange=Exchange(name, type="direct"), routing_key=name)
-    for name in ("requests", "billing", "text", "image", "embedding", "periodic")
+    for name in ("requests", "billing", "text", "image", "embedding", "periodic", "webhooks")
 ]
 task_routes = {
     "generation.submit": {"queue": "requests"},
@@ -31,6 +31,7 @@ task_routes = {
     "generation.settle_charge": {"queue": "billing"},
     "generation.refund_credits": {"queue": "billing"},
     "periodic.*": {"queue": "periodic"},
+    "webhooks.*": {"queue": "webhooks"},
 }
 
 # --- Delivery: at least once; each step is harmless when repeated ---
@@ -79,6 +80,7 @@ beat_schedule = {
     "renew_subscriptions": {"task": "periodic.renew_subscriptions", "schedule": 60.0, "options": {"expires": 60}},
     "reset_plan_limits": {"task": "periodic.reset_plan_limits", "schedule": 60.0, "options": {"expires": 60}},
     "roll_up_revenue": {"task": "periodic.roll_up_revenue", "schedule": 60.0, "options": {"expires": 60}},
+    "deliver_webhooks": {"task": "webhooks.deliver", "schedule": 2.0, "options": {"expires": 10}},
     "audit_books": {"task": "periodic.audit_books", "schedule": 600.0, "options": {"expires": 600}},
 }
 beat_max_loop_interval = 5  # notices a changed clock soon

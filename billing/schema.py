@@ -12,6 +12,7 @@ import billing.ledger.tables
 import billing.plans.tables
 import billing.reports.tables
 import billing.upkeep.tables
+import billing.webhooks.tables
 import config.integrations
 import config.tiers.tables
 
@@ -23,6 +24,7 @@ TABLES = (
     billing.plans.tables,
     billing.reports.tables,
     billing.upkeep.tables,
+    billing.webhooks.tables,
     config.integrations,
     config.tiers.tables,
 )

@@ -102,6 +102,8 @@ class Settings(BrokerSettings):
     api_address: str = "127.0.0.1"
     api_port: int = Field(default=8000, ge=0, le=65_535)
     api_rate_per_minute: int = Field(default=6_000, ge=1, le=10_000_000)
+    # Whether webhooks may be sent to addresses of private networks, and without TLS: for trying things out.
+    webhooks_to_private: bool = False
     # How long a worker with room may take no message from a queue that holds some, before it is restarted.
     stalled_after_s: Seconds = 60
 

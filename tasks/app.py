@@ -55,5 +55,5 @@ def _checked(url: str | None) -> str | None:
 
 
 # The task class is given by name, because `step` itself publishes through this app.
-app = Mill("creditmill", task_cls="tasks.step:Step", include=["tasks.generation", "tasks.periodic"])
+app = Mill("creditmill", task_cls="tasks.step:Step", include=["tasks.generation", "tasks.periodic", "tasks.webhooks"])
 app.config_from_object("celeryconfig")

@@ -92,6 +92,10 @@ COMMANDS = {
         "Run everything on this machine until Ctrl-C: servers, workers, beat, the HTTP API and Flower.",
     ),
     "users": Entry("workers.commands.users:users", "Add users to accounts, and list them."),
+    "webhooks": Entry(
+        "workers.commands.webhooks:webhooks",
+        "Set up webhooks of accounts, see what they were told, and have it told again.",
+    ),
     "worker": Entry("workers.commands.processes:worker", "Run a worker process."),
 }
 

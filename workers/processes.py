@@ -20,7 +20,7 @@ from workers.health.watchdog import Watchdog
 BILLING_QUEUES = "requests,billing,periodic"
 BILLING_PREFETCH = 16
 """How many messages the billing worker holds for each of its processes."""
-GENERATION_QUEUES = "text,image,embedding"
+GENERATION_QUEUES = "text,image,embedding,webhooks"
 
 log = get_logger(__name__)
 

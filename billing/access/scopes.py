@@ -10,6 +10,7 @@ OF_ACCOUNTS = {
     "balance:read": "see the balance, the ledger, the usage and the limits",
     "settings:read": "see the settings that hold",
     "settings:write": "change the account's settings and those of its users",
+    "webhooks:write": "set up webhooks, and see and replay what they were told",
 }
 """The scopes of an account's key, each with what it allows."""
 OF_PLATFORM = {

@@ -9,9 +9,10 @@ from workers.web import explanations, problems
 
 ROOT = Path(__file__).parents[2]
 SAID = re.compile(r'code(?:: str)? ?= ?"([a-z_]+)"|SettingRefused\(\s*"([a-z_]+)"|validated\([^)]*"([a-z_]+)"\)')
+NAMED_BY_ADDRESS = {"unknown_job", "unknown_account", "unknown_plan", "unknown_endpoint", "unknown_message"}
 OF_COMMANDS = {
     # What is done by commands only: no address of the API says it.
-    *("billing_error", "retries_exhausted", "implausible_amount", "invalid_amount", "invalid_name", "invalid_email"),
+    *("billing_error", "retries_exhausted", "implausible_amount", "invalid_name", "invalid_email"),
     *("user_exists", "unknown_scope", "trial_used", "plan_inactive", "periods_overlap", "other_interval", "no_trial"),
     *("operation_exists", "model_exists", "nothing_to_resolve", "not_available", "no_evidence", "no_delivery"),
     *("key_not_active", "is_trial", "invalid_trial", "invalid_time_zone", "invalid_months", "invalid_key_options"),
@@ -34,6 +35,6 @@ def test_every_code_is_explained_or_one_of_commands():
 
 def test_every_status_is_the_one_that_is_answered():
     for code, (status, told) in explanations.CODES.items():
-        usual = problems.STATUSES.get(code, 404 if code in ("unknown_job", "unknown_account", "unknown_plan") else 400)
+        usual = problems.STATUSES.get(code, 404 if code in NAMED_BY_ADDRESS else 400)
         assert status == usual, code
         assert told.endswith(".")

@@ -112,6 +112,7 @@ def rotate(as_json: bool) -> None:
     Example:  creditmill integrations rotate
     """
     from billing.upkeep import dead_letters
+    from billing.webhooks import endpoints
     from config.integrations import rotate_keys
     from workers import bootstrap
 
@@ -119,12 +120,21 @@ def rotate(as_json: bool) -> None:
     with acting() as session:
         rotated, there = rotate_keys(session)
         messages, failed = dead_letters.rotate(session)
+        webhooks = endpoints.rotate_secrets(session)
     if as_json:
-        print_json({"rotated": rotated, "keys": there, "messages": messages, "unreadable_messages": failed})
+        print_json(
+            {
+                "rotated": rotated,
+                "keys": there,
+                "messages": messages,
+                "unreadable_messages": failed,
+                "webhook_secrets": webhooks,
+            }
+        )
         return
     click.echo(
-        f"{rotated} of {there} keys and {messages} set-aside messages were encrypted anew: the first secret key "
-        "decrypts all of them."
+        f"{rotated} of {there} keys, {messages} set-aside messages and {webhooks} webhook secrets were encrypted anew: "
+        "the first secret key decrypts all of them."
     )
     if failed:
         click.echo(

@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from fastapi_offline import FastAPIOffline
 
 from tasks.runtime import runtime
-from workers.web import admin, explanations, jobs, money, problems, settings
+from workers.web import admin, explanations, jobs, money, problems, settings, webhooks
 from workers.web.bodies import BoundedBodies
 from workers.web.waiting import Endings
 
@@ -40,7 +40,7 @@ def make_app() -> FastAPI:
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     for error, handler in problems.HANDLERS.items():
         app.add_exception_handler(error, handler)
-    for module in (jobs, money, settings, admin):
+    for module in (jobs, money, settings, webhooks, admin):
         app.include_router(module.router)
     app.add_api_route("/errors", errors, include_in_schema=False, response_class=HTMLResponse)
     app.add_api_route("/health", health, include_in_schema=False)

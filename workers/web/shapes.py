@@ -241,3 +241,66 @@ class SavedIntegration(_Answer):
 
     settings: dict[str, Setting]
     stripped: int
+
+
+class EndpointRequest(_Request):
+    """Where to tell an account, and of what; without events, of all."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=500)] = Field(examples=["https://app.example/hook"])
+    events: Annotated[list[str], Field(max_length=20)] = []
+    balance_threshold: Annotated[int | None, Field(ge=0, description="Credits.")] = None
+    limit_threshold_percent: Annotated[int, Field(ge=1, le=100)] = 80
+
+
+class Endpoint(_Answer):
+    """Where an account is told, and of what; `disabled_reason` says why no more."""
+
+    id: UUID
+    url: str
+    events: list[str]
+    balance_threshold: int | None
+    limit_threshold_percent: int
+    disabled_reason: str | None
+    created_at: datetime
+
+
+class Endpoints(_Answer):
+    """The endpoints of an account."""
+
+    endpoints: list[Endpoint]
+
+
+class NewEndpoint(_Answer):
+    """An endpoint with its secret, the only time that it is told."""
+
+    secret: str
+    endpoint: Endpoint
+
+
+class Message(_Answer):
+    """One event for one endpoint, and how far its delivery has come."""
+
+    id: int
+    endpoint_id: UUID
+    event: str
+    subject: str
+    state: str
+    attempts: int
+    created_at: datetime
+    next_at: datetime | None
+    delivered_at: datetime | None
+    last_status: int | None
+    last_error: str | None
+
+
+class Messages(_Answer):
+    """A page of messages, the newest first; `next` is the cursor of the next page, null at the end."""
+
+    messages: list[Message]
+    next: str | None
+
+
+class Replayed(_Answer):
+    """The message that is delivered again."""
+
+    id: int

@@ -1,0 +1,1 @@
+"""Tests of webhooks against a real database and a real receiver."""
