@@ -29,9 +29,14 @@ def send(outgoing: Outgoing, *, to_private: bool) -> Answer:
         place, host = _place(outgoing.due.url, to_private=to_private)
         headers = {"Host": host, "Content-Type": "application/json", **signed(outgoing, now=datetime.now(UTC))}
         name = urlsplit(outgoing.due.url).hostname or ""
-        given = {"content": outgoing.body.encode(), "headers": headers, "extensions": {"sni_hostname": name}}
         # What it has to say beside the status may be without end, and is not read.
-        with _client().stream("POST", place, **given) as response:
+        with _client().stream(
+            "POST",
+            place,
+            content=outgoing.body.encode(),
+            headers=headers,
+            extensions={"sni_hostname": name},
+        ) as response:
             return Answer(status=response.status_code)
     except NotSent as error:
         return Answer(error=str(error))

@@ -19,7 +19,7 @@ from billing.webhooks.events import TRIED_FOR, pause
 from billing.webhooks.webhook_queries import Due
 from config.secrets import decrypt
 
-MESSAGES = Listing("messages", (int,))
+MESSAGES = Listing("webhook messages", (int,))
 """Messages, the newest first, by number."""
 GONE = 410
 """An endpoint that answers so wants to be told nothing more."""

@@ -18,7 +18,7 @@ EVENTS = {
 PAUSES_S = (5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400)
 """How long a delivery that failed waits for its next try, in seconds; the last one holds for all that follow."""
 TRIED_FOR = timedelta(days=3)
-JITTER = 0.2
+JITTER_PERCENT = 20
 """Each pause is up to so much shorter or longer: what failed together is not tried together."""
 
 
@@ -30,4 +30,4 @@ def unknown(events: Collection[str]) -> list[str]:
 def pause(attempts: int, chance: float) -> timedelta:
     """How long a delivery waits that has failed so often; `chance` is from 0 to 1."""
     usual = PAUSES_S[min(max(attempts, 1), len(PAUSES_S)) - 1]
-    return timedelta(seconds=usual * (1 + JITTER * (2 * chance - 1)))
+    return timedelta(seconds=usual * (1 + JITTER_PERCENT * (2 * chance - 1) / 100))

@@ -17,6 +17,7 @@ from billing.ledger import accounts, statements, users
 from billing.paging import Page
 from billing.plans import subscriptions
 from billing.upkeep import dead_letters
+from billing.webhooks import deliveries
 from config.database import transaction
 from tests.catalogue import sql
 from tests.factories import HOUR, NOON, a_claim, a_queued_job, a_reserved_job, a_subscription, an_account, the_job
@@ -80,6 +81,11 @@ KEYS = """
            'ada'
     FROM generate_series(CAST(:first AS bigint), :last) i, accounts a WHERE a.id <= 1 + :others
 """
+TOLD = """
+    INSERT INTO webhook_messages (endpoint_id, account_id, event, subject, data)
+    SELECT e.id, e.account_id, 'job.settled', 'job ' || i, '{}'
+    FROM generate_series(CAST(:first AS bigint), :last) i, webhook_endpoints e WHERE e.account_id <= 1 + :others
+"""
 PERIODS = """
     INSERT INTO subscription_periods (subscription_id, period_start, period_end, plan_id, status, starts_at, credits)
     SELECT s.id, date '2030-01-01' + CAST(i AS int), date '2030-01-02' + CAST(i AS int), s.plan_id, 'active', :at, 0
@@ -105,6 +111,15 @@ class List(NamedTuple):
         with transaction() as session:
             page = self.page(session, limit=limit, after=after)
         return Page([self.name_of(row) for row in page.rows], page.next)
+
+
+def some_endpoints() -> None:
+    """An endpoint of the account whose messages are listed, and of others."""
+    some_accounts()
+    sql(
+        "INSERT INTO webhook_endpoints (id, account_id, url, events, secret_encrypted) "
+        "SELECT gen_random_uuid(), id, 'https://app.example', ARRAY['job.settled'], '' FROM accounts"
+    )
 
 
 def some_accounts() -> None:
@@ -160,6 +175,12 @@ LISTS = {
     "keys": List(some_accounts, (KEYS,), partial(keys.newest, now=NOON), lambda row: row.id),
     "keys of an account": List(
         some_accounts, (KEYS,), partial(keys.newest, account_id=OURS, now=NOON), lambda row: row.id
+    ),
+    "webhook messages": List(
+        some_endpoints, (TOLD,), partial(deliveries.newest, account_id=None, state=None), lambda row: row.id
+    ),
+    "webhook messages of an account": List(
+        some_endpoints, (TOLD,), partial(deliveries.newest, account_id=OURS, state=None), lambda row: row.id
     ),
     "accounts": List(an_account, (ACCOUNTS,), accounts.newest, lambda row: row.id),
     "messages": List(lambda: None, (MESSAGES,), dead_letters.newest, lambda row: row.id),

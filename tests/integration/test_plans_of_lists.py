@@ -42,6 +42,8 @@ WALKS = {
     "ledger": {"ix_credit_transactions_account_id_id", "pk_credit_transactions", "pk_accounts"},
     "users": {"pk_users"},
     "keys": {"pk_api_keys"},
+    "webhook messages": {"pk_webhook_messages"},
+    "webhook messages of an account": {"ix_webhook_messages_account_id_id", "pk_webhook_messages"},
     "keys of an account": {"ix_api_keys_account_id_id", "pk_api_keys", "pk_accounts"},
     "users of an account": {"ix_users_account_id", "pk_users", "pk_accounts"},
 }

@@ -59,7 +59,10 @@ NOTICED_BY = {
 }
 """The constraints that another test than the direct one notices."""
 
-LATER = ("0002_catalog_version", "0011_pricing_rules", "0012_tiers", "0015_audit_changes", "0017_api_keys")
+LATER = (
+    *("0002_catalog_version", "0011_pricing_rules", "0012_tiers", "0015_audit_changes", "0017_api_keys"),
+    "0018_webhooks",
+)
 """The later migrations that make triggers."""
 BY_HAND = "test_a_call_that_goes_and_a_job_that_comes_by_hand_are_queued_too"
 CORRECTION = "test_a_correction_by_hand_is_counted"
@@ -73,6 +76,10 @@ TRIGGERS_NOTICED_BY = {
     "audit_removed": BY_HAND,
     "count_of_key_new": "test_a_job_that_the_cap_does_not_cover_is_refused_and_nothing_is_written",
     "count_of_key_changed": "test_a_jobs_estimate_is_held_of_its_keys_cap_and_then_its_charge_is_used",
+    "tell_of_job": "test_what_is_told_is_signed_and_thin",
+    "tell_of_balance": "test_a_balance_is_told_of_once_a_crossing_and_again_after_it_rose",
+    "tell_of_limit": "test_a_limit_and_a_period_are_told_of",
+    "tell_of_period": "test_a_limit_and_a_period_are_told_of",
     "note_settings": "test_an_accounts_row_says_whether_there_are_settings[{table}]",
     "name_provider": "test_the_platforms_provider_is_that_of_the_default_model",
     "renew_version": "test_a_change_of_any_table_renews_the_version[{table}]",

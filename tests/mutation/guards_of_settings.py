@@ -135,6 +135,7 @@ OF_SETTINGS = (*OF_TIERS, *OF_SECRETS, *BY_HAND, *OF_CHARGES, *OF_TENANTS)
 _ROWS = {
     **importlib.import_module("billing.migrations.versions.0016_tenants").ROWS,
     **importlib.import_module("billing.migrations.versions.0017_api_keys").ROWS,
+    **importlib.import_module("billing.migrations.versions.0018_webhooks").ROWS,
 }
 OF_ROWS = tuple(
     Guard(

@@ -165,6 +165,7 @@ def test_the_queues_are_those_of_the_contract():
         "image",
         "embedding",
         "periodic",
+        "webhooks",
     ]
 
 
@@ -194,7 +195,7 @@ def test_every_task_has_a_route_to_a_queue_that_exists():
     }
     assert set(routed.values()) <= queues
     assert {queue for name, queue in routed.items() if name.startswith("periodic.")} == {"periodic"}
-    assert {name.split(".")[0] for name in ours} == {"generation", "periodic"}
+    assert {name.split(".")[0] for name in ours} == {"generation", "periodic", "webhooks"}
 
 
 def test_every_tick_of_the_schedule_is_a_task_that_exists_and_expires():

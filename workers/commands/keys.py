@@ -44,7 +44,8 @@ def create(
     """Make a key and show it, once: only a hash of it is stored.
 
     \b
-    Scopes of an account's key: jobs:write, jobs:read, balance:read, settings:read, settings:write.
+    Scopes of an account's key: jobs:write, jobs:read, balance:read, settings:read, settings:write,
+                                webhooks:write.
     Scopes of a platform key: admin:read, admin:write, or both as admin:*.
     \b
     Example:  creditmill keys create --account 1 --name website

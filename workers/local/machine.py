@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Event
 from typing import TextIO
@@ -36,7 +36,9 @@ STARTS_WITHIN_S = 60
 
 def run_until_stopped(home: Path, *, simulator: bool, flower: bool, api: bool) -> None:
     """Run every process until a signal; then finish the calls in flight and stop, the servers last."""
-    with stop_signals() as stop, instance.running(home):
+    # What an app on this machine listens to may be told to it.
+    tried = paced({"CREDITMILL_WEBHOOKS_TO_PRIVATE": "1"}) if simulator else nullcontext()
+    with stop_signals() as stop, tried, instance.running(home):
         settings = prepare()
         if flower:
             processes.require_free_port(settings)

@@ -58,7 +58,7 @@ def test_of_a_key_only_a_hash_and_its_ends_are_stored():
 
 def test_without_scopes_a_key_gets_all_that_it_can_have():
     assert create(an_account()).view.scopes == (
-        "jobs:write", "jobs:read", "balance:read", "settings:read", "settings:write"
+        "jobs:write", "jobs:read", "balance:read", "settings:read", "settings:write", "webhooks:write"
     )  # fmt: skip
     assert create(None).view.scopes == ("admin:read", "admin:write")
     assert create(None, scopes=["admin:*"]).view.scopes == ("admin:read", "admin:write")

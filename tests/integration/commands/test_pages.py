@@ -24,6 +24,7 @@ PAGED = {
     "accounts list": ("accounts", "accounts"),
     "accounts ledger 1": ("transactions", "ledger"),
     "users list --account 1": ("users", "users of an account"),
+    "webhooks messages --account 1": ("messages", "webhook messages of an account"),
     "keys list --account 1": ("keys", "keys of an account"),
     "jobs list": ("jobs", "jobs"),
     "jobs list --account 1 --state rejected": ("jobs", "jobs"),

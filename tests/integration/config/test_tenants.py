@@ -18,6 +18,7 @@ from billing.reports import revenue, usage_reports
 from billing.reports.figures import By
 from billing.settings import effective, saving
 from billing.settings.saving import Owner
+from billing.webhooks import deliveries, endpoints
 from config import tenants
 from config.database import transaction
 from config.settings import ConfigurationError
@@ -33,6 +34,7 @@ OWNERS = {
         (
             "users", "credit_transactions", "generation_jobs", "account_settings", "integration_settings",
             "user_settings", "subscriptions", "plan_limit_usage", "revenue_rollups", "revenue_changes",
+            "webhook_endpoints", "webhook_messages",
         ),
         "account_id",
     ),
@@ -51,6 +53,8 @@ class Tenant:
     def __init__(self, name):
         self.account_id = an_account(name=name)
         self.user_id = a_user(self.account_id, f"{name}@example.com")
+        with transaction() as session:
+            endpoints.create(session, self.account_id, f"https://{name}.example/hook")
         self.job_id = a_settled_job(self.account_id, idempotency_key=name)
         a_subscription(self.account_id, {"content_ideas": 10})
         a_settled_job(self.account_id, "idea_generation", idempotency_key=f"{name}'s second")
@@ -80,6 +84,7 @@ def all_that_is_shown(account_id, job_id, user_id):
         lambda session: story.views(session, [job_id]),
         lambda session: receipts.receipt(session, job_id, for_customer=True),
         lambda session: users.newest(session, account_id=account_id, limit=9),
+        lambda session: deliveries.newest(session, account_id=account_id, state=None, limit=9),
         lambda session: plans.renewal(session, account_id, now=NOON),
         lambda session: plans.usage(session, account_id, now=NOON),
         lambda session: usage_reports.used(session, account_id, NOON.date(), NOON.date(), by=By.MODEL),

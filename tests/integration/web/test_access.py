@@ -34,6 +34,12 @@ SCOPES = {
     ("post", "/api/v1/system/settings/user/"): "settings:write",
     ("put", "/api/v1/system/settings/user/"): "settings:write",
     ("delete", "/api/v1/system/settings/user/{setting}"): "settings:write",
+    ("post", "/api/v1/webhooks/endpoints"): "webhooks:write",
+    ("get", "/api/v1/webhooks/endpoints"): "webhooks:write",
+    ("delete", "/api/v1/webhooks/endpoints/{endpoint_id}"): "webhooks:write",
+    ("post", "/api/v1/webhooks/endpoints/{endpoint_id}/rotate"): "webhooks:write",
+    ("get", "/api/v1/webhooks/messages"): "webhooks:write",
+    ("post", "/api/v1/webhooks/messages/{message_id}/replay"): "webhooks:write",
     **{
         (method, f"/api/v1/admin/{path}"): f"admin:{'read' if method == 'get' else 'write'}"
         for path, methods in {
@@ -60,10 +66,13 @@ PLACES = {
     "operation": "clustering",
     "plan": "starter",
     "account_id": 1,
+    "endpoint_id": "0b1f4c1e-8a64-4d0e-9a6f-2f5e8f3b7c11",
+    "message_id": 1,
 }
 BODIES = {
     "/api/v1/jobs": JOB,
     "/api/v1/quotes": JOB,
+    "/api/v1/webhooks/endpoints": {"url": "https://app.example/hook"},
     "/api/v1/settings/{setting}": {"value": "vivid"},
     "/api/v1/integrations/{integration}/settings": {"temperature": 0.5},
     "/api/v1/system/settings/user/": {"key": "image_style", "value": "vivid"},
@@ -99,7 +108,9 @@ def test_every_address_asks_for_a_key_and_its_scope(client):
         assert bare.headers["www-authenticate"] == "Bearer"
 
 
-def test_no_address_shows_or_changes_what_is_anothers(client, app):
+def test_no_address_shows_or_changes_what_is_anothers(client, app, monkeypatch):
+    endpoint = app.ask("POST", "/webhooks/endpoints", json={"url": "https://app.example/hook"}).json()["endpoint"]["id"]
+    monkeypatch.setitem(PLACES, "endpoint_id", endpoint)
     job_id = app.submit().json()["job_id"]
     work_off(job_id)
     other = App(client, an_account(7, name="Butcher"))
@@ -110,8 +121,12 @@ def test_no_address_shows_or_changes_what_is_anothers(client, app):
         answer = ask(other, method, path, job_id)
         if "{job_id}" in path:
             told(answer, 404, "unknown_job")
+        elif "_id}" in path:
+            told(answer, 404, "unknown_endpoint" if "endpoint_id" in path else "unknown_message")
         else:
             assert job_id not in answer.text
+            assert endpoint not in answer.text
+    assert len(app.get("/webhooks/messages").json()["messages"]) == 1
     assert other.get("/jobs").json()["jobs"] == []
     assert other.get("/balance").json()["balance"] == 7
     assert [entry["credits"] for entry in other.get("/ledger").json()["entries"]] == [7]
