@@ -80,7 +80,7 @@ beat_schedule = {
     "renew_subscriptions": {"task": "periodic.renew_subscriptions", "schedule": 60.0, "options": {"expires": 60}},
     "reset_plan_limits": {"task": "periodic.reset_plan_limits", "schedule": 60.0, "options": {"expires": 60}},
     "roll_up_revenue": {"task": "periodic.roll_up_revenue", "schedule": 60.0, "options": {"expires": 60}},
-    "deliver_webhooks": {"task": "webhooks.deliver", "schedule": 2.0, "options": {"expires": 10}},
+    "deliver_webhooks": {"task": "periodic.deliver_webhooks", "schedule": 15.0, "options": {"expires": 60}},
     "audit_books": {"task": "periodic.audit_books", "schedule": 600.0, "options": {"expires": 600}},
 }
 beat_max_loop_interval = 5  # notices a changed clock soon

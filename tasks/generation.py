@@ -18,7 +18,7 @@ from config.logging import get_logger
 from tasks import hints, pipeline
 from tasks.app import app
 from tasks.calls import call_batch, call_job
-from tasks.messages import endings, giving_up, intake
+from tasks.messages import giving_up, intake
 from tasks.runtime import runtime
 from tasks.step import Step
 from tasks.unknown_calls import ask_about_job
@@ -79,7 +79,7 @@ def _covered(taken: Taken) -> list[UUID]:
         return taken.job_ids
     with transaction() as session:
         passing = set(reserving.check(session, taken.doubted, at=current.moment(session)))
-    endings.tell(set(taken.doubted) - passing)
+    pipeline.tell(set(taken.doubted) - passing)
     return [job_id for job_id in taken.job_ids if job_id in passing or job_id not in taken.doubted]
 
 
@@ -91,7 +91,7 @@ def reserve_credits(self: Step, job_ids: list[str]) -> list[str]:
             session, uuids(job_ids), at=current.moment(session), publish_by=runtime().publish_by
         )
     hints.note_reserved()
-    endings.tell(set(uuids(job_ids)) - set(reserved.kinds))
+    pipeline.tell(set(uuids(job_ids)) - set(reserved.kinds))
     by_kind: dict[str, list[UUID]] = defaultdict(list)
     for job_id, kind in reserved.kinds.items():
         by_kind[kind].append(job_id)
@@ -129,7 +129,7 @@ def settle_charge(job_ids: list[str]) -> list[str]:
     """Charge each generated job for what it used, and release the rest of its hold."""
     with transaction() as session:
         settled = settling.settle(session, uuids(job_ids))
-    endings.tell(settled)
+    pipeline.tell(settled)
     return ids(settled)
 
 
@@ -138,7 +138,7 @@ def refund_credits(job_ids: list[str]) -> list[str]:
     """Release the holds of jobs that failed for good."""
     with transaction() as session:
         refunded = settling.refund(session, uuids(job_ids), now=database_now(session))
-    endings.tell(refunded)
+    pipeline.tell(refunded)
     return ids(refunded)
 
 

@@ -13,11 +13,12 @@ from billing.plans import renewals
 from billing.plans.renewals import Worked
 from billing.reports import audit, revenue
 from billing.upkeep import periodic_runs
+from billing.webhooks import deliveries
 from config.database import database_now, transaction
 from config.logging import get_logger
 from tasks import pipeline
 from tasks.app import app
-from tasks.messages import giving_up
+from tasks.messages import endings, giving_up
 from tasks.runtime import runtime
 
 log = get_logger(__name__)
@@ -110,6 +111,19 @@ def roll_up_revenue() -> int:
                 periodic_runs.note(session, "roll_up_revenue", worked=changes, now=now)
                 break
     return changes
+
+
+@app.task(name="periodic.deliver_webhooks")
+def deliver_webhooks() -> int:
+    """Have the webhooks delivered that are due, such as those that failed before; returns how many there are."""
+    with transaction() as session:
+        now = database_now(session)
+        there_are_any, due = deliveries.standing(session, now=now)
+        periodic_runs.note(session, "deliver_webhooks", worked=due, now=now)
+    endings.expect_webhooks(there_are_any)
+    if due:
+        pipeline.deliver_webhooks()
+    return due
 
 
 @app.task(name="periodic.audit_books")

@@ -6,7 +6,7 @@ the recovery task publishes it again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,7 +24,7 @@ from billing.settings import own
 from config.database import DATABASE_TROUBLE, DatabaseAway, single_statements, transaction, utc_now
 from config.logging import get_logger
 from tasks.app import app
-from tasks.messages import pending
+from tasks.messages import endings, pending
 from tasks.runtime import runtime
 from tasks.writing import record
 
@@ -198,6 +198,17 @@ def refund(job_ids: Sequence[UUID]) -> None:
     """Have jobs that failed for good refunded."""
     if job_ids:
         publish(_step("refund_credits", [str(job_id) for job_id in job_ids]))
+
+
+def tell(job_ids: Collection[UUID]) -> None:
+    """Tell whoever waits for these jobs that they may have ended, and have webhooks delivered if there are any."""
+    if endings.tell(job_ids):
+        deliver_webhooks()
+
+
+def deliver_webhooks() -> None:
+    """Have the webhooks delivered that are due."""
+    publish(app.signature("webhooks.deliver"))
 
 
 def publish(signature: Signature, **options: Any) -> bool:

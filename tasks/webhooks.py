@@ -7,12 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
-from billing.upkeep import periodic_runs
 from billing.webhooks import deliveries
 from billing.webhooks.deliveries import Outgoing
 from config.database import database_now, transaction
 from config.logging import get_logger
-from tasks import sending
+from tasks import pipeline, sending
 from tasks.app import app
 from tasks.runtime import runtime
 
@@ -20,11 +19,9 @@ AT_ONCE = 16
 """How many messages one task sends at a time."""
 HELD_FOR = timedelta(seconds=4 * sending.WITHIN_S)
 WORKS_FOR_S = 30.0
-"""How long one task goes on while there is something to do; the next one comes in seconds."""
-NOTED_EVERY_S = 30.0
+"""How long one task goes on while there is something to do, in seconds; then it sends another one."""
 
 log = get_logger(__name__)
-_noted_at = float("-inf")
 
 
 @app.task(name="webhooks.deliver")
@@ -37,7 +34,8 @@ def deliver() -> int:
                 batch = deliveries.take(session, now=database_now(session), within=HELD_FOR, limit=AT_ONCE)
             taken = len(batch)
             delivered += sum(threads.map(_deliver, batch))
-    _note(delivered)
+    if taken:
+        pipeline.deliver_webhooks()
     return delivered
 
 
@@ -50,13 +48,3 @@ def _deliver(outgoing: Outgoing) -> bool:
         told = {"status": answer.status, "error": answer.error, "outcome": outcome}
         log.info("webhook_not_delivered", message=outgoing.due.id, attempt=outgoing.due.attempts, **told)
     return outcome == "delivered"
-
-
-def _note(delivered: int) -> None:
-    """Note that deliveries are made, now and then: it is looked for every two seconds."""
-    global _noted_at
-    if time.monotonic() - _noted_at < NOTED_EVERY_S:
-        return
-    with transaction() as session:
-        periodic_runs.note(session, "deliver_webhooks", worked=delivered, blocked=0, now=database_now(session))
-    _noted_at = time.monotonic()

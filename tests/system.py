@@ -83,6 +83,11 @@ class System:
         self.supervisor = supervisor
 
     @property
+    def api_url(self) -> str:
+        """Where the HTTP API answers."""
+        return f"http://127.0.0.1:{self.environment['CREDITMILL_API_PORT']}"
+
+    @property
     def flower_url(self) -> str:
         """Where Flower answers."""
         return f"http://127.0.0.1:{self.environment['CREDITMILL_FLOWER_PORT']}"

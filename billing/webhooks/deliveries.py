@@ -116,6 +116,11 @@ def replay(session: Session, message_id: int, *, account_id: int | None = None, 
         raise UnknownThing("message", message_id)
 
 
+def standing(session: Session, *, now: datetime) -> tuple[bool, int]:
+    """Whether any account is told anything, and how many messages are due, 1,000 at most."""
+    return webhook_queries.standing(session, now=now)
+
+
 def late_and_dead(session: Session, *, now: datetime) -> tuple[int, int]:
     """How many messages wait for long, and how many were given up."""
     return webhook_queries.waiting(session, now=now, longer_than=LATE)

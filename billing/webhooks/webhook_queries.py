@@ -140,6 +140,18 @@ def remove(session: Session, endpoint_id: UUID) -> None:
         session.flush()
 
 
+def standing(session: Session, *, now: datetime) -> tuple[bool, int]:
+    """Whether there is an endpoint, and how many messages are due, 1,000 at most."""
+    there_are_any, due = session.execute(
+        text(
+            "SELECT EXISTS (SELECT FROM webhook_endpoints WHERE disabled_reason IS NULL), (SELECT count(*) FROM "
+            "(SELECT FROM webhook_messages WHERE state = 'pending' AND next_at <= :now LIMIT 1000) due)"
+        ),
+        {"now": now},
+    ).one()
+    return there_are_any, due
+
+
 def waiting(session: Session, *, now: datetime, longer_than: timedelta) -> tuple[int, int]:
     """How many messages wait for longer than that, and how many were given up."""
     late, dead = session.execute(

@@ -18,7 +18,6 @@ from billing.settings import own
 from config.database import database_now, transaction
 from config.tenants import reading_as
 from tasks import pipeline
-from tasks.messages import endings
 from workers.web import shapes
 from workers.web.identity import Asker, Credentials, asker
 from workers.web.money import balance_headers, told_with_renewal
@@ -107,7 +106,7 @@ def cancel(job_id: JobId, credentials: Credentials, response: Response) -> shape
     who = asker(credentials, "jobs:write", response)
     with transaction() as session:
         cancelling.cancel(session, job_id, account_id=who.account_id, now=database_now(session))
-    endings.tell([job_id])
+    pipeline.tell([job_id])
     response.headers.update(balance_headers(who.account_id))
     return _job(_view(who.account_id, job_id))
 

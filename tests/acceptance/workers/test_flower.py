@@ -108,7 +108,7 @@ def test_flower_shows_the_workers_and_their_queues(system):
 
     assert wait_until(queues, what="the workers' queues") == {
         "billing": {"requests", "billing", "periodic"},
-        "generation": {"text", "image", "embedding"},
+        "generation": {"text", "image", "embedding", "webhooks"},
     }
 
 

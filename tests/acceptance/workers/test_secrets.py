@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx2
 import psutil
 import pytest
 import redis
 from sqlalchemy import create_engine, make_url, text
 
-from config.database import transaction
+from billing.access import keys
+from billing.webhooks import endpoints
+from config.database import database_now, transaction
 from config.integrations import GlobalIntegrationSettings, set_connection
 from tasks import pipeline
 from tasks.app import app
@@ -88,7 +91,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, servers: Servers, template: str) -> Iterator[Ran]:
-    programs = ("billing", "generation", "beat", "flower")
+    programs = ("billing", "generation", "beat", "flower", "api")
     home, broker_url = tmp_path_factory.mktemp("system"), emptied(servers)
     SECRETS["the broker's password"] = make_url(broker_url).password or ""
     with (
@@ -109,6 +112,7 @@ def run(home: Path, database_url: str, broker_url: str, programs: Sequence[str])
             set_connection(session, "openai", api_key=KEY, base_url=system.provider_url)
         system.wait_for_workers("billing", "generation")
         wait_until(lambda: _page(f"{system.flower_url}/api/workers"), what="Flower")
+        wait_until(lambda: _page(f"{system.api_url}/health"), what="the API")
         seen = Sightings()
         with watching(system, seen):
             jobs = run_every_kind(system)
@@ -116,6 +120,7 @@ def run(home: Path, database_url: str, broker_url: str, programs: Sequence[str])
             system.finished(list(jobs.values()))
             jobs["retried message"] = send_to_a_troubled_database(system, sent)
             jobs["refused key"] = run_with_refused_key(system)
+            jobs["by the API"] = ask_the_api(system)
             wait_until(lambda: rows("SELECT count(*) FROM dead_messages")[0][0] >= 3, what="setting messages aside")
             look(system, seen)
         yield Ran(system, seen, jobs, sent)
@@ -198,6 +203,35 @@ def run_with_refused_key(system: System) -> UUID:
     finished = system.finished([job.job_id])[job.job_id]
     assert (finished.state, finished.error_code) == ("refunded", "bad_credentials")
     return job.job_id
+
+
+def ask_the_api(system: System) -> UUID:
+    """A job by the API, and requests that are refused: a wrong key, keys where none belongs."""
+    account_id = an_account(1000, name="App by HTTP")
+    with transaction() as session:
+        now = database_now(session)
+        key, wrong = (keys.create(session, account_id, actor="anna", now=now).key for _ in range(2))
+        hook = endpoints.create(session, account_id, f"https://127.0.0.1:9/{uuid4().hex}")
+        keys.revoke(session, 2, now=now)
+    SECRETS.update({"the API key": key, "the revoked API key": wrong, "the webhook's secret": hook.secret})
+    body = {"operation": "clustering", "params": {"prompt": f"Say {MARKER}", "max_output_tokens": 64}}
+    with httpx2.Client(base_url=f"{system.api_url}/api/v1", timeout=60) as api:
+        mine, others = ({"Authorization": f"Bearer {each}", "Idempotency-Key": "1"} for each in (key, wrong))
+        job = api.post("/jobs", json=body, headers=mine).raise_for_status().json()
+        answers = [
+            api.post("/jobs", json=body, headers=others),
+            api.get(f"/balance?key={key}", headers=others),
+            api.post("/jobs", json={**body, "params": {"prompt": [MARKER]}}, headers=mine),
+            api.post("/jobs", json={**body, "model": MARKER[:20]}, headers=mine),
+            api.put("/settings/openai.model", json={"value": KEY}, headers=mine),
+            api.put("/integrations/openai/settings", json={"api_key": KEY, "temperature": 0.5}, headers=mine),
+            api.get(f"/jobs/{job['job_id']}?wait=30", headers=mine),
+            api.get("/webhooks/endpoints", headers=mine),
+            api.get("/webhooks/messages", headers=mine),
+        ]
+    assert [answer.status_code for answer in answers] == [401, 401, 400, 400, 400, 200, 200, 200, 200]
+    assert [leak for answer in answers for leak in leaks(answer.text + str(answer.headers))] == []
+    return UUID(job["job_id"])
 
 
 @contextmanager
@@ -307,6 +341,7 @@ def test_every_kind_of_job_came_to_the_end_that_it_should_have(ran):
 
     assert {name for name, job_id in ran.jobs.items() if states[job_id] == "settled"} == {
         *("slow", "missing_usage", "fewer_images", "text", "turns", "image", "message", "retried message"),
+        "by the API",
     }
     assert {code for (code,) in rows("SELECT code FROM dead_messages")} == {
         "invalid_params",
@@ -318,7 +353,7 @@ def test_every_kind_of_job_came_to_the_end_that_it_should_have(ran):
 def test_no_log_shows_a_secret(ran):
     logs = ran.system.logs()
 
-    assert {"billing.log", "generation.log", "beat.log", "flower.log"} <= set(logs)
+    assert {"billing.log", "generation.log", "beat.log", "flower.log", "api.log"} <= set(logs)
     assert {name: leaks(content) for name, content in logs.items() if leaks(content)} == {}
 
 
@@ -340,6 +375,7 @@ ADDRESSES = {"DATABASE_URL", "BROKER_URL", "CREDITMILL_SECRET_KEY"}
         ("billing", ADDRESSES),
         ("generation", ADDRESSES),
         ("beat", ADDRESSES),
+        ("api", ADDRESSES),
     ],
 )
 def test_each_program_has_the_addresses_and_keys_that_it_needs(ran, program, needs):
@@ -353,7 +389,7 @@ def test_each_program_has_the_addresses_and_keys_that_it_needs(ran, program, nee
 
 
 def test_no_process_has_a_providers_key_in_its_environment(ran):
-    processes = [ran.system.process(name) for name in ("billing", "generation", "beat", "flower")]
+    processes = [ran.system.process(name) for name in ("billing", "generation", "beat", "flower", "api")]
     whole = [*processes, *(child for each in processes for child in each.children(recursive=True))]
 
     assert len(whole) > 4
@@ -373,6 +409,7 @@ def test_what_a_program_starts_has_no_more_than_it_has(ran, program):
         *("creditmill doctor", "creditmill doctor --json", "creditmill metrics", "creditmill integrations show"),
         *("creditmill integrations test openai", "creditmill settings show", "creditmill settings history --json"),
         *("creditmill jobs list", "creditmill jobs dead", "creditmill jobs unknown", "creditmill accounts list"),
+        *("creditmill keys list", "creditmill webhooks list", "creditmill webhooks messages --json"),
         *("creditmill jobs show {job}", "creditmill jobs show {refused} --json", "creditmill audit"),
         *("celery -A tasks.app report", "celery -A tasks.app inspect conf", "celery -A tasks.app inspect stats"),
         *("celery -A tasks.app inspect active", "celery -A tasks.app inspect reserved", "celery -A tasks.app status"),

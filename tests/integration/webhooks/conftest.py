@@ -24,7 +24,6 @@ def receiver():
 def deliver(env, db, monkeypatch):
     """Send what is due, as the task does."""
     monkeypatch.setenv("CREDITMILL_WEBHOOKS_TO_PRIVATE", "1")
-    monkeypatch.setattr(webhooks, "_noted_at", float("-inf"))
     settings = bootstrap.publisher("tests")
     use_runtime(Runtime(settings=settings, providers={}))
     return webhooks.deliver

@@ -18,7 +18,7 @@ from billing.webhooks import deliveries, endpoints
 from billing.webhooks.deliveries import Answer
 from config.database import database_now, transaction
 from config.secrets import new_secret_key, use_secret_keys
-from tasks import sending
+from tasks import periodic, pipeline, sending
 from tests.catalogue import a_settled_job, sql
 from tests.conftest import SECRET_KEY
 from tests.factories import HOUR, a_queued_job, a_subscription, an_account, rows
@@ -348,3 +348,20 @@ def test_what_a_killed_sender_had_taken_is_sent_by_another_one(receiver, deliver
         late = deliveries.record(session, lost, Answer(status=500), now=database_now(session), chance=0.5)
     assert late == "late"
     assert rows(STATES) == [("delivered", 1)]
+
+
+def test_whoever_settles_sends_somebody_to_deliver_only_where_there_is_somebody_to_tell(receiver, deliver, monkeypatch):
+    sent = []
+    monkeypatch.setattr("tasks.pipeline.deliver_webhooks", lambda: sent.append("sent"))
+    assert periodic.deliver_webhooks() == 0
+    pipeline.tell([uuid4()])
+    assert sent == []
+    made = an_endpoint(receiver)
+    a_settled_job(made.view.account_id)
+
+    assert periodic.deliver_webhooks() == 1
+    pipeline.tell([uuid4()])
+    pipeline.tell([uuid4()])
+
+    # The tick's own, and one for both.
+    assert sent == ["sent", "sent"]
