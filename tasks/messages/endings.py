@@ -10,6 +10,8 @@ import json
 from collections.abc import Collection
 from uuid import UUID
 
+from redis import Redis
+
 from tasks.messages import pending
 
 CHANNEL = "creditmill.ended"
@@ -26,7 +28,7 @@ def tell(job_ids: Collection[UUID]) -> bool:
         return False
     body = json.dumps([str(job_id) for job_id in job_ids])
 
-    def ask(client: pending.Client) -> bool:
+    def ask(client: Redis) -> bool:
         with client.pipeline(transaction=False) as both:
             both.publish(CHANNEL, body)
             both.get(WEBHOOKS_MARK)

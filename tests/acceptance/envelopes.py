@@ -15,7 +15,7 @@ from uuid import uuid4
 import redis
 
 PREFIX = ""
-QUEUES = ("requests", "billing", "text", "image", "embedding", "periodic")
+QUEUES = ("requests", "billing", "text", "image", "embedding", "periodic", "webhooks")
 CLIENT = Path(__file__).with_name("bare_client.py")
 
 
