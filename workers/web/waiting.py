@@ -18,6 +18,7 @@ from tasks.messages.endings import CHANNEL
 LOOK_EVERY_S = 2.0
 """How often whoever waits looks by itself, in seconds: a message may be lost."""
 RECONNECT_S = 1.0
+STOP_AGAIN_S = 0.2
 
 log = get_logger(__name__)
 
@@ -62,9 +63,10 @@ class Endings:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            # The client may take a cancellation for a connection that was lost, and the listener then goes on.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=STOP_AGAIN_S)
 
     async def _listen(self, broker_url: str) -> None:
         while True:
