@@ -6,6 +6,7 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -30,7 +31,13 @@ def broker_client(url: str, *, timeout_s: float = 3) -> redis.Redis:
 
 def listening_client(url: str) -> redis.asyncio.Redis:
     """The same for an event loop, to listen for as long as it takes; raises AddressError like `broker_client`."""
-    return redis.asyncio.Redis(**_place(url), socket_connect_timeout=3, health_check_interval=15)
+    return redis.asyncio.Redis(
+        **_place(url),
+        socket_connect_timeout=3,
+        health_check_interval=15,
+        # Whoever listens comes again by itself.
+        retry=AsyncRetry(NoBackoff(), 0),
+    )
 
 
 def _place(url: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def test_a_message_of_any_priority_is_counted(app_of_others, broker_url):
     with redis.Redis.from_url(broker_url) as client:
         waiting = messages_by_queue(client, queue_names())
 
-    assert waiting == {"requests": 10, "billing": 0, "text": 1, "image": 0, "embedding": 0, "periodic": 0, "webhooks": 0}
+    assert waiting == dict.fromkeys(queue_names(), 0) | {"requests": 10, "text": 1}
 
 
 def test_all_queues_are_counted_in_one_round_trip(broker_url, monkeypatch):
