@@ -15,6 +15,7 @@ from billing.jobs import call_checks, recovery
 from billing.reports import audit, overrun
 from billing.upkeep import dead_letters, periodic_runs
 from billing.upkeep.periodic_runs import Run
+from billing.webhooks import deliveries
 from config import database, tenants
 from config.broker import broker_client
 from config.database import database_now, transaction, utc_now
@@ -70,6 +71,7 @@ def _database() -> list[Check]:
         _models(),
         _overrun(),
         _set_aside(),
+        _webhooks(),
         _overdue(),
         _periodic(),
         _books(),
@@ -119,6 +121,17 @@ def _set_aside() -> Check:
     were = "message was" if count == 1 else "messages were"
     sentence = f"{count} {were} set aside: run `creditmill jobs dead`." if count else "No message was set aside."
     return Check("messages", True, sentence)
+
+
+def _webhooks() -> Check:
+    with transaction() as session:
+        late, dead = deliveries.late_and_dead(session, now=database_now(session))
+    given_up = f" {dead:,} were given up: see `creditmill webhooks messages --state dead`." if dead else ""
+    if late:
+        minutes = deliveries.LATE.seconds // 60
+        sentence = f"{late:,} webhooks wait for longer than {minutes} minutes, as their endpoints fail."
+        return Check("webhooks", False, f"{sentence} See `creditmill webhooks messages`.{given_up}")
+    return Check("webhooks", True, f"No webhook waits for long.{given_up}")
 
 
 def _models() -> Check:

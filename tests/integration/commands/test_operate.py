@@ -120,8 +120,8 @@ def test_the_doctor_says_what_to_do_about_each_problem(run):
     assert (code, report["healthy"]) == (1, False)
     assert health == {
         "settings": True, "database": True, "migrations": True, "clock": True, "keys": False, "tenants": True,
-        "models": True, "overrun": True, "messages": True, "jobs": True, "periodic": True, "books": True,
-        "broker": True, "redelivery": True, "queues": True, "billing": False, "generation": False,
+        "models": True, "overrun": True, "messages": True, "webhooks": True, "jobs": True, "periodic": True,
+        "books": True, "broker": True, "redelivery": True, "queues": True, "billing": False, "generation": False,
     }  # fmt: skip
     assert "creditmill integrations set openai" in out
 

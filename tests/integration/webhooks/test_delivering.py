@@ -365,3 +365,17 @@ def test_whoever_settles_sends_somebody_to_deliver_only_where_there_is_somebody_
 
     # The tick's own, and one for both.
     assert sent == ["sent", "sent"]
+
+
+def test_the_doctor_tells_of_webhooks_that_wait_and_were_given_up(receiver, run):
+    made = an_endpoint(receiver)
+    for _ in range(2):
+        a_settled_job(made.view.account_id)
+    fine = run("doctor")[1]
+    sql("UPDATE webhook_messages SET created_at = now() - interval '16 minutes'")
+    late = run("doctor")[1]
+    sql("UPDATE webhook_messages SET state = 'dead'")
+
+    assert "No webhook waits for long." in fine
+    assert "2 webhooks wait for longer than 15 minutes" in late
+    assert "2 were given up" in run("doctor")[1]
